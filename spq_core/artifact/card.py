@@ -1,0 +1,134 @@
+"""The model card: what was done, what it cost, how to load it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from spq_core.artifact.manifest import CARD_FILE
+
+_MARKUP = re.compile(r"[^A-Za-z0-9 _./:;'()%,+\-]")
+
+
+def write_card(
+    folder: Path,
+    base_model: str,
+    revision: str | None,
+    license_id: str | None,
+    result: dict[str, Any],
+) -> None:
+    """Write README.md from measured figures; names from outside are stripped of markup."""
+    metadata: dict[str, Any] = {"library_name": "spq", "tags": ["spq", "compressed"]}
+    if "/" in base_model:
+        metadata |= {"base_model": base_model, "base_model_relation": "quantized"}
+    if license_id:
+        metadata["license"] = license_id
+    metadata["model-index"] = _model_index(base_model, result)
+    recipe = result["compression"]["recipe"]
+    body = f"""# {_plain(base_model)}, compressed with `{_plain(recipe["metadata"]["name"])}`
+
+{_plain(recipe["metadata"]["description"])}
+
+Source: {_plain(base_model)}{f", commit `{_plain(revision)}`" if revision else ""}.
+{_source_ratio(result)}
+
+{figures_table(result["rows"])}
+
+{_protocol(result)}
+{_verdict(result)}
+## How to load
+
+```python
+import spq_core  # pip install "spq[worker]"; teaches transformers the format
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("path/or/repo")
+tokenizer = AutoTokenizer.from_pretrained("path/or/repo")
+```
+
+Without `spq_core` transformers refuses the model type; it never loads random weights.
+`compression_manifest.json` holds the full recipe, what was done to each matrix, and the sha256 of
+every file.
+
+Calibration: {_calibration(result)}.
+"""
+    head = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
+    (folder / CARD_FILE).write_text(f"---\n{head}---\n\n{body}", encoding="utf-8")
+
+
+def figures_table(rows: list[dict[str, Any]]) -> str:
+    """The before/after table in Markdown."""
+    lines = [
+        "| model | bytes on disk | bytes resident | perplexity | KL | top-1 | decode tok/s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['name']} | {row['bytes_on_disk']:,} | {row['resident_bytes']:,} "
+        f"| {row['perplexity']:.3f} | {_number(row['kl'], '.4f')} | {_number(row['top1'], '.1%')} "
+        f"| {_number(row['decode_tokens_per_second'], '.1f')} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def _protocol(result: dict[str, Any]) -> str:
+    settings, row = result["evaluation"]["settings"], result["rows"][-1]
+    origin = settings["datasets"][row["dataset"]]["origin"]
+    return (
+        f"Perplexity: {row['dataset']} ({_plain(origin)}), {row['tokens']:,} predicted tokens, "
+        f"windows of {settings['length']} tokens without overlap, {settings['scoring_dtype']}. "
+        "KL is the mean KL(source ‖ model) in nats per token; top-1 the share of tokens whose most "
+        f"likely successor is the source's. Speed: batch 1, {settings['device']}, "
+        f"{settings['threads']} threads, median of {settings['trials']} trials."
+    )
+
+
+def _source_ratio(result: dict[str, Any]) -> str:
+    compression = result["compression"]
+    return (
+        f"Size: {compression['ratio_to_source']:.1%} of the stored {compression['source_dtype']} "
+        f"checkpoint, {compression['ratio_to_fp32']:.1%} of float32."
+    )
+
+
+def _verdict(result: dict[str, Any]) -> str:
+    if not result["beaten_by_int8"]:
+        return ""
+    return "\n**Plain INT8 of the same source is both smaller and better than this artifact.**\n"
+
+
+def _calibration(result: dict[str, Any]) -> str:
+    used = result["compression"]["calibration"]
+    if used is None:
+        return "none needed"
+    leak = (
+        "; these lines are also evaluation text, as in the paper's code"
+        if used["is_evaluation_text"]
+        else ""
+    )
+    return (
+        f"{used['samples']} lines of {_plain(used['origin'])}, {used['length']} tokens each{leak}"
+    )
+
+
+def _model_index(base_model: str, result: dict[str, Any]) -> list[dict[str, Any]]:
+    row = result["rows"][-1]
+    metrics = [{"type": "perplexity", "value": round(row["perplexity"], 4)}]
+    if row["kl"] is not None:
+        metrics.append({"type": "kl_divergence", "value": round(row["kl"], 6)})
+    entry = {
+        "task": {"type": "text-generation"},
+        "dataset": {"name": row["dataset"], "type": row["dataset"]},
+        "metrics": metrics,
+    }
+    return [{"name": f"{base_model.rsplit('/', 1)[-1]}-compressed", "results": [entry]}]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _plain(text: str | None) -> str:
+    """Text from outside, without anything Markdown or HTML would act on."""
+    return _MARKUP.sub("", text or "")

@@ -1,0 +1,102 @@
+"""The manifest of an artifact: what was done, and the digest of every file. Free of torch."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from spq_core.errors import ArtifactError, DigestMismatchError
+
+MANIFEST_FILE = "compression_manifest.json"
+CARD_FILE = "README.md"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(_Part):
+    """One file of the artifact."""
+
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Source(_Part):
+    """The model that was compressed."""
+
+    name: str
+    """Hub id, or the folder's name."""
+    revision: str | None = None
+    """Commit of the Hub repository."""
+    dtype: str
+    bytes: int
+    parameters: int
+
+
+class Manifest(_Part):
+    """Contents of `compression_manifest.json`.
+
+    Nothing in it depends on the clock or the machine, so equal runs give equal manifests.
+    """
+
+    schema_version: Literal[1] = 1
+    profile: Literal["compact"] = "compact"
+    source: Source
+    family: str
+    recipe: dict[str, Any]
+    recipe_sha256: str
+    calibration: dict[str, Any] | None
+    modules: list[dict[str, Any]]
+    versions: dict[str, str]
+    files: dict[str, FileEntry]
+    """Every file but this one and the model card."""
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a folder's manifest.
+
+    Raises:
+        ArtifactError: there is none, or it is malformed or of an unknown schema version.
+    """
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        raise ArtifactError(
+            f"{folder.name} has no {MANIFEST_FILE}; it is not a compressed artifact"
+        )
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ArtifactError(f"{MANIFEST_FILE}: {where}: {first['msg']}") from None
+
+
+def verify_files(folder: Path, manifest: Manifest) -> None:
+    """Compare every listed file with its digest.
+
+    Raises:
+        ArtifactError: a file is missing.
+        DigestMismatchError: a file holds other bytes than the manifest lists.
+    """
+    for name, entry in manifest.files.items():
+        path = folder / name
+        if Path(name).name != name or not path.is_file():
+            raise ArtifactError(
+                f"{name}: listed in the manifest but missing; fetch the artifact again"
+            )
+        actual = file_sha256(path)
+        if actual != entry.sha256:
+            raise DigestMismatchError(name, entry.sha256, actual)
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Size and digest of a file."""
+    return FileEntry(bytes=path.stat().st_size, sha256=file_sha256(path))
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file, read in blocks."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

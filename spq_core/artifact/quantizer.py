@@ -1,0 +1,78 @@
+"""How transformers builds a `compact` artifact: modules from their layouts, then weights.
+
+The folder's config.json names our quantization method and lists a layout per changed module. The
+modules are made on the meta device before transformers reads the first tensor, so codes go from
+the file to their place and no floating-point weight ever exists.
+"""
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.quantizers import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from spq_core.artifact.format import FORMAT_VERSION, METHOD
+from spq_core.errors import ArtifactError
+from spq_core.kernels.int8_matmul import is_aligned
+from spq_core.layers.int8_linear import Int8Weight
+from spq_core.layers.layout import install, parse_layouts
+
+
+class SpqConfig(QuantizationConfigMixin):  # type: ignore[misc]
+    """The `quantization_config` of an artifact."""
+
+    def __init__(
+        self,
+        format_version: int = FORMAT_VERSION,
+        modules: dict[str, Any] | None = None,
+        tied: dict[str, str] | None = None,
+        **ignored: Any,
+    ) -> None:
+        del ignored
+        self.quant_method = METHOD
+        self.format_version = format_version
+        self.modules = modules or {}
+        self.tied = tied or {}
+        if format_version != FORMAT_VERSION:
+            raise ArtifactError(
+                f"the artifact has format version {format_version}, this package reads {FORMAT_VERSION}; upgrade it"
+            )
+
+
+class SpqQuantizer(HfQuantizer):  # type: ignore[misc]
+    """Puts empty compressed modules in place before weights are loaded."""
+
+    requires_calibration = True
+
+    def _process_model_before_weight_loading(
+        self, model: PreTrainedModel, dtype: torch.dtype | None = None, **_: Any
+    ) -> PreTrainedModel:
+        layouts = parse_layouts(self.quantization_config.modules)
+        install(model, layouts, dtype or torch.get_default_dtype())
+        tied = dict(self.quantization_config.tied)
+        if tied:
+            model._tied_weights_keys = tied  # noqa: SLF001
+            model.all_tied_weights_keys = tied
+        return model
+
+    def _process_model_after_weight_loading(
+        self, model: PreTrainedModel, **_: Any
+    ) -> PreTrainedModel:
+        """Copy codes that the file holds at an address the kernel cannot read, one at a time."""
+        seen: set[int] = set()
+        for module in model.modules():
+            if isinstance(module, Int8Weight) and id(module.codes) not in seen:
+                seen.add(id(module.codes))
+                if module.codes.device.type == "cpu" and not is_aligned(module.codes):
+                    module.codes.data = module.codes.data.clone()
+        return model
+
+    def is_serializable(self) -> bool:
+        """Whether `save_pretrained` may write the model again."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """8-bit codes take no gradient."""
+        return False

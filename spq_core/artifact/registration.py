@@ -1,0 +1,40 @@
+"""Teach transformers to load our artifacts, and to fail loudly without us.
+
+An artifact's model type is `spq_<base>`, which stock transformers does not know: it raises instead
+of filling the layers with random numbers, as it would for an unknown quantization method alone.
+"""
+
+from types import ModuleType
+
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.quantizers import register_quantization_config, register_quantizer
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+
+from spq_core.artifact.format import CLASS_PREFIX, METHOD
+from spq_core.artifact.quantizer import SpqConfig, SpqQuantizer
+from spq_core.families.architectures import ARTIFACT_PREFIX, SUPPORTED_MODEL_TYPES
+
+
+def register(_transformers: ModuleType | None = None) -> None:
+    """Register the quantization method and one model type per supported base; once."""
+    if METHOD in AUTO_QUANTIZER_MAPPING:
+        return
+    register_quantization_config(METHOD)(SpqConfig)
+    register_quantizer(METHOD)(SpqQuantizer)
+    for model_type in SUPPORTED_MODEL_TYPES:
+        config_class: type[PretrainedConfig] = CONFIG_MAPPING[model_type]
+        model_class: type[PreTrainedModel] = MODEL_FOR_CAUSAL_LM_MAPPING[config_class]
+        our_config = type(
+            f"{CLASS_PREFIX}{config_class.__name__}",
+            (config_class,),
+            {"model_type": f"{ARTIFACT_PREFIX}{model_type}", "__module__": __name__},
+        )
+        our_model = type(
+            f"{CLASS_PREFIX}{model_class.__name__}",
+            (model_class,),
+            {"config_class": our_config, "__module__": __name__},
+        )
+        AutoConfig.register(our_config.model_type, our_config)
+        AutoModelForCausalLM.register(our_config, our_model)

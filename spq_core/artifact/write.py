@@ -1,0 +1,129 @@
+"""Write an artifact folder block by block; it takes its final name only when it is complete."""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from spq_core.artifact.manifest import CARD_FILE, MANIFEST_FILE, Manifest, file_entry
+from spq_core.errors import ArtifactError
+from spq_core.layers.layout import Layout, layout_of
+from spq_core.layers.low_rank_linear import LowRankLinear
+from spq_core.weight_files import INDEX_FILE
+
+CARRIED_FILES = (
+    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model",
+    "chat_template.jinja", "LICENSE", "LICENSE.txt", "LICENSE.md",
+)  # fmt: skip
+"""Files copied from the source as they are, when present."""
+
+
+@dataclass(slots=True)
+class ArtifactWriter:
+    """A folder under construction. Use as a context manager: an error removes what was written."""
+
+    target: Path
+    n_shards: int
+    dtype: torch.dtype
+    """Of floating-point tensors other than scales."""
+    layouts: dict[str, Layout] = field(default_factory=dict)
+    weight_map: dict[str, str] = field(default_factory=dict)
+    tensor_bytes: int = 0
+
+    @property
+    def folder(self) -> Path:
+        """Where files go until the artifact is complete."""
+        return self.target.with_name(f"{self.target.name}.partial")
+
+    def __enter__(self) -> Self:
+        if self.target.exists() and any(self.target.iterdir()):
+            raise ArtifactError(f"{self.target} exists and is not empty; name another folder")
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def write_block(self, number: int, path: str, block: nn.Module, original: nn.Module) -> None:
+        """Write a finished block as shard `number` (from 1) and note how it differs from `original`."""
+        self.layouts.update(changed_layouts(path, block, original))
+        seen: set[int] = set()
+        tensors: dict[str, torch.Tensor] = {}
+        for name, tensor in block.state_dict().items():
+            if tensor.data_ptr() in seen:
+                continue  # tied: stored once, under the embedding's name
+            seen.add(tensor.data_ptr())
+            exact = not tensor.is_floating_point() or name.endswith(".scale")
+            stored = tensor if exact else tensor.to(self.dtype)
+            tensors[f"{path}.{name}" if path else name] = stored.contiguous()
+        file = f"model-{number:05d}-of-{self.n_shards:05d}.safetensors"
+        save_file(tensors, self.folder / file, metadata={"format": "pt"})
+        (self.folder / file).chmod(0o644)
+        self.weight_map.update(dict.fromkeys(tensors, file))
+        self.tensor_bytes += sum(tensor.nbytes for tensor in tensors.values())
+
+    def write_index(self) -> None:
+        """Write the index that names each tensor's shard."""
+        index = {
+            "metadata": {"total_size": self.tensor_bytes},
+            "weight_map": dict(sorted(self.weight_map.items())),
+        }
+        self._write_json(INDEX_FILE, index)
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write config.json."""
+        self._write_json("config.json", config)
+
+    def carry_files(self, source: Path) -> None:
+        """Copy tokenizer, generation settings and licence from the source folder."""
+        for name in CARRIED_FILES:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, self.folder / name)
+
+    def finish(self, manifest: Manifest) -> None:
+        """Write the manifest over all files and give the folder its final name."""
+        files = {
+            path.name: file_entry(path)
+            for path in sorted(self.folder.iterdir())
+            if path.name not in {MANIFEST_FILE, CARD_FILE}
+        }
+        complete = manifest.model_copy(update={"files": files})
+        self._write_json(MANIFEST_FILE, complete.model_dump(mode="json"))
+        if self.target.exists():
+            self.target.rmdir()
+        os.replace(self.folder, self.target)  # noqa: PTH105
+
+    def _write_json(self, name: str, document: object) -> None:
+        text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
+        (self.folder / name).write_text(text + "\n", encoding="utf-8")
+
+
+def changed_layouts(path: str, block: nn.Module, original: nn.Module) -> dict[str, Layout]:
+    """Layouts of the block's modules that the architecture alone would not give."""
+    before = dict(original.named_modules())
+    found: dict[str, Layout] = {}
+    inside_pairs: tuple[str, ...] = ()
+    for name, module in block.named_modules():
+        layout = layout_of(module)
+        if layout is None or name.startswith(inside_pairs):
+            continue
+        if isinstance(module, LowRankLinear):
+            inside_pairs = (*inside_pairs, f"{name}.")
+        if layout != layout_of(before[name]):
+            found[f"{path}.{name}" if path else name] = layout
+    return found

@@ -1,0 +1,51 @@
+"""The calibration samples of a recipe, and a description of them for the report."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Int64
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from spq_core.calibration.texts import Text, non_blank_lines, refuse_shared_lines
+from spq_core.calibration.windows import padded_lines
+from spq_core.recipe import Calibration
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationSamples:
+    """Token windows and where they came from."""
+
+    windows: Int64[Tensor, "n length"]
+    description: dict[str, Any]
+
+
+def calibration_samples(
+    settings: Calibration, text: Text, model_folder: Path
+) -> CalibrationSamples:
+    """Encode the first non-blank lines of the text's calibration part.
+
+    With `allow_evaluation_text` the lines are those of the evaluation part, which is what the SPQ
+    authors do; the description then says so.
+
+    Raises:
+        CalibrationLeakError: a distinctive line is also evaluation text, and that is not allowed.
+        DatasetError: the text is too short.
+    """
+    leaked = settings.allow_evaluation_text
+    lines = non_blank_lines(text.evaluation if leaked else text.calibration, settings.samples)
+    if not leaked:
+        refuse_shared_lines(lines, text.evaluation)
+    tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
+    description = {
+        "dataset": text.name,
+        "origin": text.origin,
+        "text_sha256": text.fingerprint,
+        "samples_sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
+        "samples": settings.samples,
+        "length": settings.length,
+        "is_evaluation_text": leaked,
+    }
+    return CalibrationSamples(padded_lines(tokenizer, lines, settings.length), description)

@@ -1,0 +1,54 @@
+"""The recipes that ship with the package, and how a request names one."""
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from spq_core.errors import RecipeError
+from spq_core.recipe import Recipe, parse_recipe
+
+
+@cache
+def catalog() -> Mapping[str, Recipe]:
+    """All shipped recipes by name, in alphabetical order."""
+    folder = files("spq_core") / "recipes"
+    entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
+    recipes = [
+        parse_recipe(yaml.safe_load(entry.read_text(encoding="utf-8")))
+        for entry in entries
+        if entry.name.endswith(".yaml")
+    ]
+    return {recipe.metadata.name: recipe for recipe in recipes}
+
+
+def resolve(request: str | Mapping[str, Any]) -> Recipe:
+    """Return the recipe that a request asks for.
+
+    A request is a catalog name, a whole document, or a document with `extends: <name>` whose keys
+    replace those of the named recipe (one level; `calibration` and `gates` are merged by key).
+
+    Raises:
+        RecipeError: the name is unknown or the document is malformed.
+    """
+    if isinstance(request, str):
+        return _named(request)
+    if "extends" not in request:
+        return parse_recipe(dict(request))
+    changes = {key: value for key, value in request.items() if key != "extends"}
+    base = _named(str(request["extends"])).document()
+    for key in ("calibration", "gates", "metadata"):
+        if isinstance(changes.get(key), Mapping):
+            changes[key] = base[key] | dict(changes[key])
+    if "metadata" not in changes:
+        changes["metadata"] = base["metadata"] | {"name": f"{base['metadata']['name']}-custom"}
+    return parse_recipe(base | changes)
+
+
+def _named(name: str) -> Recipe:
+    recipes = catalog()
+    if name not in recipes:
+        raise RecipeError(f"unknown recipe {name!r}; the catalog has {', '.join(recipes)}")
+    return recipes[name]

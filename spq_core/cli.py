@@ -1,0 +1,261 @@
+"""`spq compress | evaluate | inspect | recipes`: the library without a server."""
+
+import json
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from spq_core.artifact.card import figures_table
+from spq_core.artifact.manifest import MANIFEST_FILE, read_manifest, verify_files
+from spq_core.calibration.texts import BUILTIN, Text, find_text
+from spq_core.catalog import catalog, resolve
+from spq_core.console import ConsoleProgress
+from spq_core.errors import RecipeError, SpqError
+from spq_core.evaluation.measure import measure
+from spq_core.evaluation.settings import EvaluationSettings
+from spq_core.evaluation.summary import summary_rows
+from spq_core.hub.client import hub_api
+from spq_core.hub.datasets import fetch_text
+from spq_core.hub.fetch import FetchLimits, fetch_model
+from spq_core.pipeline import SourceModel, compress
+from spq_core.recipe import Recipe
+from spq_core.run import check_gates, compress_and_measure
+from spq_core.weight_files import stored_bytes
+
+JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+DATA_OPTION = click.option(
+    "--data-dir",
+    envvar="SPQ_DATA_DIR",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder with <name>-test.txt and <name>-valid.txt for datasets by name.",
+)
+
+
+@click.command("compress")
+@click.argument("model")
+@click.option(
+    "--recipe",
+    "recipe_name",
+    default="int8",
+    show_default=True,
+    help="Catalog name, or a YAML/JSON file.",
+)
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="New folder for the artifact."
+)
+@click.option(
+    "--revision", default="main", show_default=True, help="Branch, tag or commit of a Hub model."
+)
+@click.option("--dataset", help="Calibrate on this dataset instead of the recipe's.")
+@click.option("--windows", type=int, help="Also evaluate before and after, on this many windows.")
+@click.option("--length", default=1024, show_default=True, help="Tokens per evaluation window.")
+@DATA_OPTION
+@JSON_OPTION
+def compress_command(
+    model: str,
+    recipe_name: str,
+    out: Path,
+    revision: str,
+    dataset: str | None,
+    windows: int | None,
+    length: int,
+    data_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Compress MODEL (a local folder or a Hub id) into a new folder."""
+    progress = ConsoleProgress()
+    try:
+        recipe = load_recipe(recipe_name, dataset)
+        with tempfile.TemporaryDirectory(prefix="spq-", dir=_existing_parent(out)) as scratch:
+            source = _source(model, revision, Path(scratch))
+            text = _text(recipe.calibration.dataset, data_dir, Path(scratch))
+            if windows is None:
+                report = compress(source, recipe, out, text=text, progress=progress)
+                document: dict[str, Any] = {"compression": asdict(report)}
+            else:
+                settings = EvaluationSettings(perplexity=(text.name,), limit=windows, length=length)
+                result = compress_and_measure(
+                    source, recipe, out, texts={text.name: text, recipe.calibration.dataset: text},
+                    evaluation=settings, scratch=Path(scratch), progress=progress,
+                )  # fmt: skip
+                document = result.document()
+                _gate(recipe, out, result.rows)
+    finally:
+        progress.close()
+    if as_json:
+        click.echo(json.dumps({"artifact": str(out), **document}, indent=1))
+        return
+    figures = document["compression"]
+    click.echo(
+        f"{out}: {figures['artifact_bytes']:,} bytes, {figures['artifact_bytes'] / figures['source_bytes']:.1%} "
+        f"of the source's {figures['source_bytes']:,}, in {figures['seconds']:.1f} s"
+    )
+    if "rows" in document:
+        click.echo(figures_table(document["rows"]))
+
+
+@click.command("evaluate")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--data",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Text file to score.",
+)
+@click.option(
+    "--dataset",
+    default="wikitext2",
+    show_default=True,
+    help="Dataset by name, when no file is given.",
+)
+@click.option("--windows", type=int, help="Number of windows; all by default.")
+@click.option("--length", default=1024, show_default=True, help="Tokens per window.")
+@click.option(
+    "--reference",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Source model: adds KL and top-1.",
+)
+@click.option("--throughput/--no-throughput", default=True, help="Time prefill and decoding.")
+@DATA_OPTION
+@JSON_OPTION
+def evaluate_command(
+    folder: Path,
+    data: Path | None,
+    dataset: str,
+    windows: int | None,
+    length: int,
+    reference: Path | None,
+    throughput: bool,
+    data_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure a model folder, compressed or not."""
+    if (folder / MANIFEST_FILE).is_file():
+        verify_files(folder, read_manifest(folder))
+    folders = {"model": folder} if reference is None else {"reference": reference, "model": folder}
+    progress = ConsoleProgress()
+    try:
+        text = _file_text(data) if data is not None else find_text(dataset, data_dir)
+        settings = EvaluationSettings(
+            perplexity=(text.name,), limit=windows, length=length, throughput=throughput
+        )
+        measurement = measure(
+            folders, {text.name: text}, settings, progress,
+            reference="reference" if reference is not None else None,
+        )  # fmt: skip
+    finally:
+        progress.close()
+    rows = [asdict(row) for row in summary_rows(measurement)]
+    if as_json:
+        document = rows[-1] | {"rows": rows, "evaluation": asdict(measurement)}
+        click.echo(json.dumps(document, indent=1))
+    else:
+        click.echo(figures_table(rows))
+
+
+@click.command("inspect")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@JSON_OPTION
+def inspect_command(folder: Path, as_json: bool) -> None:
+    """Show what was done to an artifact, after checking every file's digest."""
+    manifest = read_manifest(folder)
+    verify_files(folder, manifest)
+    on_disk = stored_bytes(folder, ("config.json", MANIFEST_FILE))
+    if as_json:
+        document = manifest.model_dump(mode="json") | {"bytes_on_disk": on_disk, "verified": True}
+        click.echo(json.dumps(document, indent=1))
+        return
+    source = manifest.source
+    click.echo(
+        f"source   {source.name} ({source.dtype}, {source.parameters:,} parameters, {source.bytes:,} bytes)"
+    )
+    click.echo(f"recipe   {manifest.recipe['metadata']['name']} ({manifest.recipe_sha256[:12]})")
+    click.echo(
+        f"on disk  {on_disk:,} bytes, {on_disk / source.bytes:.1%} of the source; all digests match"
+    )
+    for report in manifest.modules:
+        done = "" if report["applied"] else f"left alone: {report['reason']}"
+        figures = ", ".join(f"{key} {_short(value)}" for key, value in report["figures"].items())
+        click.echo(f"{report['stage']:9} {report['layer']:40} {figures} {done}".rstrip())
+
+
+@click.command("recipes")
+@click.argument("name", required=False)
+@JSON_OPTION
+def recipes_command(name: str | None, as_json: bool) -> None:
+    """List the catalog, or show one recipe."""
+    chosen = {name: resolve(name)} if name else dict(catalog())
+    if as_json:
+        documents = {key: recipe.document() for key, recipe in chosen.items()}
+        click.echo(json.dumps(documents[name] if name else documents, indent=1))
+        return
+    for key, recipe in chosen.items():
+        click.echo(f"{key:12} {recipe.metadata.description}")
+        if name:
+            click.echo(yaml.safe_dump(recipe.document(), sort_keys=False))
+
+
+def load_recipe(name: str, dataset: str | None) -> Recipe:
+    """A catalog recipe by name, or one from a file; `dataset` replaces its calibration dataset."""
+    request: str | dict[str, Any] = name
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml", ".json"}:
+        if not path.is_file():
+            raise RecipeError(f"recipe file {name} does not exist")
+        request = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(request, dict):
+            raise RecipeError(f"{name} does not hold a recipe document")
+    recipe = resolve(request)
+    if dataset is None:
+        return recipe
+    calibration = recipe.calibration.model_copy(update={"dataset": dataset})
+    return recipe.model_copy(update={"calibration": calibration})
+
+
+def _source(model: str, revision: str, scratch: Path) -> SourceModel:
+    if Path(model).is_dir():
+        return SourceModel(folder=Path(model), name=Path(model).resolve().name)
+    fetched = fetch_model(
+        hub_api(None, None), model, revision, scratch / "source", limits=FetchLimits()
+    )
+    return SourceModel(folder=fetched.folder, name=model, revision=fetched.commit)
+
+
+def _text(name: str, data_dir: Path | None, scratch: Path) -> Text:
+    """The named text from the data folder, else from the Hub."""
+    if data_dir is not None or name == BUILTIN:
+        return find_text(name, data_dir)
+    fetch_text(hub_api(None, None), name, scratch)
+    return find_text(name, scratch)
+
+
+def _file_text(path: Path) -> Text:
+    return Text(
+        name=path.name,
+        calibration="",
+        evaluation=path.read_text(encoding="utf-8"),
+        origin=f"file {path.name}",
+    )
+
+
+def _gate(recipe: Recipe, out: Path, rows: Any) -> None:
+    try:
+        check_gates(recipe.gates, rows)
+    except SpqError:
+        if recipe.gates.on_fail == "discard":
+            shutil.rmtree(out)
+        raise
+
+
+def _existing_parent(out: Path) -> Path:
+    parent = out.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    return parent
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

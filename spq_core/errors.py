@@ -1,0 +1,105 @@
+"""Everything spq_core raises on purpose.
+
+SpqError
+├── RecipeError              the request itself is impossible
+├── UnsupportedModelError    no family adapter knows this architecture
+├── UnsafeModelError         the repository holds what we refuse to open
+├── DatasetError             a named text cannot be had
+├── CalibrationLeakError     calibration text is also evaluation text
+├── NumericalError           a tensor that must be finite is not
+└── ArtifactError            a compressed model folder is not what it claims to be
+    └── DigestMismatchError  stored bytes are not the bytes the manifest lists
+
+All of them are deterministic: the same input fails again. Each carries a stable `code` that the
+service hands to its clients.
+"""
+
+
+class SpqError(Exception):
+    """Base class; catch this to catch everything the library raises on purpose."""
+
+    code = "compression_failed"
+
+
+class RecipeError(SpqError):
+    """The recipe is malformed or asks for something impossible."""
+
+    code = "invalid_recipe"
+
+
+class UnsupportedModelError(SpqError):
+    """No family adapter knows this architecture."""
+
+    code = "unsupported_architecture"
+
+
+class UnsafeModelError(SpqError):
+    """The model folder holds something we refuse to open."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class DatasetError(SpqError):
+    """A named text cannot be had, or is too short for what was asked of it."""
+
+    code = "dataset_unavailable"
+
+
+class CalibrationLeakError(SpqError):
+    """Calibration text is also evaluation text."""
+
+    code = "calibration_leak"
+
+    def __init__(self, shared_lines: int, example: str) -> None:
+        super().__init__(shared_lines, example)
+        self.shared_lines = shared_lines
+        self.example = example
+
+    def __str__(self) -> str:
+        return (
+            f"{self.shared_lines} calibration lines are also evaluation lines, for example "
+            f"{self.example!r}; use another split, or set calibration.allow_evaluation_text "
+            "to repeat a published protocol that does so"
+        )
+
+
+class NumericalError(SpqError):
+    """A tensor that must be finite is not."""
+
+    code = "non_finite_tensor"
+
+    def __init__(self, layer: str, tensor: str) -> None:
+        super().__init__(layer, tensor)  # positional, so that the error survives pickling
+        self.layer = layer
+        self.tensor = tensor
+
+    def __str__(self) -> str:
+        return f"layer {self.layer!r}: {self.tensor} has non-finite values"
+
+
+class ArtifactError(SpqError):
+    """A model folder is incomplete, malformed, or of an unknown format."""
+
+    code = "artifact_load_failed"
+
+
+class DigestMismatchError(ArtifactError):
+    """Stored bytes are not the bytes the manifest lists."""
+
+    def __init__(self, file: str, expected: str, actual: str) -> None:
+        super().__init__(file, expected, actual)
+        self.file = file
+        self.expected = expected
+        self.actual = actual
+
+    def __str__(self) -> str:
+        return (
+            f"{self.file}: sha256 is {self.actual[:12]}…, the manifest lists {self.expected[:12]}…; "
+            "the file was changed or cut short, fetch the artifact again"
+        )

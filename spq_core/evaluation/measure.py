@@ -1,0 +1,177 @@
+"""Measure models side by side: bytes, quality and speed from one process and one set of settings."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedModel
+
+from spq_core.artifact.manifest import MANIFEST_FILE
+from spq_core.artifact.read import load_model
+from spq_core.calibration.texts import Text, paper_text
+from spq_core.calibration.windows import consecutive_windows
+from spq_core.evaluation.agreement import Agreement, score_windows
+from spq_core.evaluation.settings import EvaluationSettings
+from spq_core.evaluation.throughput import Throughput, measure_throughput
+from spq_core.memory import peak_rss_bytes, reset_peak_rss, rss_bytes
+from spq_core.progress import Progress
+from spq_core.weight_files import stored_bytes
+
+PAPER_TOKENS = 512
+COUNTED_FILES = ("config.json", MANIFEST_FILE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadFigures:
+    """What loading a folder took."""
+
+    bytes_on_disk: int
+    """Weight files, index, config.json and manifest."""
+    resident_bytes: int
+    """Bytes of parameters and buffers after load, each storage counted once."""
+    load_peak_bytes: int
+    """Growth of resident memory at its highest point during load; 0 where unknown."""
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFigures:
+    """All figures of one model."""
+
+    load: LoadFigures
+    quality: dict[str, Agreement]
+    """By dataset."""
+    ppl_paper: float | None
+    """The SPQ paper's figure: one window of at most 512 tokens. Noisy; for comparison only."""
+    throughput: Throughput | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One comparison."""
+
+    models: dict[str, ModelFigures]
+    settings: dict[str, Any]
+    """Everything needed to repeat it: window length, stride, dtypes, device, threads, texts."""
+
+
+def measure(
+    folders: Mapping[str, Path],
+    texts: Mapping[str, Text],
+    settings: EvaluationSettings,
+    progress: Progress,
+    *,
+    reference: str | None,
+) -> Measurement:
+    """Load every folder, time it in its stored dtype, then score it.
+
+    Scoring runs in float32 on a CPU and in the stored dtype on a GPU.
+
+    Args:
+        folders: name → model folder. texts: dataset name → text, one per `settings.perplexity`.
+        reference: whose distribution the others are compared with; one of `folders`, or None.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    loaded: dict[str, PreTrainedModel] = {}
+    load_figures: dict[str, LoadFigures] = {}
+    progress.stage("load", len(folders), "models")
+    for name, folder in folders.items():
+        loaded[name], load_figures[name] = _load(folder, device)
+        progress.advance(name)
+    tokenizer = AutoTokenizer.from_pretrained(next(iter(folders.values())), local_files_only=True)
+    windows = {
+        name: consecutive_windows(tokenizer, text.evaluation, settings.length, settings.limit)
+        for name, text in texts.items()
+    }
+    first = next(iter(texts))
+    speeds = _speeds(loaded, windows[first], settings, progress)
+    if device == "cpu":
+        for model in loaded.values():
+            model.to(torch.float32)
+    quality = {
+        dataset: _score(loaded, cut, reference, f"perplexity on {dataset}", progress)
+        for dataset, cut in windows.items()
+    }
+    short = consecutive_windows(tokenizer, paper_text(texts[first].evaluation), 2, None).flatten()
+    paper = score_windows(loaded, short[None, :PAPER_TOKENS], reference=None)
+    return Measurement(
+        models={
+            name: ModelFigures(
+                load=load_figures[name],
+                quality={dataset: rows[name] for dataset, rows in quality.items()},
+                ppl_paper=paper[name].perplexity,
+                throughput=speeds.get(name),
+            )
+            for name in folders
+        },
+        settings=settings.model_dump(mode="json")
+        | {
+            "stride": settings.length,
+            "windows": {name: len(cut) for name, cut in windows.items()},
+            "datasets": {
+                name: {"origin": text.origin, "sha256": text.fingerprint}
+                for name, text in texts.items()
+            },
+            "scoring_dtype": str(next(iter(loaded.values())).dtype).removeprefix("torch."),
+            "device": device,
+            "threads": torch.get_num_threads(),
+            "batch": 1,
+        },
+    )
+
+
+def resident_bytes(model: nn.Module) -> int:
+    """Bytes of the model's parameters and buffers, shared storages counted once."""
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.nbytes
+        for tensor in (*model.parameters(), *model.buffers())
+    }
+    return sum(storages.values())
+
+
+def _load(folder: Path, device: str) -> tuple[PreTrainedModel, LoadFigures]:
+    before = rss_bytes()
+    known = reset_peak_rss()
+    model = load_model(folder)
+    peak = peak_rss_bytes() - before if known else 0
+    figures = LoadFigures(
+        bytes_on_disk=stored_bytes(folder, COUNTED_FILES),
+        resident_bytes=resident_bytes(model),
+        load_peak_bytes=max(0, peak),
+        dtype=str(model.config.dtype).removeprefix("torch."),
+    )
+    return model.to(device), figures
+
+
+def _speeds(
+    models: Mapping[str, PreTrainedModel],
+    windows: Int64[Tensor, "n length"],
+    settings: EvaluationSettings,
+    progress: Progress,
+) -> dict[str, Throughput]:
+    if not settings.throughput:
+        return {}
+    progress.stage("throughput", 1, "runs")
+    prompt = windows.flatten()[: settings.prompt_tokens]
+    speeds = measure_throughput(
+        models, prompt, new_tokens=settings.new_tokens, trials=settings.trials
+    )
+    progress.advance("prefill and decode")
+    return speeds
+
+
+def _score(
+    models: Mapping[str, PreTrainedModel],
+    windows: Tensor,
+    reference: str | None,
+    title: str,
+    progress: Progress,
+) -> dict[str, Agreement]:
+    progress.stage(title, len(windows), "windows")
+    return score_windows(
+        models, windows, reference=reference, after_window=lambda: progress.advance(title)
+    )

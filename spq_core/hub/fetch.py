@@ -1,0 +1,168 @@
+"""Fetch a model from the Hub: at one commit, only files that cannot run code, checked before use."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from huggingface_hub.hf_api import ModelInfo, RepoSibling
+
+from spq_core.artifact.manifest import file_sha256
+from spq_core.errors import UnsafeModelError
+from spq_core.families.architectures import check_config
+from spq_core.hub.client import translated_errors
+from spq_core.hub.errors import HubError, HubUnavailableError
+
+WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
+INDEX = "model.safetensors.index.json"
+SIDE_FILES = frozenset({
+    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model",
+    "chat_template.jinja", "LICENSE", "LICENSE.txt", "LICENSE.md",
+})  # fmt: skip
+CODE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".h5", ".msgpack", ".ckpt")
+MAX_SIDE_BYTES = 64 << 20
+REPO_ID = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}(/[A-Za-z0-9][\w.\-]{0,95})?", re.ASCII)
+DISK_MARGIN_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchedModel:
+    """A model folder and the commit it came from."""
+
+    folder: Path
+    repo_id: str
+    commit: str
+    license: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchLimits:
+    """What a repository may cost."""
+
+    max_bytes: int = 200 << 30
+
+
+def fetch_model(
+    api: HfApi,
+    repo_id: str,
+    revision: str,
+    target: Path,
+    *,
+    limits: FetchLimits,
+    report: Callable[[str, int, int], None] = lambda _name, _done, _total: None,
+) -> FetchedModel:
+    """Download the safetensors, configuration and tokenizer of one commit into `target`.
+
+    config.json is read and judged first, so that an unsuitable model costs no weights.
+
+    Args:
+        report: called after each file with its name, bytes so far and bytes in all.
+
+    Raises:
+        UnsafeModelError, UnsupportedModelError: the repository cannot be compressed; no weights
+            were fetched.
+        HubError, HubUnavailableError: the Hub refused, or did not answer.
+    """
+    if not REPO_ID.fullmatch(repo_id):
+        raise HubError("model_not_found", f"{repo_id[:100]!r} is not a repository id")
+    with translated_errors(repo_id):
+        info = api.model_info(repo_id, revision=revision, files_metadata=True)
+        commit = str(info.sha)
+        chosen = choose_files(repo_id, info.siblings or [])
+        total = sum(sibling.size or 0 for sibling in chosen)
+        _check_room(repo_id, total, target, limits)
+        done = 0
+        for sibling in chosen:
+            path = Path(
+                api.hf_hub_download(repo_id, sibling.rfilename, revision=commit, local_dir=target)
+            )
+            _check_download(sibling, path)
+            if sibling.rfilename == "config.json":
+                check_config(read_config(path))
+            done += sibling.size or 0
+            report(sibling.rfilename, done, total)
+    shutil.rmtree(target / ".cache", ignore_errors=True)
+    return FetchedModel(folder=target, repo_id=repo_id, commit=commit, license=_license(info))
+
+
+def choose_files(repo_id: str, siblings: list[RepoSibling]) -> list[RepoSibling]:
+    """The files we fetch, config.json first and weights last.
+
+    Raises:
+        UnsafeModelError: there are no safetensors weights, or a file is larger than it should be.
+    """
+    by_name = {sibling.rfilename: sibling for sibling in siblings}
+    if "config.json" not in by_name:
+        raise UnsafeModelError(
+            "unsupported_architecture",
+            f"{repo_id} has no config.json; it is not a transformers model",
+        )
+    weights = sorted(name for name in by_name if WEIGHTS.fullmatch(name))
+    if INDEX not in by_name and "model.safetensors" in by_name:
+        weights = ["model.safetensors"]
+    if not weights:
+        risky = sorted(name for name in by_name if name.endswith(CODE_SUFFIXES))
+        detail = f" It has {', '.join(risky[:5])}, which can run code when loaded." if risky else ""
+        raise UnsafeModelError(
+            "unsafe_format",
+            f"{repo_id} has no model.safetensors.{detail} Ask its owner for a safetensors version.",
+        )
+    side = sorted(name for name in by_name if name in SIDE_FILES or (name == INDEX and weights))
+    small = ["config.json", *side]
+    for name in small:
+        if (by_name[name].size or 0) > MAX_SIDE_BYTES:
+            raise UnsafeModelError(
+                "unsafe_config", f"{repo_id}: {name} is larger than {MAX_SIDE_BYTES} bytes"
+            )
+    return [by_name[name] for name in (*small, *weights)]
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Parse a config.json.
+
+    Raises:
+        UnsafeModelError: it is not a JSON object.
+    """
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
+        raise UnsafeModelError("unsafe_config", f"{path.name} is not a JSON object")
+    return config
+
+
+def _check_room(repo_id: str, total: int, target: Path, limits: FetchLimits) -> None:
+    if total > limits.max_bytes:
+        raise HubError(
+            "too_large_for_worker",
+            f"{repo_id} has {total} bytes, this service takes up to {limits.max_bytes}",
+        )
+    target.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(target).free
+    if total + DISK_MARGIN_BYTES > free:
+        raise HubError(
+            "insufficient_disk", f"{repo_id} needs {total} bytes, the worker has {free} free"
+        )
+
+
+def _check_download(sibling: RepoSibling, path: Path) -> None:
+    """Compare a download with what the listing promised."""
+    size = path.stat().st_size
+    if sibling.size is not None and size != sibling.size:
+        raise HubUnavailableError(
+            f"{sibling.rfilename}: got {size} bytes, the Hub lists {sibling.size}"
+        )
+    if sibling.lfs is not None and file_sha256(path) != sibling.lfs.sha256:
+        raise HubUnavailableError(f"{sibling.rfilename}: the bytes do not match the Hub's sha256")
+
+
+def _license(info: ModelInfo) -> str | None:
+    card = info.card_data
+    value = card.get("license") if card is not None else None
+    return value if isinstance(value, str) else None

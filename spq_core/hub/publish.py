@@ -1,0 +1,84 @@
+"""Put an artifact on the Hub in one commit, at most once per job."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, HfApi
+
+from spq_core.hub.client import translated_errors
+from spq_core.hub.errors import HubError
+
+TRAILER = "Spq-Job-Id"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """Where the artifact is."""
+
+    repo_id: str
+    commit: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    """Uploads in two steps, so that the caller can make sure in between that it still may commit."""
+
+    api: HfApi
+    repo_id: str
+    job_id: str
+
+    def existing(self) -> Publication | None:
+        """The commit this job made earlier, if it did: an attempt may have died after it."""
+        with translated_errors(self.repo_id):
+            if not self.api.repo_exists(self.repo_id):
+                return None
+            for commit in self.api.list_repo_commits(self.repo_id):
+                if f"{TRAILER}: {self.job_id}" in f"{commit.title}\n{commit.message}":
+                    return self._publication(commit.commit_id)
+        return None
+
+    def upload(self, folder: Path, *, private: bool) -> "Prepared":
+        """Create the repository if needed and upload the large files; nothing is visible yet."""
+        with translated_errors(self.repo_id):
+            self.api.create_repo(self.repo_id, private=private, exist_ok=True)
+            parent = str(self.api.model_info(self.repo_id).sha)
+            operations = [
+                CommitOperationAdd(path_in_repo=path.name, path_or_fileobj=path)
+                for path in sorted(folder.iterdir())
+                if path.is_file()
+            ]
+            self.api.preupload_lfs_files(self.repo_id, operations, free_memory=False)
+        return Prepared(parent, operations)
+
+    def commit(self, prepared: "Prepared", title: str) -> Publication:
+        """Make the one commit, on top of the head seen before the upload.
+
+        Raises:
+            HubError: the repository changed meanwhile, or refuses.
+        """
+        with translated_errors(self.repo_id):
+            made = self.api.create_commit(
+                self.repo_id,
+                prepared.operations,
+                commit_message=title,
+                commit_description=f"{TRAILER}: {self.job_id}",
+                parent_commit=prepared.parent,
+            )
+        return self._publication(made.oid)
+
+    def _publication(self, commit: str) -> Publication:
+        url = f"{self.api.endpoint}/{self.repo_id}/commit/{commit}"
+        return Publication(repo_id=self.repo_id, commit=commit, url=url)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Uploaded files that no commit names yet."""
+
+    parent: str
+    operations: list[CommitOperationAdd]
+
+    def __post_init__(self) -> None:
+        if not self.operations:
+            raise HubError("artifact_load_failed", "the artifact folder is empty")

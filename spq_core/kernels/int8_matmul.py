@@ -1,0 +1,103 @@
+"""Multiply activations by 8-bit weights without a floating-point copy of the matrix.
+
+Two routes, chosen per call by the number of activation rows:
+
+* few rows (decoding): torch's packed weight-only kernel, which reads one byte a weight. Found by
+  trial on torch 2.13: it drops the last columns unless their number is a multiple of 16, and it
+  crashes on codes that are not aligned to 16 bytes or activations not aligned to 64. So codes are
+  stored with padded columns, and calls it cannot take go the other route;
+* many rows (prefill): tiles of a few hundred weight rows are widened into a reused scratch and
+  multiplied by the dense kernel, so at most one tile exists in floating point.
+
+On CUDA only the tiled route is used, as one tile (torch.compile fuses the widening); those lines
+have not run on a GPU yet.
+"""
+
+from functools import cache
+
+import torch
+from jaxtyping import Float, Int8
+from torch import Tensor
+from torch.nn import functional
+
+DECODE_ROWS = 16
+"""Up to this many activation rows the packed kernel beats widening (measured on AVX2, AVX-512)."""
+TILE_BYTES = 4 << 20
+"""Scratch size of one widened tile: small enough to stay in the last-level cache."""
+COLUMN_MULTIPLE = 16
+CODE_ALIGNMENT = 16
+ACTIVATION_ALIGNMENT = 64
+
+
+def pad_columns(codes: Int8[Tensor, "n_out n_in"]) -> Int8[Tensor, "n_out n_padded"]:
+    """Append zero columns up to the next multiple of 16."""
+    missing = -codes.shape[1] % COLUMN_MULTIPLE
+    return functional.pad(codes, (0, missing)) if missing else codes
+
+
+def is_aligned(codes: Tensor) -> bool:
+    """Whether the packed kernel may read these codes."""
+    return codes.data_ptr() % CODE_ALIGNMENT == 0 and codes.shape[1] % COLUMN_MULTIPLE == 0
+
+
+def int8_linear(
+    x: Float[Tensor, "*batch n_in"],
+    codes: Int8[Tensor, "n_out n_padded"],
+    scale: Float[Tensor, " n_scales"],
+    bias: Float[Tensor, " n_out"] | None = None,
+) -> Float[Tensor, "*batch n_out"]:
+    """Return x @ (codes * scale).T + bias in x's dtype.
+
+    The scale multiplies the product in float32, so it is never rounded to the activation's dtype.
+
+    Shapes:
+        codes: n_padded ≥ n_in; columns from n_in on are zero.
+        scale: (n_out,) for one scale per output row, (1,) for one per matrix.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    decoding = rows.shape[0] <= DECODE_ROWS and x.device.type == "cpu"
+    packed = decoding and is_aligned(codes) and packed_kernel_works()
+    product = _packed(rows, codes) if packed else _tiled(rows, codes)
+    scaled = (product.float() * scale).to(x.dtype)
+    if bias is not None:
+        scaled = scaled + bias.to(scaled.dtype)
+    return scaled.view(*x.shape[:-1], codes.shape[0])
+
+
+@cache
+def packed_kernel_works() -> bool:
+    """Whether torch's packed kernel exists here and computes what it should."""
+    if not hasattr(torch, "_weight_int8pack_mm"):
+        return False
+    codes = (torch.arange(32 * 64, dtype=torch.int32) % 255 - 127).to(torch.int8).view(32, 64)
+    rows = ((torch.arange(64, dtype=torch.float32) % 7) - 3).view(1, 64)
+    expected = rows @ codes.float().T
+    return torch.allclose(_packed(rows, codes).float(), expected, rtol=1e-2, atol=1.0)
+
+
+def _packed(rows: Tensor, codes: Tensor) -> Tensor:
+    """Rows @ codes.T through the weight-only kernel; its fast path takes bfloat16 activations."""
+    narrow = functional.pad(rows.to(torch.bfloat16), (0, codes.shape[1] - rows.shape[1]))
+    if narrow.data_ptr() % ACTIVATION_ALIGNMENT or not narrow.is_contiguous():
+        narrow = narrow.clone(memory_format=torch.contiguous_format)
+    ones = torch.ones(codes.shape[0], dtype=torch.bfloat16)
+    product: Tensor = torch._weight_int8pack_mm(narrow, codes, ones)  # noqa: SLF001
+    return product
+
+
+def _tiled(rows: Tensor, codes: Tensor) -> Tensor:
+    """Rows @ codes.T, widening a tile of weight rows at a time."""
+    n_out, n_in = codes.shape[0], rows.shape[1]
+    codes = codes[:, :n_in]
+    tile = (
+        n_out if rows.device.type != "cpu" else max(64, TILE_BYTES // (n_in * rows.element_size()))
+    )
+    if tile >= n_out:
+        return rows @ codes.to(rows.dtype).T
+    product = rows.new_empty(rows.shape[0], n_out)
+    scratch = rows.new_empty(tile, n_in)
+    for start in range(0, n_out, tile):
+        stop = min(start + tile, n_out)
+        weights = scratch[: stop - start].copy_(codes[start:stop])
+        product[:, start:stop] = rows @ weights.T
+    return product

@@ -1,0 +1,100 @@
+"""Linear and embedding layers that hold 8-bit codes and scales, and no floating-point weight."""
+
+from collections.abc import Callable
+from typing import Self
+
+import torch
+from jaxtyping import Float, Int, Int8
+from torch import Tensor, nn
+
+from spq_core.kernels.int8_matmul import int8_linear, pad_columns
+
+
+class Int8Weight(nn.Module):
+    """Codes of shape (out, in) and float32 scales of shape (out,) or (1,).
+
+    Both are parameters without gradient, so that tying, device moves and saving treat them like
+    any weight. Scales stay float32 when the model is cast: rounding them to bfloat16 would cost
+    more than the codes do.
+    """
+
+    def __init__(self, codes: Int8[Tensor, "out in"], scale: Float[Tensor, " n_scales"]) -> None:
+        super().__init__()
+        self.codes = nn.Parameter(codes, requires_grad=False)
+        self.scale = nn.Parameter(scale, requires_grad=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT001, FBT002
+        exact = self.scale.data
+        super()._apply(fn, recurse)
+        if self.scale.dtype != exact.dtype:
+            self.scale.data = exact.to(self.scale.device)
+        return self
+
+
+class Int8Linear(Int8Weight):
+    """y = x @ (codes * scale).T + bias.
+
+    Codes have zero columns appended up to a multiple of 16, as the kernel wants them; a head tied
+    to an embedding uses the embedding's codes as they are.
+    """
+
+    def __init__(
+        self,
+        codes: Int8[Tensor, "out padded"],
+        scale: Float[Tensor, " n_scales"],
+        bias: Float[Tensor, " out"] | None = None,
+        *,
+        in_features: int,
+    ) -> None:
+        super().__init__(codes, scale)
+        self.in_features = in_features
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    @property
+    def out_features(self) -> int:
+        """Number of output rows."""
+        return self.codes.shape[0]
+
+    @classmethod
+    def of(
+        cls,
+        codes: Int8[Tensor, "out in"],
+        scale: Float[Tensor, " n_scales"],
+        bias: Float[Tensor, " out"] | None = None,
+    ) -> "Int8Linear":
+        """Make a layer from codes without padding."""
+        return cls(pad_columns(codes), scale, bias, in_features=codes.shape[1])
+
+    def unpadded_codes(self) -> Int8[Tensor, "out in"]:
+        """The codes of the layer's own columns."""
+        return self.codes.data[:, : self.in_features]
+
+    def forward(self, x: Float[Tensor, "*batch n_in"]) -> Float[Tensor, "*batch n_out"]:
+        """Apply the layer in x's dtype."""
+        return int8_linear(x, self.codes, self.scale, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"in={self.in_features}, out={self.out_features}, scales={self.scale.numel()}"
+
+
+class Int8Embedding(Int8Weight):
+    """Rows of codes, widened when looked up."""
+
+    def __init__(
+        self,
+        codes: Int8[Tensor, "n dim"],
+        scale: Float[Tensor, " n_scales"],
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__(codes, scale)
+        # An empty buffer follows `model.to(dtype)`, so the output dtype does too.
+        self.register_buffer("dtype_anchor", torch.empty(0, dtype=dtype), persistent=False)
+        self.dtype_anchor: Tensor
+
+    def forward(self, ids: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch dim"]:
+        """Return the rows of `ids`."""
+        scale = self.scale if self.scale.numel() == 1 else self.scale[ids].unsqueeze(-1)
+        return (self.codes[ids].float() * scale).to(self.dtype_anchor.dtype)
+
+    def extra_repr(self) -> str:
+        return f"n={self.codes.shape[0]}, dim={self.codes.shape[1]}, scales={self.scale.numel()}"

@@ -1,0 +1,68 @@
+"""Read and cut linear layers, whatever form their weight is stored in."""
+
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from spq_core.layers.int8_linear import Int8Linear
+from spq_core.layers.low_rank_linear import LowRankLinear
+
+AnyLinear = nn.Linear | Int8Linear | LowRankLinear
+
+
+def float_weight(layer: AnyLinear) -> Float[Tensor, "out in"]:
+    """Return the weight as one float32 matrix."""
+    if isinstance(layer, LowRankLinear):
+        return float_weight(layer.up) @ float_weight(layer.down)
+    if isinstance(layer, Int8Linear):
+        return layer.unpadded_codes().float() * layer.scale.data[:, None]
+    return layer.weight.float()
+
+
+def bias_of(layer: AnyLinear) -> Float[Tensor, " out"] | None:
+    """Return the bias, which a low-rank pair keeps on its second factor."""
+    return layer.up.bias if isinstance(layer, LowRankLinear) else layer.bias
+
+
+def dense_linear(weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None) -> nn.Linear:
+    """Make an nn.Linear around existing tensors, without copying or initialising."""
+    n_out, n_in = weight.shape
+    layer = nn.Linear(n_in, n_out, bias=bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    layer.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+    return layer
+
+
+def keep_rows(layer: AnyLinear, kept: Int64[Tensor, " k"]) -> AnyLinear:
+    """Return the layer with only the output rows `kept`."""
+    if isinstance(layer, LowRankLinear):
+        return LowRankLinear(layer.down, _factor(keep_rows(layer.up, kept)))
+    bias = None if layer.bias is None else layer.bias.data[kept]
+    if isinstance(layer, Int8Linear):
+        scale = layer.scale.data
+        kept_scale = scale if scale.numel() == 1 else scale[kept]
+        return Int8Linear.of(layer.unpadded_codes()[kept], kept_scale, bias)
+    return dense_linear(layer.weight.data[kept], bias)
+
+
+def keep_columns(layer: AnyLinear, kept: Int64[Tensor, " k"]) -> AnyLinear:
+    """Return the layer with only the input columns `kept`; bias and scales are unchanged."""
+    if isinstance(layer, LowRankLinear):
+        return LowRankLinear(_factor(keep_columns(layer.down, kept)), layer.up)
+    bias = None if layer.bias is None else layer.bias.data
+    if isinstance(layer, Int8Linear):
+        return Int8Linear.of(layer.unpadded_codes()[:, kept].contiguous(), layer.scale.data, bias)
+    return dense_linear(layer.weight.data[:, kept].contiguous(), bias)
+
+
+def _factor(layer: AnyLinear) -> nn.Linear | Int8Linear:
+    if isinstance(layer, LowRankLinear):
+        raise TypeError("a factor cannot itself be a low-rank pair")
+    return layer
+
+
+def linear_at(block: nn.Module, name: str) -> AnyLinear:
+    """The linear layer of that name, in whatever form it is stored."""
+    module = block.get_submodule(name)
+    if not isinstance(module, AnyLinear):
+        raise TypeError(f"{name} is a {type(module).__name__}, not a linear layer")
+    return module

@@ -1,0 +1,33 @@
+"""How much memory this process used, as the kernel counts it."""
+
+from pathlib import Path
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+def reset_peak_rss() -> bool:
+    """Start a new measurement of the resident peak; False where the kernel does not allow it."""
+    try:
+        _CLEAR.write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def peak_rss_bytes() -> int:
+    """Highest resident memory since the last reset, mapped files included; 0 where unknown."""
+    return _field("VmHWM")
+
+
+def rss_bytes() -> int:
+    """Resident memory now; 0 where unknown."""
+    return _field("VmRSS")
+
+
+def _field(name: str) -> int:
+    try:
+        lines = _STATUS.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)

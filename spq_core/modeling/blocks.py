@@ -1,0 +1,65 @@
+"""Parts of a model with their weights: one decoder layer, or everything around the layers."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from spq_core.errors import ArtifactError, NumericalError
+from spq_core.modeling.checkpoint import Checkpoint
+from spq_core.modeling.skeleton import Skeleton
+
+
+def load_layer(skeleton: Skeleton, checkpoint: Checkpoint, index: int) -> nn.Module:
+    """Return decoder layer `index` with its weights in float32.
+
+    Raises:
+        NumericalError: a weight is NaN or infinite.
+    """
+    layer = skeleton.empty_layer(index)
+    prefix = skeleton.layer_path(index)
+    stored = checkpoint.read(f"{prefix}.{name}" for name in layer.state_dict())
+    tensors = {name.removeprefix(f"{prefix}."): tensor.float() for name, tensor in stored.items()}
+    _require_finite(prefix, tensors.items())
+    fill(layer, tensors)
+    return layer
+
+
+def load_rest(skeleton: Skeleton, checkpoint: Checkpoint) -> PreTrainedModel:
+    """Return embedding, final norm and head in their stored dtype; a tied head shares its matrix."""
+    rest = skeleton.empty_rest()
+    shared = f"{skeleton.head_path}.weight" if skeleton.tied else None
+    names = [name for name in rest.state_dict() if name != shared]
+    tensors = checkpoint.read(names)
+    _require_finite("outside the decoder layers", tensors.items())
+    if shared is not None:
+        tensors[shared] = tensors[f"{skeleton.embedding_path}.weight"]
+    fill(rest, tensors)
+    if shared is not None:
+        head, embedding = (
+            rest.get_submodule(path) for path in (skeleton.head_path, skeleton.embedding_path)
+        )
+        head.weight = embedding.weight
+    return rest
+
+
+def fill(block: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Give a block's parameters their values without copying them.
+
+    Raises:
+        ArtifactError: a tensor has another shape than the configuration says.
+    """
+    try:
+        block.load_state_dict(tensors, strict=True, assign=True)
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"the weights do not fit config.json: {str(error).splitlines()[-1].strip()}"
+        ) from None
+    block.requires_grad_(requires_grad=False)
+
+
+def _require_finite(prefix: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    for name, tensor in tensors:
+        if not torch.isfinite(tensor).all():
+            raise NumericalError(prefix, name)

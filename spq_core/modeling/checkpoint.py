@@ -1,0 +1,85 @@
+"""A model folder's weights: which tensor is in which file, read a few at a time."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from spq_core.errors import ArtifactError, UnsafeModelError
+from spq_core.weight_files import WeightHeader, read_header, weight_files
+
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The safetensors files of one folder. Holds no tensor itself."""
+
+    folder: Path
+    tensors: Mapping[str, WeightHeader]
+    """Tensor name → file, dtype and shape, read from the files' headers."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that most bytes are stored in."""
+        sizes: dict[str, int] = {}
+        for header in self.tensors.values():
+            sizes[header.dtype] = sizes.get(header.dtype, 0) + header.n_bytes
+        return DTYPES[max(sizes, key=lambda name: sizes[name])]
+
+    @property
+    def parameters(self) -> int:
+        """Number of stored parameters."""
+        return sum(header.n_elements for header in self.tensors.values())
+
+    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Map the named tensors into memory, in their stored dtype.
+
+        Raises:
+            ArtifactError: a name is missing or a file cannot be read.
+        """
+        by_file: dict[str, list[str]] = {}
+        for name in names:
+            if name not in self.tensors:
+                raise ArtifactError(f"{self.folder.name}: the weight files have no tensor {name!r}")
+            by_file.setdefault(self.tensors[name].file, []).append(name)
+        found: dict[str, Tensor] = {}
+        for file, members in by_file.items():
+            try:
+                with safe_open(self.folder / file, framework="pt") as handle:
+                    found.update({name: handle.get_tensor(name) for name in members})
+            except SafetensorError as error:
+                raise ArtifactError(f"{file}: {error}") from None
+        return found
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Read the headers of a folder's safetensors files.
+
+    Raises:
+        UnsafeModelError: the folder has weights only in formats that can run code.
+        ArtifactError: a header is malformed, or a tensor has a dtype we cannot compress.
+    """
+    tensors: dict[str, WeightHeader] = {}
+    for file in weight_files(folder):
+        tensors.update(read_header(folder / file))
+    if not tensors:
+        pickles = sorted(
+            path.name for path in folder.glob("*") if path.suffix in {".bin", ".pt", ".pth"}
+        )
+        detail = (
+            f"; {', '.join(pickles)} can run code when loaded and is never opened"
+            if pickles
+            else ""
+        )
+        raise UnsafeModelError("unsafe_format", f"{folder.name} has no .safetensors file{detail}")
+    for name, header in tensors.items():
+        if header.dtype not in DTYPES:
+            raise UnsafeModelError(
+                "already_quantized",
+                f"tensor {name!r} is stored as {header.dtype}; only float weights are compressed",
+            )
+    return Checkpoint(folder, tensors)

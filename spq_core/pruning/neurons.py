@@ -1,0 +1,21 @@
+"""Choose an MLP's neurons and remove the others from all coupled matrices."""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from spq_core.families.family import Family
+from spq_core.layers.slicing import keep_columns, keep_rows, linear_at
+
+
+def strongest_neurons(scores: Float[Tensor, " n"], ratio: float) -> Int64[Tensor, " k"]:
+    """Return the indices of the int(n·(1 − ratio)) highest scores, ascending; at least one."""
+    kept = max(1, int(scores.numel() * (1 - ratio)))
+    return torch.topk(scores, kept).indices.sort().values
+
+
+def cut_mlp(layer: nn.Module, family: Family, kept: Int64[Tensor, " k"]) -> None:
+    """Keep the neurons `kept` in a decoder layer: rows of the inputs, columns of the output."""
+    for name in family.mlp_in:
+        layer.set_submodule(name, keep_rows(linear_at(layer, name), kept))
+    layer.set_submodule(family.mlp_out, keep_columns(linear_at(layer, family.mlp_out), kept))

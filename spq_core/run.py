@@ -1,0 +1,117 @@
+"""One whole job without a service: compress, compress plain INT8 beside it, measure all, judge."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from spq_core.artifact.card import write_card
+from spq_core.artifact.manifest import read_manifest, verify_files
+from spq_core.calibration.texts import Text
+from spq_core.catalog import resolve
+from spq_core.errors import SpqError
+from spq_core.evaluation.measure import Measurement, measure
+from spq_core.evaluation.settings import EvaluationSettings
+from spq_core.evaluation.summary import Row, beaten_by, summary_rows
+from spq_core.pipeline import SourceModel, compress
+from spq_core.progress import Progress
+from spq_core.recipe import Gates, Recipe
+from spq_core.report import CompressionReport
+
+SOURCE, INT8, RESULT = "source", "int8", "result"
+
+
+class QualityGateError(SpqError):
+    """The result is worse than the recipe allows."""
+
+    code = "quality_gate_failed"
+
+    def __init__(self, figure: str, value: float, limit: float) -> None:
+        super().__init__(figure, value, limit)
+        self.figure, self.value, self.limit = figure, value, limit
+
+    def __str__(self) -> str:
+        return f"{self.figure} is {self.value:.4g}, the recipe allows {self.limit:.4g}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """Everything a run found."""
+
+    report: CompressionReport
+    measurement: Measurement
+    rows: tuple[Row, ...]
+    """Source, plain INT8 and the result, in this order; plain INT8 once when it is the result."""
+    beaten_by_int8: bool
+    """Plain INT8 is at most as large and at least as good."""
+
+    def document(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        report = asdict(self.report) | {
+            "ratio_to_source": self.report.ratio_to_source,
+            "ratio_to_fp32": self.report.ratio_to_fp32,
+        }
+        return {
+            "compression": report,
+            "evaluation": asdict(self.measurement),
+            "rows": [asdict(row) for row in self.rows],
+            "beaten_by_int8": self.beaten_by_int8,
+        }
+
+
+def compress_and_measure(
+    source: SourceModel,
+    recipe: Recipe,
+    out: Path,
+    *,
+    texts: Mapping[str, Text],
+    evaluation: EvaluationSettings,
+    scratch: Path,
+    progress: Progress,
+    license_id: str | None = None,
+) -> RunResult:
+    """Run a recipe and measure source, plain INT8 and result on the same data.
+
+    Args:
+        texts: by dataset name; holds the calibration text and every evaluation text.
+        scratch: an existing folder for the INT8 baseline.
+
+    Raises:
+        SpqError: the run failed.
+    """
+    calibration = texts.get(recipe.calibration.dataset)
+    report = compress(source, recipe, out, text=calibration, progress=progress)
+    folders = {SOURCE: source.folder}
+    baseline = resolve("int8")
+    if evaluation.int8_baseline and recipe.stages != baseline.stages:
+        compress(source, baseline, scratch / "int8-baseline", progress=progress)
+        folders[INT8] = scratch / "int8-baseline"
+    verify_files(out, read_manifest(out))
+    folders[RESULT] = out
+    corpora = {texts[name].name: texts[name] for name in evaluation.perplexity}
+    measurement = measure(folders, corpora, evaluation, progress, reference=SOURCE)
+    rows = summary_rows(measurement)
+    result = RunResult(
+        report=report,
+        measurement=measurement,
+        rows=rows,
+        beaten_by_int8=beaten_by(rows, RESULT, INT8),
+    )
+    for row in rows:
+        progress.record("metric", asdict(row))
+    write_card(out, source.name, source.revision, license_id, result.document())
+    return result
+
+
+def check_gates(gates: Gates, rows: tuple[Row, ...]) -> None:
+    """Compare the result with the recipe's limits.
+
+    Raises:
+        QualityGateError: naming the figure, its value and the limit.
+    """
+    if gates.max_perplexity_ratio is None:
+        return
+    by_name = {row.name: row for row in rows}
+    ratio = by_name[RESULT].perplexity / by_name[SOURCE].perplexity
+    if ratio > gates.max_perplexity_ratio:
+        raise QualityGateError("perplexity ratio to the source", ratio, gates.max_perplexity_ratio)

@@ -1,0 +1,139 @@
+"""Weight files of a folder and their headers, read without torch and without trusting them.
+
+A safetensors file is an 8-byte little-endian header length, a JSON header, then raw bytes
+(https://huggingface.co/docs/safetensors). The limits below refuse files that are made to exhaust
+memory before the first tensor is read.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from spq_core.errors import ArtifactError
+
+INDEX_FILE = "model.safetensors.index.json"
+MAX_HEADER_BYTES = 10_000_000
+MAX_TENSORS = 100_000
+TENSOR_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,256}")
+ITEM_BYTES = {
+    "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2,
+    "U16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class WeightHeader:
+    """What a header says about one tensor."""
+
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def n_elements(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def n_bytes(self) -> int:
+        """Stored bytes."""
+        return self.n_elements * ITEM_BYTES[self.dtype]
+
+
+def weight_files(folder: Path) -> tuple[str, ...]:
+    """Names of the folder's safetensors files that belong to the model, in order.
+
+    With an index only the files it names count, and each must lie in the folder itself.
+
+    Raises:
+        ArtifactError: the index is malformed, or names a file that is not there.
+    """
+    index = folder / INDEX_FILE
+    if not index.is_file():
+        return tuple(sorted(path.name for path in folder.glob("*.safetensors")))
+    try:
+        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ArtifactError(f"{INDEX_FILE} is not a valid index; fetch the model again") from None
+    for file in files:
+        if not isinstance(file, str) or Path(file).name != file or file in {".", ".."}:
+            raise ArtifactError(f"{INDEX_FILE} names {file!r}, which is not a file of this folder")
+        if not (folder / file).is_file():
+            raise ArtifactError(
+                f"{INDEX_FILE} names {file!r}, which is missing; fetch the model again"
+            )
+    return tuple(files)
+
+
+def read_header(path: Path) -> dict[str, WeightHeader]:
+    """Read and check one file's header.
+
+    Raises:
+        ArtifactError: naming the file and what is wrong with it.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
+            raise ArtifactError(f"{path.name}: not a safetensors file, or cut short ({size} bytes)")
+        raw = handle.read(length)
+    try:
+        header = json.loads(raw, object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError):
+        raise ArtifactError(f"{path.name}: the safetensors header is not valid JSON") from None
+    if not isinstance(header, dict) or len(header) > MAX_TENSORS:
+        raise ArtifactError(
+            f"{path.name}: the safetensors header is malformed or has too many tensors"
+        )
+    header.pop("__metadata__", None)
+    spans = [_span(path.name, name, entry) for name, entry in header.items()]
+    _check_spans(path.name, spans, size - 8 - length)
+    return {name: tensor for name, tensor, _, _ in spans}
+
+
+def stored_bytes(folder: Path, extra: tuple[str, ...] = ()) -> int:
+    """Bytes on disk of the weight files, their index, and the `extra` files that exist."""
+    names = [*weight_files(folder), INDEX_FILE, *extra]
+    return sum((folder / name).stat().st_size for name in names if (folder / name).is_file())
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({key for key, _ in pairs}) != len(pairs):
+        raise ValueError("duplicate key")
+    return dict(pairs)
+
+
+def _span(file: str, name: str, entry: object) -> tuple[str, WeightHeader, int, int]:
+    """Check one tensor's entry and return it with its byte range."""
+    try:
+        dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]  # type: ignore[index]
+        numbers = [*shape, start, stop]
+        valid = (
+            TENSOR_NAME.fullmatch(name)
+            and dtype in ITEM_BYTES
+            and all(type(number) is int and 0 <= number < 1 << 48 for number in numbers)
+        )
+    except (KeyError, TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ArtifactError(f"{file}: the header's entry for {name[:80]!r} is malformed")
+    tensor = WeightHeader(file, dtype, tuple(shape))
+    if tensor.n_bytes != stop - start:
+        raise ArtifactError(f"{file}: {name!r} has shape {list(shape)} but {stop - start} bytes")
+    return name, tensor, start, stop
+
+
+def _check_spans(file: str, spans: list[tuple[str, WeightHeader, int, int]], size: int) -> None:
+    """Byte ranges must cover the data part exactly, without overlap or hole."""
+    end = 0
+    for name, _, start, stop in sorted(spans, key=lambda span: (span[2], span[3])):
+        if start != end:
+            raise ArtifactError(f"{file}: the bytes of {name!r} overlap others or leave a hole")
+        end = stop
+    if end != size:
+        raise ArtifactError(
+            f"{file}: the header lists {end} bytes, the file holds {size}; it was cut short or extended"
+        )
