@@ -1,0 +1,63 @@
+"""Routes that tell what this service can do."""
+
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from app.problems import documented
+from app.settings import ApiSettings
+from spq_core.calibration.texts import BUILTIN
+from spq_core.catalog import catalog, resolve
+from spq_core.errors import RecipeError
+from spq_core.families.architectures import SUPPORTED_MODEL_TYPES
+from spq_core.recipe import Recipe
+
+router = APIRouter(tags=["catalog"])
+
+
+@router.get("/recipes")
+def list_recipes() -> dict[str, Any]:
+    """The recipes that ship with the service."""
+    data = [_described(recipe) for recipe in catalog().values()]
+    return {"object": "list", "data": data, "has_more": False}
+
+
+@router.get("/recipes/{name}", responses=documented(RecipeError))
+def get_recipe(name: str) -> dict[str, Any]:
+    """One recipe of the catalog."""
+    return _described(resolve(name))
+
+
+@router.get("/schemas/recipe-v1.json")
+def recipe_schema() -> dict[str, Any]:
+    """JSON Schema of the recipe document."""
+    return Recipe.model_json_schema(by_alias=True)
+
+
+@router.get("/capabilities")
+def capabilities(request: Request) -> dict[str, Any]:
+    """What this installation takes."""
+    settings: ApiSettings = request.app.state.settings
+    folders = settings.model_folders()
+    models = sorted(
+        entry.name for folder in folders if folder.is_dir()
+        for entry in folder.iterdir() if (entry / "config.json").is_file()
+    )  # fmt: skip
+    return {
+        "version": version("spq"),
+        "model_types": list(SUPPORTED_MODEL_TYPES),
+        "recipes": list(catalog()),
+        "datasets": ["wikitext2", "c4", BUILTIN],
+        "local_models": models,
+        "max_attempts": settings.max_attempts,
+    }
+
+
+def _described(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "name": recipe.metadata.name,
+        "description": recipe.metadata.description,
+        "recipe": recipe.document(),
+        "recipe_sha256": recipe.sha256(),
+    }

@@ -1,0 +1,110 @@
+"""`spq api | migrate | keys`: the parts of a deployment that need no torch."""
+
+import json
+
+import click
+import uvicorn
+
+from app.db.keys import SCOPES, create_key, list_keys, revoke_key
+from app.db.migrate import upgrade
+from app.db.session import connect
+from app.main import create_app
+from app.settings import ApiSettings
+from app.telemetry import configure_logging
+
+URL_OPTION = click.option(
+    "--database-url",
+    envvar="SPQ_DATABASE_URL",
+    required=True,
+    help="SQLAlchemy URL; SPQ_DATABASE_URL.",
+)
+JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+@click.command("api")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8000, show_default=True)
+def api_command(host: str, port: int) -> None:
+    """Run the HTTP API; settings come from SPQ_* variables."""
+    configure_logging()
+    app = create_app(ApiSettings())
+    uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False)
+
+
+@click.command("migrate")
+@URL_OPTION
+def migrate_command(database_url: str) -> None:
+    """Bring the database to the newest schema."""
+    upgrade(database_url)
+    click.echo("the database has the newest schema")
+
+
+@click.group("keys")
+def keys_group() -> None:
+    """Create, list and revoke API keys."""
+
+
+@keys_group.command("create")
+@URL_OPTION
+@JSON_OPTION
+@click.option("--name", default="default", show_default=True, help="What the key is for.")
+@click.option("--tenant", default="default", show_default=True, help="Whose jobs it sees.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    type=click.Choice(SCOPES),
+    help="Repeat for several; all by default.",
+)
+@click.option("--days", type=click.IntRange(min=1), help="Expire after this many days.")
+def create_command(
+    database_url: str,
+    as_json: bool,
+    name: str,
+    tenant: str,
+    scopes: tuple[str, ...],
+    days: int | None,
+) -> None:
+    """Make a key and print it, once; only its digest is stored."""
+    with connect(database_url).write() as session:
+        row, key = create_key(session, name=name, tenant=tenant, scopes=scopes or SCOPES, days=days)
+    click.echo(json.dumps({"id": row.id, "tenant": tenant, "key": key}) if as_json else key)
+
+
+@keys_group.command("list")
+@URL_OPTION
+@JSON_OPTION
+def list_command(database_url: str, as_json: bool) -> None:
+    """List keys; the keys themselves are not known."""
+    with connect(database_url).read() as session:
+        rows = [
+            {
+                "id": row.id,
+                "name": row.name,
+                "tenant": row.tenant,
+                "scopes": row.scopes,
+                "live": row.revoked_at is None,
+                "expires_at": None if row.expires_at is None else row.expires_at.isoformat(),
+            }
+            for row in list_keys(session)
+        ]
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    for row in rows:
+        state = "live" if row["live"] else "revoked"
+        click.echo(
+            f"{row['id']}  {row['tenant']:16} {row['name']:16} {state:8} {' '.join(row['scopes'])}"
+        )
+
+
+@keys_group.command("revoke")
+@URL_OPTION
+@click.argument("key_id")
+def revoke_command(database_url: str, key_id: str) -> None:
+    """Make a key useless at once."""
+    with connect(database_url).write() as session:
+        revoked = revoke_key(session, key_id)
+    if not revoked:
+        raise click.ClickException(f"there is no live key {key_id!r}; spq keys list shows them")
+    click.echo(f"revoked {key_id}")

@@ -1,0 +1,174 @@
+"""`spq jobs`: submit and follow jobs over HTTP. The exit code of `watch` says how the job ended."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from app.client.http import ApiError, Client
+from spq_core.console import ConsoleProgress
+
+EXIT_CODES = {"succeeded": 0, "failed": 1, "canceled": 3}
+KEY_FILE = Path("~/.spq/api-key")
+JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+@click.group("jobs")
+@click.option("--url", envvar="SPQ_URL", default="http://127.0.0.1:8000", show_default=True)
+@click.option(
+    "--key-file",
+    envvar="SPQ_KEY_FILE",
+    default=KEY_FILE,
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="File with the API key; SPQ_API_KEY comes first.",
+)
+@click.pass_context
+def jobs_group(context: click.Context, url: str, key_file: Path) -> None:
+    """Submit and follow jobs over HTTP."""
+    key = os.environ.get("SPQ_API_KEY", "")
+    path = key_file.expanduser()
+    if not key and path.is_file():
+        key = path.read_text(encoding="ascii").strip()
+    if not key:
+        raise ApiError(
+            "unauthenticated",
+            f"no API key: set SPQ_API_KEY, or name a file with --key-file ({path} does not exist)",
+        )
+    context.obj = Client(url, key)
+
+
+@jobs_group.command("submit")
+@click.argument("model")
+@click.option(
+    "--recipe", default="int8", show_default=True, help="Catalog name, or a YAML/JSON file."
+)
+@click.option("--revision", default="main", show_default=True)
+@click.option(
+    "--local", is_flag=True, help="MODEL is a folder name in the service's SPQ_MODEL_DIRS."
+)
+@click.option("--output", help="Hub repository to publish to.")
+@click.option("--public", is_flag=True, help="Publish openly; private by default.")
+@click.option("--dataset", default="wikitext2", show_default=True, help="Evaluation text.")
+@click.option("--limit", type=int, help="Evaluation windows; the whole corpus by default.")
+@click.option("--watch", is_flag=True, help="Follow the job to its end.")
+@JSON_OPTION
+@click.pass_obj
+def submit_command(
+    client: Client,
+    model: str,
+    recipe: str,
+    revision: str,
+    local: bool,
+    output: str | None,
+    public: bool,
+    dataset: str,
+    limit: int | None,
+    watch: bool,
+    as_json: bool,
+) -> None:
+    """Submit a job for MODEL."""
+    body: dict[str, Any] = {
+        "model": {"path": model} if local else {"repo_id": model, "revision": revision},
+        "recipe": _recipe(recipe),
+        "evaluation": {"perplexity": [dataset], "limit": limit},
+    }
+    if output:
+        body["output"] = {"repo_id": output, "private": not public}
+    job = client.call("POST", "/jobs", body)
+    if watch:
+        _watch(client, job["id"], as_json=as_json)
+    click.echo(json.dumps(job) if as_json else job["id"])
+
+
+@jobs_group.command("list")
+@click.option("--status", type=click.Choice(["queued", "running", "canceling", *EXIT_CODES]))
+@click.option("--limit", default=20, show_default=True)
+@JSON_OPTION
+@click.pass_obj
+def list_command(client: Client, status: str | None, limit: int, as_json: bool) -> None:
+    """List jobs, newest first."""
+    page = client.call("GET", "/jobs", status=status, limit=limit)
+    if as_json:
+        click.echo(json.dumps(page))
+        return
+    for job in page["data"]:
+        click.echo(
+            f"{job['id']}  {job['status']:10} {job['recipe']['metadata']['name']:16} {job['model']}"
+        )
+
+
+@jobs_group.command("show")
+@click.argument("job_id")
+@click.pass_obj
+def show_command(client: Client, job_id: str) -> None:
+    """Print a job as JSON."""
+    click.echo(json.dumps(client.call("GET", f"/jobs/{job_id}"), indent=1))
+
+
+@jobs_group.command("watch")
+@click.argument("job_id")
+@JSON_OPTION
+@click.pass_obj
+def watch_command(client: Client, job_id: str, as_json: bool) -> None:
+    """Follow a job; exit code 0 succeeded, 1 failed, 3 canceled."""
+    _watch(client, job_id, as_json=as_json)
+
+
+@jobs_group.command("cancel")
+@click.argument("job_id")
+@click.pass_obj
+def cancel_command(client: Client, job_id: str) -> None:
+    """Ask a job to stop."""
+    click.echo(client.call("POST", f"/jobs/{job_id}/cancel")["status"])
+
+
+@jobs_group.command("logs")
+@click.argument("job_id")
+@click.pass_obj
+def logs_command(client: Client, job_id: str) -> None:
+    """Print what the job's processes wrote."""
+    after, more = 0, True
+    while more:
+        page = client.call("GET", f"/jobs/{job_id}/logs", after=after)
+        for line in page["data"]:
+            click.echo(f"{line['at']} [{line['attempt']}] {line['text']}")
+        after, more = page["next_after"], page["has_more"]
+
+
+def _watch(client: Client, job_id: str, *, as_json: bool) -> None:
+    """Show progress until the job has ended, then end with its exit code."""
+    progress = ConsoleProgress()
+    job: dict[str, Any] = {}
+    stage = ""
+    try:
+        for job in client.watch(job_id):
+            state = job["progress"]
+            if job["status"] != "running" or state is None:
+                continue
+            if state["stage"] != stage:
+                stage = state["stage"]
+                progress.stage(stage, state["total"], state["unit"])
+            progress.advance_to(state["done"], state["message"])
+    finally:
+        progress.close()
+    if as_json:
+        click.echo(json.dumps(job))
+    elif job["error"]:
+        click.echo(f"{job['status']}: {job['error']['code']}: {job['error']['message']}")
+    else:
+        click.echo(f"{job_id} {job['status']}")
+    sys.exit(EXIT_CODES[job["status"]])
+
+
+def _recipe(name: str) -> str | dict[str, Any]:
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml", ".json"} and path.is_file():
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if isinstance(document, dict):
+            return document
+    return name

@@ -1,0 +1,86 @@
+"""A client for the service's own API."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+
+from spq_core.errors import SpqError
+
+TERMINAL = frozenset({"succeeded", "failed", "canceled"})
+TIMEOUT_SECONDS = 30.0
+
+
+class ApiError(SpqError):
+    """The service refused a request, or does not answer."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code, self.message = code, message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Requests with one API key."""
+
+    url: str
+    key: str
+
+    def call(self, method: str, path: str, body: Any = None, **query: Any) -> dict[str, Any]:
+        """Send one request and return the answer's document.
+
+        Raises:
+            ApiError: with the service's own code and words.
+        """
+        answer = self._send(method, path, body, query, {})
+        return dict(answer.json()) if answer.content else {}
+
+    def watch(self, job_id: str) -> Iterator[dict[str, Any]]:
+        """Yield the job each time it changes, and a last time when it has ended."""
+        etag = ""
+        while True:
+            headers = {"If-None-Match": etag} if etag else {}
+            answer = self._send("GET", f"/jobs/{job_id}", None, {}, headers)
+            if answer.status_code == httpx2.codes.OK:
+                etag = answer.headers.get("ETag", "")
+                job = answer.json()
+                yield job
+                if job["status"] in TERMINAL:
+                    return
+            time.sleep(min(2.0, float(answer.headers.get("Retry-After", 2))))
+
+    def _send(
+        self, method: str, path: str, body: Any, query: dict[str, Any], headers: dict[str, str]
+    ) -> httpx2.Response:
+        wanted = {name: value for name, value in query.items() if value is not None}
+        try:
+            answer = httpx2.request(
+                method,
+                f"{self.url.rstrip('/')}{path}",
+                json=body,
+                params=wanted,
+                headers={"Authorization": f"Bearer {self.key}", **headers},
+                timeout=TIMEOUT_SECONDS,
+            )
+        except httpx2.TransportError as error:
+            raise ApiError(
+                "service_unreachable",
+                f"{self.url} does not answer ({type(error).__name__}); is spq serve running?",
+            ) from None
+        if answer.is_error:
+            problem = _problem(answer)
+            raise ApiError(problem["code"], problem["detail"])
+        return answer
+
+
+def _problem(answer: httpx2.Response) -> dict[str, str]:
+    try:
+        document = answer.json()
+        return {"code": str(document["code"]), "detail": str(document["detail"])}
+    except (ValueError, KeyError, TypeError):
+        return {"code": "http_error", "detail": f"the service answered {answer.status_code}"}

@@ -1,0 +1,242 @@
+"""What a worker may do to a job, each write guarded by the attempt number (the fence)."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import Session
+
+from app.db.events import append_event
+from app.db.models import ArtifactFile, Job, JobLogLine, JobMetric, LayerReport
+from app.db.session import Database, now
+from app.domain.errors import FencedError
+from app.domain.job_status import OWNED, JobStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A job that this process owns until its lease ends."""
+
+    job_id: str
+    attempt: int
+    max_attempts: int
+    request: dict[str, Any]
+    recipe: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedArtifact:
+    """A file of the result."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+def claim(database: Database, job_id: str, worker_id: str, lease_seconds: float) -> Claim | None:
+    """Take a queued job; None if it is not queued (claimed elsewhere, canceled, finished).
+
+    The WHERE clause is the lock: a message delivered fifty times has one winner.
+    """
+    with database.write() as session:
+        moment = now(session)
+        job = session.scalar(
+            update(Job)
+            .where(Job.id == job_id, Job.status == JobStatus.QUEUED, Job.attempt < Job.max_attempts)
+            .values(
+                status=JobStatus.RUNNING,
+                stage="starting",
+                attempt=Job.attempt + 1,
+                version=Job.version + 1,
+                worker_id=worker_id,
+                committing=False,
+                progress=None,
+                started_at=func.coalesce(Job.started_at, moment),
+                lease_expires_at=moment + timedelta(seconds=lease_seconds),
+            )
+            .returning(Job)
+        )
+        if job is None:
+            return None
+        append_event(session, job, "status", {"status": JobStatus.RUNNING, "worker_id": worker_id})
+        return Claim(
+            job_id=job.id,
+            attempt=job.attempt,
+            max_attempts=job.max_attempts,
+            request=job.request,
+            recipe=job.recipe,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Writes of one attempt. Every method raises FencedError once the attempt lost its job."""
+
+    database: Database
+    claim: Claim
+
+    def renew(self, lease_seconds: float) -> bool:
+        """Extend the lease; return whether the client asked to cancel."""
+        with self.database.write() as session:
+            until = now(session) + timedelta(seconds=lease_seconds)
+            job = self._update(session, lease_expires_at=until)
+            return job.status == JobStatus.CANCELING
+
+    def progress(self, stage: str, progress: dict[str, Any]) -> None:
+        """Show where the run is, and keep it as an event."""
+        with self.database.write() as session:
+            job = self._update(session, stage=stage, progress=progress, version=Job.version + 1)
+            append_event(session, job, "progress", {"stage": stage, **progress})
+
+    def source_commit(self, commit: str) -> None:
+        """Note the commit the model was fetched at."""
+        with self.database.write() as session:
+            self._update(session, source_commit=commit, version=Job.version + 1)
+
+    def log(self, lines: list[str]) -> None:
+        """Keep text the runner wrote."""
+        with self.database.write() as session:
+            self._update(session)
+            moment = now(session)
+            session.add_all(
+                JobLogLine(
+                    job_id=self.claim.job_id, attempt=self.claim.attempt, at=moment, text=line
+                )
+                for line in lines
+            )
+
+    def begin_commit(self) -> None:
+        """From here on the job cannot be canceled: the commit may exist.
+
+        Raises:
+            FencedError: it was canceled or lost before.
+        """
+        with self.database.write() as session:
+            self._update(
+                session,
+                only=frozenset({JobStatus.RUNNING}),
+                committing=True,
+                version=Job.version + 1,
+            )
+
+    def succeed(
+        self,
+        *,
+        result: dict[str, Any],
+        layers: list[dict[str, Any]],
+        metrics: list[dict[str, Any]],
+        files: list[FinishedArtifact],
+    ) -> None:
+        """Record every figure and end the job, in one transaction."""
+        with self.database.write() as session:
+            job = self._end(session, JobStatus.SUCCEEDED, result=result)
+            self._replace_findings(session, layers, metrics)
+            session.add_all(
+                ArtifactFile(job_id=job.id, path=file.path, bytes=file.bytes, sha256=file.sha256)
+                for file in files
+            )
+            append_event(session, job, "status", {"status": JobStatus.SUCCEEDED})
+
+    def fail(
+        self,
+        error: dict[str, Any],
+        *,
+        layers: list[dict[str, Any]] | None = None,
+        metrics: list[dict[str, Any]] | None = None,
+    ) -> None:
+        """End the job with an error; figures measured before it are kept."""
+        with self.database.write() as session:
+            job = self._end(session, JobStatus.FAILED, error=error)
+            self._replace_findings(session, layers or [], metrics or [])
+            append_event(session, job, "status", {"status": JobStatus.FAILED, "error": error})
+
+    def cancel(self) -> None:
+        """End a job whose client asked for it."""
+        with self.database.write() as session:
+            job = self._end(session, JobStatus.CANCELED, only=frozenset({JobStatus.CANCELING}))
+            append_event(session, job, "status", {"status": JobStatus.CANCELED})
+
+    def give_back(self, reason: str) -> bool:
+        """Queue the job again, or fail it when no attempt is left; return whether it is queued."""
+        with self.database.write() as session:
+            job = session.scalar(select(Job).where(Job.id == self.claim.job_id).with_for_update())
+            if job is None or job.attempt != self.claim.attempt or job.status not in OWNED:
+                raise FencedError(self.claim.job_id, self.claim.attempt)
+            return release(session, job, reason)
+
+    def _end(
+        self,
+        session: Session,
+        status: JobStatus,
+        *,
+        only: frozenset[JobStatus] = frozenset({JobStatus.RUNNING}),
+        **changes: object,
+    ) -> Job:
+        return self._update(
+            session,
+            only=only,
+            status=status,
+            stage=None,
+            finished_at=now(session),
+            lease_expires_at=None,
+            committing=False,
+            version=Job.version + 1,
+            **changes,
+        )
+
+    def _update(
+        self, session: Session, *, only: frozenset[JobStatus] = OWNED, **changes: object
+    ) -> Job:
+        job = session.scalar(
+            update(Job)
+            .where(
+                Job.id == self.claim.job_id,
+                Job.attempt == self.claim.attempt,
+                Job.status.in_(only),
+            )
+            .values(**(changes or {"attempt": Job.attempt}))
+            .returning(Job)
+        )
+        if job is None:
+            raise FencedError(self.claim.job_id, self.claim.attempt)
+        return job
+
+    def _replace_findings(
+        self, session: Session, layers: list[dict[str, Any]], metrics: list[dict[str, Any]]
+    ) -> None:
+        job_id = self.claim.job_id
+        session.execute(delete(LayerReport).where(LayerReport.job_id == job_id))
+        session.execute(delete(JobMetric).where(JobMetric.job_id == job_id))
+        session.add_all(
+            LayerReport(job_id=job_id, number=number, **report)
+            for number, report in enumerate(layers, start=1)
+        )
+        session.add_all(JobMetric(job_id=job_id, **metric) for metric in metrics)
+
+
+def release(session: Session, job: Job, reason: str) -> bool:
+    """Take a job from its attempt: queued again, or terminal. The caller holds the row lock.
+
+    A job being canceled ends canceled; one without attempts left fails with `reason` as code.
+    """
+    moment = now(session)
+    job.lease_expires_at = None
+    job.worker_id = None
+    job.stage = None
+    job.version += 1
+    if job.status == JobStatus.CANCELING:
+        job.status, job.finished_at = JobStatus.CANCELED, moment
+    elif job.attempt < job.max_attempts:
+        job.status, job.committing = JobStatus.QUEUED, False
+        job.announced_at = None
+    else:
+        job.status, job.finished_at = JobStatus.FAILED, moment
+        job.error = {
+            "code": reason,
+            "message": f"the job ended {job.attempt} attempts without a result ({reason})",
+            "retryable": True,
+        }
+    session.flush()
+    append_event(session, job, "status", {"status": job.status, "reason": reason})
+    return job.status == JobStatus.QUEUED

@@ -1,0 +1,181 @@
+"""Jobs as clients see them: add, find, list, cancel, delete."""
+
+import secrets
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import delete, select, tuple_, update
+from sqlalchemy.orm import Session
+
+from app.db.events import append_event
+from app.db.models import (
+    ArtifactFile,
+    Job,
+    JobEvent,
+    JobLogLine,
+    JobMetric,
+    LayerReport,
+    OutboxMessage,
+)
+from app.db.session import now
+from app.domain.errors import JobActiveError, JobNotFoundError, PublishingError
+from app.domain.job_status import TERMINAL, JobStatus, sources_of
+
+
+def new_job_id() -> str:
+    """An id that sorts by time of creation."""
+    return f"job_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """What is known when a job is accepted."""
+
+    request: dict[str, Any]
+    recipe: dict[str, Any]
+    recipe_sha256: str
+    model_name: str
+    max_attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobRepository:
+    """One tenant's jobs. Another tenant's do not exist for it."""
+
+    session: Session
+    tenant: str
+
+    def add(self, new: NewJob) -> Job:
+        """Store a queued job, its first event, and the doorbell to ring."""
+        moment = now(self.session)
+        job = Job(
+            id=new_job_id(),
+            tenant=self.tenant,
+            status=JobStatus.QUEUED,
+            version=1,
+            last_event=0,
+            attempt=0,
+            max_attempts=new.max_attempts,
+            request=new.request,
+            recipe=new.recipe,
+            recipe_sha256=new.recipe_sha256,
+            model_name=new.model_name,
+            committing=False,
+            created_at=moment,
+        )
+        self.session.add(job)
+        self.session.flush()  # events and the outbox refer to the row
+        append_event(self.session, job, "status", {"status": JobStatus.QUEUED})
+        self.session.add(
+            OutboxMessage(job_id=job.id, created_at=moment, not_before=moment, tries=0)
+        )
+        return job
+
+    def get(self, job_id: str) -> Job:
+        """Return one job.
+
+        Raises:
+            JobNotFoundError: there is none, or it is another tenant's.
+        """
+        job = self.session.scalar(select(Job).where(Job.id == job_id, Job.tenant == self.tenant))
+        if job is None:
+            raise JobNotFoundError(job_id)
+        return job
+
+    def page(
+        self, *, limit: int, after: tuple[datetime, str] | None, status: JobStatus | None
+    ) -> list[Job]:
+        """Up to `limit` jobs, newest first, that come after a position in that order."""
+        query = select(Job).where(Job.tenant == self.tenant)
+        if status is not None:
+            query = query.where(Job.status == status)
+        if after is not None:
+            query = query.where(tuple_(Job.created_at, Job.id) < after)
+        return list(
+            self.session.scalars(query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit))
+        )
+
+    def cancel(self, job_id: str) -> Job:
+        """Ask a job to stop; a terminal job is returned unchanged.
+
+        Raises:
+            PublishingError: its commit on the Hub is being made.
+        """
+        moment = now(self.session)
+        queued = self._move(
+            job_id, JobStatus.CANCELED, finished_at=moment, cancel_requested_at=moment
+        )
+        if queued is not None:
+            return queued
+        running = self._move(job_id, JobStatus.CANCELING, cancel_requested_at=moment)
+        if running is not None:
+            return running
+        job = self.get(job_id)
+        if job.committing and job.status == JobStatus.RUNNING:
+            raise PublishingError(job_id)
+        return job
+
+    def remove(self, job_id: str) -> None:
+        """Delete a terminal job and everything recorded about it.
+
+        Raises:
+            JobActiveError: it has not ended.
+        """
+        job = self.get(job_id)
+        if job.status not in TERMINAL:
+            raise JobActiveError(job_id, job.status)
+        self.session.execute(delete(Job).where(Job.id == job_id, Job.tenant == self.tenant))
+
+    def events(self, job_id: str, *, after: int, limit: int) -> list[JobEvent]:
+        """Events with a number above `after`, in order."""
+        self.get(job_id)
+        query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.seq > after)
+        return list(self.session.scalars(query.order_by(JobEvent.seq).limit(limit)))
+
+    def log_lines(self, job_id: str, *, after: int, limit: int) -> list[JobLogLine]:
+        """Log lines with an id above `after`, in order."""
+        self.get(job_id)
+        query = select(JobLogLine).where(JobLogLine.job_id == job_id, JobLogLine.id > after)
+        return list(self.session.scalars(query.order_by(JobLogLine.id).limit(limit)))
+
+    def metrics(self, job_id: str) -> list[JobMetric]:
+        """All measured figures."""
+        self.get(job_id)
+        query = select(JobMetric).where(JobMetric.job_id == job_id)
+        return list(self.session.scalars(query.order_by(JobMetric.model, JobMetric.name)))
+
+    def layers(self, job_id: str, *, after: int, limit: int) -> list[LayerReport]:
+        """Layer reports with a number above `after`, in order."""
+        self.get(job_id)
+        query = select(LayerReport).where(LayerReport.job_id == job_id, LayerReport.number > after)
+        return list(self.session.scalars(query.order_by(LayerReport.number).limit(limit)))
+
+    def artifact_files(self, job_id: str) -> list[ArtifactFile]:
+        """The files of the finished artifact."""
+        self.get(job_id)
+        query = select(ArtifactFile).where(ArtifactFile.job_id == job_id)
+        return list(self.session.scalars(query.order_by(ArtifactFile.path)))
+
+    def _move(self, job_id: str, target: JobStatus, **changes: object) -> Job | None:
+        """One guarded UPDATE; None if the job is not in a status that may move to `target`.
+
+        Cancelling from `queued` and from `running` are told apart by the target; a job whose
+        commit is being made stays as it is.
+        """
+        sources = sources_of(target) - {JobStatus.CANCELING}
+        job = self.session.scalar(
+            update(Job)
+            .where(
+                Job.id == job_id,
+                Job.tenant == self.tenant,
+                Job.status.in_(sources),
+                Job.committing.is_(False),
+            )
+            .values(status=target, version=Job.version + 1, **changes)
+            .returning(Job)
+        )
+        if job is not None:
+            append_event(self.session, job, "status", {"status": target})
+        return job

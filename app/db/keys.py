@@ -1,0 +1,76 @@
+"""API keys: made, checked, revoked. The key itself is shown once and never stored."""
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import or_, select, update
+from sqlalchemy.orm import Session
+
+from app.db.models import ApiKey
+from app.db.session import now
+
+SCOPES = ("jobs:read", "jobs:write")
+PREFIX = "spq_"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who a request speaks for."""
+
+    key_id: str
+    tenant: str
+    scopes: frozenset[str]
+
+
+def digest(key: str) -> str:
+    """sha256 of a key. Keys carry 256 random bits, so a slow hash would add nothing."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def create_key(
+    session: Session, *, name: str, tenant: str, scopes: tuple[str, ...], days: int | None
+) -> tuple[ApiKey, str]:
+    """Store a new key's digest; return the row and the key."""
+    secret = f"{PREFIX}{secrets.token_urlsafe(32)}"
+    moment = now(session)
+    row = ApiKey(
+        id=f"key_{secrets.token_hex(8)}",
+        tenant=tenant,
+        name=name,
+        key_sha256=digest(secret),
+        scopes=list(scopes),
+        created_at=moment,
+        expires_at=None if days is None else moment + timedelta(days=days),
+    )
+    session.add(row)
+    return row, secret
+
+
+def find_principal(session: Session, key: str) -> Principal | None:
+    """Whom a key speaks for; None if it is unknown, expired or revoked."""
+    row = session.scalar(
+        select(ApiKey).where(
+            ApiKey.key_sha256 == digest(key),
+            ApiKey.revoked_at.is_(None),
+            or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now(session)),
+        )
+    )
+    return None if row is None else Principal(row.id, row.tenant, frozenset(row.scopes))
+
+
+def revoke_key(session: Session, key_id: str) -> bool:
+    """Make a key useless; False if there is no such live key."""
+    revoked = session.scalar(
+        update(ApiKey)
+        .where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))
+        .values(revoked_at=now(session))
+        .returning(ApiKey.id)
+    )
+    return revoked is not None
+
+
+def list_keys(session: Session) -> list[ApiKey]:
+    """All keys, oldest first."""
+    return list(session.scalars(select(ApiKey).order_by(ApiKey.created_at)))

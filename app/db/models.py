@@ -1,0 +1,154 @@
+"""The tables. Rules the database can keep are constraints, not code."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db.base import Base
+from app.domain.job_status import OWNED, TERMINAL, JobStatus
+
+
+def _sql_list(statuses: frozenset[JobStatus]) -> str:
+    return ", ".join(f"'{status}'" for status in sorted(statuses))
+
+
+class ApiKey(Base):
+    """A bearer key; only its digest is stored."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(64), index=True)
+    name: Mapped[str] = mapped_column(String(64))
+    key_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    scopes: Mapped[list[str]]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class Job(Base):
+    """One request to compress one model, and where it stands."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        CheckConstraint(f"status IN ({_sql_list(frozenset(JobStatus))})", name="status_known"),
+        CheckConstraint(
+            f"(finished_at IS NOT NULL) = (status IN ({_sql_list(TERMINAL)}))",
+            name="finished_iff_terminal",
+        ),
+        CheckConstraint(
+            f"(lease_expires_at IS NOT NULL) = (status IN ({_sql_list(OWNED)}))",
+            name="leased_iff_owned",
+        ),
+        CheckConstraint("attempt BETWEEN 0 AND max_attempts", name="attempt_in_range"),
+        CheckConstraint("status <> 'failed' OR error IS NOT NULL", name="failure_has_error"),
+        Index(None, "tenant", "created_at", "id"),
+        Index(None, "status", "lease_expires_at"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(64))
+    status: Mapped[str] = mapped_column(String(16))
+    stage: Mapped[str | None] = mapped_column(String(64))
+    version: Mapped[int]
+    """Grows with every change a client can see; the ETag."""
+    last_event: Mapped[int]
+    """Number of the newest event; the next one takes this plus one in the same UPDATE."""
+    attempt: Mapped[int]
+    """The fencing number: a write by an attempt counts only while it is the current one."""
+    max_attempts: Mapped[int]
+    request: Mapped[dict[str, Any]]
+    recipe: Mapped[dict[str, Any]]
+    recipe_sha256: Mapped[str] = mapped_column(String(64))
+    model_name: Mapped[str] = mapped_column(String(256))
+    source_commit: Mapped[str | None] = mapped_column(String(64))
+    progress: Mapped[dict[str, Any] | None]
+    result: Mapped[dict[str, Any] | None]
+    error: Mapped[dict[str, Any] | None]
+    worker_id: Mapped[str | None] = mapped_column(String(128))
+    committing: Mapped[bool]
+    """The publish commit may already be under way: too late to cancel."""
+    cancel_requested_at: Mapped[datetime | None]
+    lease_expires_at: Mapped[datetime | None]
+    announced_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class JobEvent(Base):
+    """Append-only history of a job; numbers have no gap."""
+
+    __tablename__ = "job_events"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime]
+    attempt: Mapped[int]
+    type: Mapped[str] = mapped_column(String(16))
+    data: Mapped[dict[str, Any]]
+
+
+class JobLogLine(Base):
+    """Text a runner wrote."""
+
+    __tablename__ = "job_log_lines"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    attempt: Mapped[int]
+    at: Mapped[datetime]
+    text: Mapped[str] = mapped_column(Text)
+
+
+class JobMetric(Base):
+    """One measured figure of one model of a job."""
+
+    __tablename__ = "job_metrics"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    model: Mapped[str] = mapped_column(String(32), primary_key=True)
+    """source, int8 or result."""
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    dataset: Mapped[str] = mapped_column(String(64))
+    value: Mapped[float]
+
+
+class LayerReport(Base):
+    """What one stage did to one matrix."""
+
+    __tablename__ = "layer_reports"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    layer: Mapped[str] = mapped_column(String(256))
+    stage: Mapped[str] = mapped_column(String(16))
+    applied: Mapped[bool]
+    reason: Mapped[str] = mapped_column(Text)
+    figures: Mapped[dict[str, Any]]
+
+
+class ArtifactFile(Base):
+    """One file of a finished job's artifact."""
+
+    __tablename__ = "artifact_files"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    path: Mapped[str] = mapped_column(String(256), primary_key=True)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+
+
+class OutboxMessage(Base):
+    """A doorbell to ring, written in the transaction that made it necessary."""
+
+    __tablename__ = "outbox"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime]
+    not_before: Mapped[datetime]
+    tries: Mapped[int]

@@ -1,0 +1,128 @@
+"""What can be wrong with a request, without a word of HTTP.
+
+DomainError
+├── JobNotFoundError          no such job, or another tenant's
+├── ArtifactNotFoundError     the job has no such file (yet)
+├── JobActiveError            the job must be terminal for this
+├── PublishingError           too late to cancel: the commit is being made
+├── InvalidCursorError        a page cursor we did not issue
+├── ModelNotAllowedError      a local model outside the allowed folders
+├── AuthenticationError       no valid key
+├── PermissionDeniedError     the key lacks a scope
+└── FencedError               an attempt that no longer owns its job tried to write
+"""
+
+
+class DomainError(Exception):
+    """Base class; `code` is stable and part of the API."""
+
+    code = "invalid_request"
+
+
+class JobNotFoundError(DomainError):
+    """There is no such job."""
+
+    code = "job_not_found"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id)
+        self.job_id = job_id
+
+    def __str__(self) -> str:
+        return f"there is no job {self.job_id[:80]!r}"
+
+
+class ArtifactNotFoundError(DomainError):
+    """The job has no such file."""
+
+    code = "artifact_not_found"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"the job has no artifact file {self.path[:200]!r}; it appears when the job has succeeded"
+
+
+class JobActiveError(DomainError):
+    """The job must have ended for this."""
+
+    code = "job_active"
+
+    def __init__(self, job_id: str, status: str) -> None:
+        super().__init__(job_id, status)
+        self.job_id, self.status = job_id, status
+
+    def __str__(self) -> str:
+        return f"job {self.job_id} is {self.status}; cancel it first"
+
+
+class PublishingError(DomainError):
+    """Too late to cancel."""
+
+    code = "publish_in_progress"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id)
+        self.job_id = job_id
+
+    def __str__(self) -> str:
+        return f"job {self.job_id} is making its commit on the Hub and will end in moments"
+
+
+class InvalidCursorError(DomainError):
+    """The page cursor is not one of ours."""
+
+    code = "invalid_cursor"
+
+    def __str__(self) -> str:
+        return "the page cursor is malformed; use next_cursor of the previous page unchanged"
+
+
+class ModelNotAllowedError(DomainError):
+    """A local model is not in an allowed folder."""
+
+    code = "model_not_found"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"there is no local model {self.path[:200]!r} in the folders this service may read (SPQ_MODEL_DIRS)"
+
+
+class AuthenticationError(DomainError):
+    """The request has no valid API key."""
+
+    code = "unauthenticated"
+
+    def __str__(self) -> str:
+        return "send a valid API key as 'Authorization: Bearer spq_…'; `spq keys create` makes one"
+
+
+class PermissionDeniedError(DomainError):
+    """The API key lacks a scope."""
+
+    code = "permission_denied"
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(scope)
+        self.scope = scope
+
+    def __str__(self) -> str:
+        return f"this API key lacks the scope {self.scope!r}"
+
+
+class FencedError(DomainError):
+    """This attempt no longer owns the job: it ended, or another attempt has it."""
+
+    code = "fenced"
+
+    def __init__(self, job_id: str, attempt: int) -> None:
+        super().__init__(job_id, attempt)
+        self.job_id, self.attempt = job_id, attempt
+
+    def __str__(self) -> str:
+        return f"attempt {self.attempt} no longer owns job {self.job_id}"

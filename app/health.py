@@ -1,0 +1,49 @@
+"""Liveness, readiness, metrics."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.auth import database_of
+from app.db.migrate import at_head
+from app.db.models import Job, OutboxMessage
+from app.domain.job_status import JobStatus
+from app.telemetry import JOBS, OUTBOX_PENDING
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/livez")
+def livez() -> dict[str, str]:
+    """The process answers; nothing else is checked."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", responses={503: {"description": "The database is away or not migrated."}})
+def readyz(request: Request) -> JSONResponse:
+    """Whether jobs can be accepted. The broker is not needed for that: doorbells wait."""
+    try:
+        ready = at_head(database_of(request))
+        detail = (
+            "ok" if ready else "the database schema is not at the newest migration: run spq migrate"
+        )
+    except SQLAlchemyError as error:
+        ready, detail = False, f"the database does not answer ({type(error).__name__})"
+    body: dict[str, Any] = {"status": "ok" if ready else "unavailable", "database": detail}
+    return JSONResponse(body, 200 if ready else 503)
+
+
+@router.get("/metrics")
+def metrics(request: Request) -> Response:
+    """Prometheus exposition; counts of jobs come from the database."""
+    with database_of(request).read() as session:
+        counts = dict(session.execute(select(Job.status, func.count()).group_by(Job.status)).all())
+        pending = session.scalar(select(func.count()).select_from(OutboxMessage)) or 0
+    for status in JobStatus:
+        JOBS.labels(status.value).set(counts.get(status.value, 0))
+    OUTBOX_PENDING.set(pending)
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

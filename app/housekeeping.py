@@ -1,0 +1,88 @@
+"""Background work of the API process: send doorbells, free lost jobs. Several processes may do it."""
+
+import threading
+import time
+from dataclasses import dataclass, field
+
+from kombu.exceptions import KombuError
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.db.housekeeping import (
+    due_messages,
+    free_lost_jobs,
+    mark_sent,
+    postpone,
+    ring_forgotten_jobs,
+)
+from app.db.session import Database
+from app.queue import JobQueue
+from app.telemetry import JOBS_LOST, OUTBOX_FAILURES, log
+
+
+@dataclass(slots=True)
+class Housekeeper:
+    """A thread that wakes up on demand, and at least every `pause_seconds`."""
+
+    database: Database
+    queue: JobQueue
+    pause_seconds: float
+    sweep_seconds: float
+    ring_again_seconds: float
+    _wake: threading.Event = field(default_factory=threading.Event)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """There is a new doorbell."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End after the current round."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout=15)
+
+    def _run(self) -> None:
+        last_sweep = 0.0
+        while not self._stop.is_set():
+            try:
+                if time.monotonic() - last_sweep >= self.sweep_seconds:
+                    last_sweep = time.monotonic()
+                    self.sweep()
+                self.relay()
+            except SQLAlchemyError as error:
+                # The database is away; every fact is in it, so there is nothing to do but wait.
+                log.warning("housekeeping_waits", error=type(error).__name__)
+            self._wake.wait(self.pause_seconds)
+            self._wake.clear()
+
+    def sweep(self) -> None:
+        """Free jobs of dead attempts, and ring for jobs whose doorbell was lost."""
+        lost = free_lost_jobs(self.database)
+        if lost:
+            JOBS_LOST.inc(lost)
+            log.warning("lost_jobs_freed", count=lost)
+        ring_forgotten_jobs(self.database, self.ring_again_seconds)
+
+    def relay(self) -> None:
+        """Send due doorbells. A crash between sending and commit rings twice, which is harmless."""
+        with self.database.write() as session:
+            sent = []
+            for message in due_messages(session):
+                try:
+                    self.queue.ring(message.job_id)
+                except (KombuError, RedisError, OSError) as error:
+                    OUTBOX_FAILURES.inc()
+                    log.warning("broker_unavailable", error=type(error).__name__)
+                    postpone(session, message)
+                    break  # the broker is away: keep the other rows for the next round
+                sent.append(message)
+            if sent:
+                mark_sent(session, sent)

@@ -1,0 +1,32 @@
+"""Opaque page cursors: the position of the last job of a page."""
+
+import base64
+import binascii
+from datetime import datetime
+
+from app.domain.errors import InvalidCursorError
+
+MAX_LENGTH = 200
+
+
+def encode(created_at: datetime, job_id: str) -> str:
+    """Make a cursor."""
+    return base64.urlsafe_b64encode(f"{created_at.isoformat()}|{job_id}".encode()).decode()
+
+
+def decode(cursor: str) -> tuple[datetime, str]:
+    """Read a cursor.
+
+    Raises:
+        InvalidCursorError: it is not one of ours.
+    """
+    try:
+        if len(cursor) > MAX_LENGTH:
+            raise ValueError("too long")
+        moment, job_id = base64.urlsafe_b64decode(cursor.encode()).decode().split("|")
+        created_at = datetime.fromisoformat(moment)
+        if created_at.tzinfo is None:
+            raise ValueError("no time zone")
+    except (ValueError, binascii.Error):
+        raise InvalidCursorError from None
+    return created_at, job_id

@@ -1,0 +1,187 @@
+"""Bodies of requests and answers about jobs."""
+
+from datetime import datetime
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from app.domain.job_status import JobStatus
+from spq_core.evaluation.settings import EvaluationSettings
+
+RepoId = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,95}(/[A-Za-z0-9][A-Za-z0-9_.\-]{0,95})?$"
+    ),
+]
+Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.\-]{1,63}$")]
+MAX_LABELS = 16
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelReference(_Body):
+    """A Hub repository at a revision, or a folder this service may read."""
+
+    repo_id: RepoId | None = None
+    revision: Annotated[str, StringConstraints(pattern=r"^[\w./\-]{1,128}$")] = "main"
+    path: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.\-]{0,127}$")] | None = None
+    """Name of a folder inside one of the service's SPQ_MODEL_DIRS."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.repo_id is None) == (self.path is None):
+            raise ValueError("give either repo_id or path")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What to call the model."""
+        return self.repo_id or self.path or ""
+
+
+class OutputReference(_Body):
+    """Where to publish; without it the artifact stays in the service's store."""
+
+    repo_id: RepoId
+    private: bool = True
+
+
+class JobSubmission(_Body):
+    """A request to compress a model."""
+
+    model: ModelReference
+    recipe: Annotated[str, Field(max_length=64)] | dict[str, Any] = "int8"
+    """A catalog name, a recipe document, or a document with `extends`."""
+    evaluation: EvaluationSettings = EvaluationSettings()
+    output: OutputReference | None = None
+    labels: dict[Label, Annotated[str, StringConstraints(max_length=512)]] = Field(
+        default_factory=dict, max_length=MAX_LABELS
+    )
+
+
+class JobProgress(BaseModel):
+    """Where a running job is."""
+
+    stage: str
+    done: int
+    total: int
+    unit: str
+    fraction: float
+    """Of the current stage, 0–1."""
+    message: str
+    updated_at: datetime
+
+
+class JobError(BaseModel):
+    """Why a job failed."""
+
+    code: str
+    message: str
+    retryable: bool = False
+
+
+class JobView(BaseModel):
+    """A job as clients see it."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    object: Literal["job"] = "job"
+    status: JobStatus
+    stage: str | None
+    progress: JobProgress | None
+    model: str
+    source_commit: str | None
+    recipe: dict[str, Any]
+    recipe_sha256: str
+    request: dict[str, Any]
+    attempt: int
+    max_attempts: int
+    result: dict[str, Any] | None
+    error: JobError | None
+    version: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    cancel_requested_at: datetime | None
+    urls: dict[str, str]
+
+
+class JobPage(BaseModel):
+    """A page of jobs, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[JobView]
+    has_more: bool
+    next_cursor: str | None
+
+
+class EventView(BaseModel):
+    """One entry of a job's history."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    seq: int
+    at: datetime
+    attempt: int
+    type: str
+    data: dict[str, Any]
+
+
+class LogLineView(BaseModel):
+    """One line a runner wrote."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int
+    at: datetime
+    attempt: int
+    text: str
+
+
+class MetricView(BaseModel):
+    """One measured figure."""
+
+    model_config = ConfigDict(from_attributes=True, protected_namespaces=())
+
+    model: str
+    name: str
+    dataset: str
+    value: float
+
+
+class LayerView(BaseModel):
+    """What one stage did to one matrix."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    number: int
+    layer: str
+    stage: str
+    applied: bool
+    reason: str
+    figures: dict[str, Any]
+
+
+class ArtifactFileView(BaseModel):
+    """One file of the artifact."""
+
+    path: str
+    bytes: int
+    sha256: str
+    url: str
+
+
+Item = TypeVar("Item", bound=BaseModel)
+
+
+class Listing(BaseModel, Generic[Item]):
+    """A numbered list; ask again with `after` = next_after."""
+
+    object: Literal["list"] = "list"
+    data: list[Item]
+    has_more: bool
+    next_after: int

@@ -1,0 +1,134 @@
+"""Composition root of the API process: settings in, FastAPI application out."""
+
+import re
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from importlib.resources import files
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse
+
+from app import catalog, health
+from app.db.session import connect
+from app.housekeeping import Housekeeper
+from app.jobs.router import router as jobs_router
+from app.jobs.service import JobService
+from app.problems import Problem, install, problem
+from app.queue import CeleryQueue, celery_app
+from app.settings import ApiSettings
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+}
+PAGE_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'"
+DASHBOARD_TYPES = {"dashboard.js": "text/javascript", "dashboard.css": "text/css"}
+
+
+def create_app(settings: ApiSettings) -> FastAPI:
+    """Make the application. The database must have been migrated; see `/readyz`."""
+    database = connect(settings.database_url.get_secret_value())
+    celery = celery_app(settings.broker_url.get_secret_value(), settings.visibility_timeout_seconds)
+    housekeeper = Housekeeper(
+        database,
+        CeleryQueue(celery),
+        pause_seconds=settings.housekeeping_seconds,
+        sweep_seconds=settings.sweep_seconds,
+        ring_again_seconds=settings.ring_again_seconds,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        housekeeper.start()
+        yield
+        housekeeper.stop()
+        database.dispose()
+
+    app = FastAPI(
+        title="spq", version=version("spq"), lifespan=lifespan, docs_url="/docs", redoc_url=None
+    )
+    app.state.settings = settings
+    app.state.database = database
+    app.state.jobs = JobService(
+        database,
+        housekeeper.wake,
+        settings.model_folders(),
+        settings.artifact_dir,
+        settings.max_attempts,
+    )
+    install(app)
+    for router in (jobs_router, catalog.router, health.router):
+        app.include_router(router)
+    _add_dashboard(app)
+    _add_middleware(app, settings)
+    _name_problem_schema(app)
+    return app
+
+
+def _add_middleware(app: FastAPI, settings: ApiSettings) -> None:
+    @app.middleware("http")
+    async def frame(
+        request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        """Give each request an id, refuse oversized bodies, add security headers."""
+        asked = request.headers.get("x-request-id", "")
+        request.state.request_id = (
+            asked if REQUEST_ID.fullmatch(asked) else f"req_{secrets.token_hex(8)}"
+        )
+        structlog.contextvars.bind_contextvars(request_id=request.state.request_id)
+        response = _refusal(request, settings.max_body_bytes) or await call_next(request)
+        response.headers["X-Request-Id"] = request.state.request_id
+        for name, value in SECURITY_HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
+
+
+def _refusal(request: Request, max_bytes: int) -> Response | None:
+    """413 or 411 for a body that is too large or does not say how large it is."""
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > max_bytes:
+        detail = f"the body has {length} bytes, at most {max_bytes} are taken"
+        return problem(request, 413, "too_large", detail)
+    if "transfer-encoding" in request.headers and not length:
+        return problem(request, 411, "length_required", "send the body with a Content-Length")
+    return None
+
+
+def _add_dashboard(app: FastAPI) -> None:
+    folder = files("app") / "dashboard"
+
+    @app.get("/", include_in_schema=False)
+    def index() -> HTMLResponse:
+        """The jobs table."""
+        text = (folder / "index.html").read_text(encoding="utf-8")
+        return HTMLResponse(text, headers={"Content-Security-Policy": PAGE_POLICY})
+
+    @app.get("/dashboard/{name}", include_in_schema=False)
+    def asset(name: str, request: Request) -> Response:
+        """The table's script and style."""
+        if name not in DASHBOARD_TYPES:
+            return problem(
+                request, 404, "not_found", f"there is nothing at {request.url.path[:200]}"
+            )
+        text = (folder / name).read_text(encoding="utf-8")
+        return Response(text, media_type=DASHBOARD_TYPES[name])
+
+
+def _name_problem_schema(app: FastAPI) -> None:
+    """Put the error shape into the OpenAPI document, where the routes refer to it."""
+    original = app.openapi
+
+    def openapi() -> dict[str, object]:
+        document = original()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        problem_schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas.update(problem_schema.pop("$defs", {}))
+        schemas["Problem"] = problem_schema
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

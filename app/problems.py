@@ -1,0 +1,176 @@
+"""Where errors meet HTTP: one table of statuses, one shape of answer (RFC 9457)."""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+
+from app.domain.errors import (
+    ArtifactNotFoundError,
+    AuthenticationError,
+    DomainError,
+    FencedError,
+    InvalidCursorError,
+    JobActiveError,
+    JobNotFoundError,
+    ModelNotAllowedError,
+    PermissionDeniedError,
+    PublishingError,
+)
+from app.telemetry import log
+from spq_core.errors import RecipeError, SpqError
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:spq:problem:"
+
+STATUS: Mapping[type[Exception], HTTPStatus] = {
+    ArtifactNotFoundError: HTTPStatus.NOT_FOUND,
+    AuthenticationError: HTTPStatus.UNAUTHORIZED,
+    FencedError: HTTPStatus.CONFLICT,
+    InvalidCursorError: HTTPStatus.BAD_REQUEST,
+    JobActiveError: HTTPStatus.CONFLICT,
+    JobNotFoundError: HTTPStatus.NOT_FOUND,
+    ModelNotAllowedError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    PermissionDeniedError: HTTPStatus.FORBIDDEN,
+    PublishingError: HTTPStatus.CONFLICT,
+    RecipeError: HTTPStatus.UNPROCESSABLE_ENTITY,
+}
+
+
+class FieldProblem(BaseModel):
+    """One malformed part of a request."""
+
+    pointer: str
+    """JSON Pointer into the request."""
+    code: str
+    detail: str
+
+
+class Problem(BaseModel):
+    """Every error answer of this service."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    request_id: str
+    errors: list[FieldProblem] = Field(default_factory=list)
+
+
+def documented(*errors: type[Exception]) -> dict[int | str, dict[str, Any]]:
+    """`responses=` entries for the errors a route can raise, one per status."""
+    return {
+        int(STATUS[error]): {
+            "description": (error.__doc__ or "").strip(),
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for error in errors
+    }
+
+
+def request_id_of(request: Request) -> str:
+    """The id of this request, made by the middleware."""
+    return getattr(request.state, "request_id", "") or f"req_{secrets.token_hex(8)}"
+
+
+def problem(
+    request: Request,
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    errors: Sequence[FieldProblem] = (),
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """Make an error answer."""
+    request_id = request_id_of(request)
+    body = Problem(
+        type=f"{TYPE_PREFIX}{code}",
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        instance=f"/requests/{request_id}",
+        code=code,
+        request_id=request_id,
+        errors=list(errors),
+    )
+    return JSONResponse(body.model_dump(), status, dict(headers or {}), media_type=MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Give every error of the app the shape above."""
+    app.add_exception_handler(DomainError, _on_known)
+    app.add_exception_handler(SpqError, _on_known)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(OperationalError, _on_database)
+    app.add_exception_handler(Exception, _on_bug)
+
+
+async def _on_known(request: Request, error: Exception) -> JSONResponse:
+    status = STATUS[type(error)]
+    headers = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else None
+    code = getattr(error, "code", "invalid_request")
+    return problem(request, status, code, str(error), headers=headers)
+
+
+async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
+    details = error.errors() if isinstance(error, RequestValidationError) else []
+    if any(detail["type"] == "json_invalid" for detail in details):
+        return problem(request, 400, "malformed_json", "the body is not valid JSON")
+    errors = [
+        FieldProblem(
+            pointer="".join(f"/{_escape(part)}" for part in detail["loc"][1:]),
+            code=detail["type"],
+            detail=_detail(detail),
+        )
+        for detail in details
+    ]
+    summary = "; ".join(f"{one.pointer or '/'}: {one.detail}" for one in errors[:5])
+    return problem(request, 422, "invalid_request", summary, errors=errors)
+
+
+async def _on_http(request: Request, error: Exception) -> JSONResponse:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    headers = error.headers if isinstance(error, HTTPException) else None
+    names = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+    details = {
+        404: f"there is nothing at {request.url.path[:200]}",
+        405: f"{request.method} is not allowed at {request.url.path[:200]}",
+    }
+    detail = details.get(status, str(getattr(error, "detail", "")))
+    return problem(request, status, names.get(status, "http_error"), detail, headers=headers)
+
+
+async def _on_database(request: Request, error: Exception) -> JSONResponse:
+    log.warning("database_unavailable", error=type(error).__name__)
+    return problem(
+        request, 503, "database_unavailable", "the database does not answer; try again",
+        headers={"Retry-After": "5"},
+    )  # fmt: skip
+
+
+async def _on_bug(request: Request, error: Exception) -> JSONResponse:
+    log.error("unhandled_error", path=request.url.path, error=repr(error), exc_info=error)
+    return problem(
+        request, 500, "internal", "this is a bug; quote the request id when reporting it"
+    )
+
+
+def _detail(detail: Mapping[str, Any]) -> str:
+    if detail["type"] == "extra_forbidden":
+        return "unknown field"
+    return f"{detail['msg']}, got {str(detail.get('input'))[:80]}"
+
+
+def _escape(part: object) -> str:
+    return str(part).replace("~", "~0").replace("/", "~1")

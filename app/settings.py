@@ -1,0 +1,45 @@
+"""Settings from the environment, read once where a process starts. Nothing here is a global."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ServiceSettings(BaseSettings):
+    """What API and worker share; each field is read from `SPQ_<NAME>`."""
+
+    model_config = SettingsConfigDict(env_prefix="SPQ_", frozen=True, extra="ignore")
+
+    database_url: SecretStr
+    """SQLAlchemy URL: postgresql+psycopg://… or sqlite:///…"""
+    broker_url: SecretStr
+    """Celery broker: redis://… or redis+socket://…; its own database or instance."""
+    artifact_dir: Path
+    """Where finished artifacts are kept, one folder a job."""
+    model_dirs: str = ""
+    """Folders whose subfolders may be named as local models, separated like PATH."""
+    data_dir: Path | None = None
+    """Local evaluation texts, <name>-test.txt and <name>-valid.txt."""
+    lease_seconds: Annotated[float, Field(ge=1)] = 60
+    """How long an attempt owns a job after its last heartbeat."""
+    max_attempts: Annotated[int, Field(ge=1, le=10)] = 3
+    visibility_timeout_seconds: Annotated[int, Field(ge=60)] = 3600
+
+    def model_folders(self) -> tuple[Path, ...]:
+        """The allow-listed parents of local models."""
+        return tuple(Path(part).resolve() for part in self.model_dirs.split(os.pathsep) if part)
+
+
+class ApiSettings(ServiceSettings):
+    """What only the API needs."""
+
+    housekeeping_seconds: Annotated[float, Field(gt=0)] = 1.0
+    """Pause between two rounds of the outbox relay."""
+    sweep_seconds: Annotated[float, Field(gt=0)] = 15.0
+    """Pause between two looks for lost attempts and forgotten jobs."""
+    ring_again_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """A job queued this long since it was last announced is announced again."""
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 1 << 20

@@ -1,0 +1,31 @@
+"""Logs as JSON events with fields, and the Prometheus metrics."""
+
+import logging
+import sys
+
+import structlog
+from prometheus_client import Counter, Gauge
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("spq")
+
+JOBS_CREATED = Counter("spq_jobs_created_total", "Jobs accepted.", ["recipe"])
+JOBS = Gauge("spq_jobs", "Jobs by status, read from the database at each scrape.", ["status"])
+OUTBOX_PENDING = Gauge("spq_outbox_pending", "Doorbells not sent yet.")
+OUTBOX_FAILURES = Counter("spq_outbox_failures_total", "Doorbells the broker did not take.")
+JOBS_LOST = Counter("spq_lease_lost_total", "Jobs taken from attempts whose lease ended.")
+
+
+def configure_logging(level: str = "INFO") -> None:
+    """Write JSON lines to stderr; called once where a process starts."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
