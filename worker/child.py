@@ -1,0 +1,114 @@
+"""The child's side of the pipe: a specification comes in, JSON lines go out.
+
+Fetcher, runner and publisher are programs of their own, so that each holds only what it needs (the
+runner no token), can be killed with everything it started, and cannot hurt its supervisor.
+"""
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from spq_core.errors import SpqError
+from spq_core.hub.errors import HubUnavailableError
+
+BUG_STATUS = 2
+PR_SET_PDEATHSIG = 1
+PROGRESS_EVERY_SECONDS = 1.0
+RETRY_PAUSES_SECONDS = (1.0, 4.0, 10.0)
+
+Result = TypeVar("Result")
+
+
+def emit(kind: str, **data: Any) -> None:
+    """Send one message to the supervisor."""
+    sys.stdout.write(json.dumps({"type": kind, **data}) + "\n")
+    sys.stdout.flush()
+
+
+def serve(main: Callable[[dict[str, Any]], None]) -> None:
+    """Read the specification from stdin, run `main`, and report how it went. Ends the process."""
+    _die_with_parent()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        main(json.loads(sys.stdin.readline()))
+    except SpqError as error:
+        retryable = isinstance(error, HubUnavailableError)
+        emit("error", code=error.code, message=str(error), retryable=retryable)
+        sys.exit(1)
+    except MemoryError:
+        emit(
+            "error",
+            code="out_of_host_memory",
+            message="the worker has too little memory for this model",
+            retryable=False,
+        )
+        sys.exit(1)
+    except Exception as error:  # noqa: BLE001  the edge of a process: report, then end
+        traceback.print_exc()
+        emit(
+            "error",
+            code="internal",
+            message=f"{type(error).__name__}: {error}"[:500],
+            retryable=False,
+        )
+        sys.exit(BUG_STATUS)
+
+
+def with_retries(call: Callable[[], Result]) -> Result:
+    """Call until the Hub answers, with growing pauses; the last failure is raised."""
+    for pause in RETRY_PAUSES_SECONDS:
+        try:
+            return call()
+        except HubUnavailableError as error:
+            emit("log", text=f"{error}; trying again in {pause:g} s")
+            time.sleep(pause)
+    return call()
+
+
+class PipeProgress:
+    """Progress as messages; at most one a second, and always the last of a stage."""
+
+    def __init__(self) -> None:
+        self._stage, self._done, self._total, self._unit = "", 0, 0, ""
+        self._last = 0.0
+
+    def stage(self, name: str, total: int, unit: str) -> None:
+        """Begin a stage."""
+        self._stage, self._done, self._total, self._unit = name, 0, total, unit
+        self._send("")
+
+    def advance(self, message: str) -> None:
+        """Count one unit."""
+        self._done += 1
+        if self._done == self._total or time.monotonic() - self._last >= PROGRESS_EVERY_SECONDS:
+            self._send(message)
+
+    def record(self, kind: str, data: dict[str, Any]) -> None:
+        """Findings come with the result."""
+
+    def _send(self, message: str) -> None:
+        self._last = time.monotonic()
+        emit(
+            "progress",
+            stage=self._stage,
+            done=self._done,
+            total=self._total,
+            unit=self._unit,
+            message=message,
+        )
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to kill this process when its supervisor is gone (Linux)."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            sys.exit(BUG_STATUS)

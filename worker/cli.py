@@ -1,0 +1,79 @@
+"""The console command `spq`: one table of subcommands, each imported only when it is called."""
+
+import importlib
+import os
+import sys
+
+import click
+
+from spq_core.errors import SpqError
+
+COMMANDS = {
+    "compress": (
+        "spq_core.cli:compress_command",
+        "Compress a model folder or Hub model, without a service.",
+    ),
+    "evaluate": ("spq_core.cli:evaluate_command", "Measure any model folder."),
+    "inspect": ("spq_core.cli:inspect_command", "Show what is in an artifact."),
+    "recipes": ("spq_core.cli:recipes_command", "List the recipe catalog."),
+    "serve": (
+        "worker.serve:serve_command",
+        "API, dashboard and worker on this machine, on SQLite.",
+    ),
+    "worker": ("worker.command:worker_command", "Run a Celery worker of a deployment."),
+    "api": ("app.cli:api_command", "Run the HTTP API of a deployment."),
+    "migrate": ("app.cli:migrate_command", "Bring the database to the newest schema."),
+    "keys": ("app.cli:keys_group", "Create, list and revoke API keys."),
+    "jobs": ("app.client.cli:jobs_group", "Submit and follow jobs over HTTP."),
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a subcommand's module when it is used, so that `spq recipes` never loads torch."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All subcommands, in the table's order."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one subcommand."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name][0].split(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the subcommands from the table, without importing any."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup)
+@click.version_option(package_name="spq")
+def spq() -> None:
+    """Compress language models and say honestly what that cost."""
+
+
+def main() -> None:
+    """Entry point; expected errors end with one line and status 1."""
+    # Idle OpenMP threads that spin slow a neighbour process down many times; set before torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        spq()
+    except SpqError as error:
+        click.echo(f"error: {error.code}: {error}", err=True)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        click.echo(
+            f"error: this command needs the package {error.name!r}; install it with pip install 'spq[worker]'",
+            err=True,
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

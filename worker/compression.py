@@ -1,0 +1,281 @@
+"""One job from claim to outcome: fetch, run, keep, publish. Knows no Celery and loads no torch."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.exc import OperationalError
+
+from app.db.attempts import Attempt, FinishedArtifact, claim
+from app.domain.errors import FencedError
+from app.telemetry import log
+from spq_core.calibration.texts import BUILTIN, find_text
+from spq_core.errors import DatasetError
+from worker.errors import CancelRequestedError, ChildFailedError, ChildRetryError, LeaseLostError
+from worker.findings import layer_rows, metric_rows
+from worker.heartbeat import Heartbeat
+from worker.process import Child, Message
+from worker.runtime import Runtime
+
+DATABASE_PAUSE_SECONDS = 1.0
+MAX_LOG_LINE = 2000
+
+
+def run_job(job_id: str, runtime: Runtime) -> None:
+    """Claim the job and bring it to an outcome.
+
+    A job that is not queued is left alone: the queue may deliver one id many times.
+    """
+    settings = runtime.settings
+    claimed = claim(runtime.database, job_id, runtime.worker_id, settings.lease_seconds)
+    if claimed is None:
+        log.info("duplicate_delivery", job_id=job_id)
+        return
+    attempt = Attempt(runtime.database, claimed)
+    log.info("attempt_started", job_id=job_id, attempt=claimed.attempt)
+    heartbeat = Heartbeat(attempt, settings.heartbeat_seconds, settings.lease_seconds)
+    with _scratch(settings.scratch_dir, job_id, claimed.attempt) as scratch, heartbeat:
+        _JobRun(runtime, attempt, heartbeat, scratch).to_outcome()
+
+
+@dataclass(slots=True)
+class _JobRun:
+    """One attempt. `to_outcome` is the whole story; the rest are its steps."""
+
+    runtime: Runtime
+    attempt: Attempt
+    heartbeat: Heartbeat
+    scratch: Path
+    document: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    source: dict[str, Any] = field(default_factory=dict)
+    published: dict[str, Any] | None = None
+
+    def to_outcome(self) -> None:
+        """Run the steps and record how they ended, exactly once."""
+        job_id = self.attempt.claim.job_id
+        try:
+            self._fetch()
+            self._compress()
+            self._keep_artifact()
+            self._publish()
+            self._save(self._succeed)
+            outcome = "succeeded"
+        except ChildFailedError as failed:
+            outcome = "failed"
+            self._save(lambda error=failed.error: self._fail(error))
+        except ChildRetryError as lost:
+            outcome = f"retry: {lost.reason}"
+            self._note(f"attempt ended: {lost.reason}: {lost.detail}")
+            self._save(lambda reason=lost.reason: self.attempt.give_back(reason))
+        except CancelRequestedError:
+            outcome = "canceled"
+            self._save(self.attempt.cancel)
+        except (LeaseLostError, FencedError):
+            outcome = "fenced"
+        log.info(
+            "attempt_ended", job_id=job_id, attempt=self.attempt.claim.attempt, outcome=outcome
+        )
+
+    def _fetch(self) -> None:
+        """Bring the model and texts to this machine, or find the allowed local folder."""
+        settings, request = self.runtime.settings, self.attempt.claim.request
+        model = request["model"]
+        spec = {
+            "endpoint": settings.hub_endpoint,
+            "token": self._token(),
+            "repo_id": model["repo_id"],
+            "revision": model["revision"],
+            "model_folder": str(self.scratch / "source"),
+            "texts": self._missing_texts() if model["repo_id"] else [],
+            "text_folder": str(self.scratch / "texts"),
+            "max_bytes": settings.max_model_bytes,
+        }
+        if model["repo_id"] is None:
+            folder = self._local_model(model["path"])
+            self.source = {
+                "folder": str(folder),
+                "name": model["path"],
+                "revision": None,
+                "license": None,
+            }
+            return
+        self.source = {
+            "folder": spec["model_folder"],
+            "name": model["repo_id"],
+            "revision": None,
+            "license": None,
+        }
+        with self.runtime.fetcher().started(spec, self.scratch) as child:
+            self._follow(child)
+
+    def _compress(self) -> None:
+        settings, claimed = self.runtime.settings, self.attempt.claim
+        folders = [self.scratch / "texts", *([settings.data_dir] if settings.data_dir else [])]
+        spec = {
+            "source": self.source,
+            "recipe": claimed.recipe,
+            "evaluation": claimed.request["evaluation"],
+            "text_folders": [str(folder) for folder in folders],
+            "out": str(self.scratch / "artifact"),
+            "scratch": str(self.scratch),
+            "threads": settings.threads,
+        }
+        with self.runtime.runner().started(spec, self.scratch) as child:
+            self._follow(child)
+
+    def _keep_artifact(self) -> None:
+        """Move the artifact into the store; its final name appears in one step."""
+        target = self.runtime.settings.artifact_dir / self.attempt.claim.job_id
+        staging = target.with_name(f"{target.name}.{self.attempt.claim.attempt}.partial")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(staging, ignore_errors=True)
+        shutil.move(self.scratch / "artifact", staging)
+        self.attempt.renew(self.runtime.settings.lease_seconds)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(staging, target)  # noqa: PTH105
+
+    def _publish(self) -> None:
+        request = self.attempt.claim.request
+        if request["output"] is None:
+            return
+        spec = {
+            "endpoint": self.runtime.settings.hub_endpoint,
+            "token": self._token(),
+            "repo_id": request["output"]["repo_id"],
+            "private": request["output"]["private"],
+            "job_id": self.attempt.claim.job_id,
+            "folder": str(self.runtime.settings.artifact_dir / self.attempt.claim.job_id),
+            "title": f"Compress {self.source['name']} with {self.attempt.claim.recipe['metadata']['name']}",
+        }
+        self._show({"stage": "publishing", "done": 0, "total": 1, "unit": "commits", "message": ""})
+        with self.runtime.publisher().started(spec, self.scratch) as child:
+            self._follow(child)
+
+    def _follow(self, child: Child) -> None:
+        child.follow(self.heartbeat, lambda message: self._on_message(child, message), self._note)
+
+    def _on_message(self, child: Child, message: Message) -> None:
+        match message["type"]:
+            case "progress":
+                self._show(message)
+            case "log":
+                self._note(str(message["text"]))
+            case "fetched":
+                self.source |= {"revision": message["commit"], "license": message["license"]}
+                self._save(lambda: self.attempt.source_commit(message["commit"]))
+            case "result":
+                self.document, self.files = message["document"], message["files"]
+            case "ready":
+                self._save(self.attempt.begin_commit)
+                child.tell("commit")
+            case "published":
+                self.published = {key: message[key] for key in ("repo_id", "commit", "url")}
+
+    def _succeed(self) -> None:
+        self.attempt.succeed(
+            result={
+                "rows": self.document["rows"],
+                "beaten_by_int8": self.document["beaten_by_int8"],
+                "compression": {
+                    key: value
+                    for key, value in self.document["compression"].items()
+                    if key != "modules"
+                },
+                "evaluation": self.document["evaluation"]["settings"],
+                "published": self.published,
+            },
+            layers=layer_rows(self.document),
+            metrics=metric_rows(self.document),
+            files=[
+                FinishedArtifact(path=name, bytes=entry["bytes"], sha256=entry["sha256"])
+                for name, entry in self.files.items()
+            ],
+        )
+
+    def _fail(self, error: dict[str, Any]) -> None:
+        error = error | {"message": self._scrubbed(str(error["message"]))}
+        self.attempt.fail(
+            error, layers=layer_rows(self.document), metrics=metric_rows(self.document)
+        )
+
+    def _show(self, message: Message) -> None:
+        total = max(1, int(message["total"]))
+        progress = {key: message[key] for key in ("stage", "done", "total", "unit", "message")}
+        progress |= {
+            "fraction": round(min(1.0, message["done"] / total), 4),
+            "updated_at": datetime.now(UTC).isoformat(),
+        }
+        self._save(lambda: self.attempt.progress(str(message["stage"])[:64], progress))
+
+    def _note(self, text: str) -> None:
+        if text.strip():
+            self._save(lambda: self.attempt.log([self._scrubbed(text)[:MAX_LOG_LINE]]))
+
+    def _scrubbed(self, text: str) -> str:
+        token = self._token()
+        return text.replace(token, "[token]") if token else text
+
+    def _save(self, write: Callable[[], object]) -> None:
+        """Write to the database, waiting out its absence for as long as the lease can last."""
+        while True:
+            try:
+                write()
+            except OperationalError:
+                if self.heartbeat.lost.is_set():
+                    raise LeaseLostError from None
+                time.sleep(DATABASE_PAUSE_SECONDS)
+            else:
+                return
+
+    def _token(self) -> str | None:
+        token = self.runtime.settings.hub_token
+        return None if token is None else token.get_secret_value()
+
+    def _missing_texts(self) -> list[str]:
+        """Datasets of this job that no local folder has."""
+        claimed = self.attempt.claim
+        names = {
+            *claimed.request["evaluation"]["perplexity"],
+            claimed.recipe["calibration"]["dataset"],
+        }
+        return sorted(name for name in names - {BUILTIN} if not self._is_local(name))
+
+    def _is_local(self, name: str) -> bool:
+        try:
+            find_text(name, self.runtime.settings.data_dir)
+        except DatasetError:
+            return False
+        return True
+
+    def _local_model(self, name: str) -> Path:
+        for folder in self.runtime.settings.model_folders():
+            if (folder / name / "config.json").is_file():
+                return folder / name
+        raise ChildFailedError(
+            {
+                "code": "model_not_found",
+                "message": f"the worker has no local model {name!r} in its SPQ_MODEL_DIRS",
+                "retryable": False,
+            }
+        )
+
+
+@contextmanager
+def _scratch(root: Path, job_id: str, attempt: int) -> Iterator[Path]:
+    """A folder for this attempt; those of its dead predecessors go, and it goes at the end."""
+    root.mkdir(parents=True, exist_ok=True)
+    for old in root.glob(f"{job_id}.*"):
+        shutil.rmtree(old, ignore_errors=True)
+    folder = root / f"{job_id}.{attempt}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,38 @@
+"""How a child program's run ended, when it did not end well.
+
+ChildError
+├── ChildFailedError     it reported an error: the job fails
+├── ChildRetryError      it was killed, stalled, or asked for another try
+├── CancelRequestedError the client wants the job to stop
+└── LeaseLostError       another attempt may own the job: write nothing more
+"""
+
+from typing import Any
+
+
+class ChildError(Exception):
+    """Base class."""
+
+
+class ChildFailedError(ChildError):
+    """The child reported an error that would happen again."""
+
+    def __init__(self, error: dict[str, Any]) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class ChildRetryError(ChildError):
+    """The attempt failed for a reason that may be gone next time."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+class CancelRequestedError(ChildError):
+    """The client asked for the job to stop."""
+
+
+class LeaseLostError(ChildError):
+    """This attempt no longer owns its job."""

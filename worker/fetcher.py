@@ -1,0 +1,44 @@
+"""Child program: fetch a model and the texts a job names. Has the Hub token, loads no model."""
+
+from pathlib import Path
+from typing import Any
+
+from spq_core.hub.client import hub_api
+from spq_core.hub.datasets import fetch_text
+from spq_core.hub.errors import HubError, HubUnavailableError
+from spq_core.hub.fetch import FetchLimits, fetch_model
+from worker.child import PipeProgress, emit, serve, with_retries
+
+
+def fetch(spec: dict[str, Any]) -> None:
+    """Fetch what the specification lists."""
+    api = hub_api(spec["endpoint"], spec["token"])
+    for name in spec["texts"]:
+        target = Path(spec["text_folder"])
+        target.mkdir(parents=True, exist_ok=True)
+        try:
+            fetch_text(api, name, target)
+        except (HubUnavailableError, HubError) as error:
+            # The built-in text takes its place, and the report says so.
+            emit("log", text=f"dataset {name} cannot be fetched: {error}")
+    if spec["repo_id"] is None:
+        return
+    progress = PipeProgress()
+    progress.stage("downloading", 1, "models")
+    fetched = with_retries(
+        lambda: fetch_model(
+            api,
+            spec["repo_id"],
+            spec["revision"],
+            Path(spec["model_folder"]),
+            limits=FetchLimits(max_bytes=spec["max_bytes"]),
+            report=lambda name, done, total: emit(
+                "progress", stage="downloading", done=done, total=total, unit="bytes", message=name
+            ),
+        )
+    )
+    emit("fetched", commit=fetched.commit, license=fetched.license)
+
+
+if __name__ == "__main__":
+    serve(fetch)

@@ -1,0 +1,62 @@
+"""Child program: compress and measure. Opens untrusted models; has no token and needs no network."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from spq_core.artifact.manifest import file_entry
+from spq_core.calibration.texts import Text, builtin_text, find_text
+from spq_core.errors import DatasetError
+from spq_core.evaluation.settings import EvaluationSettings
+from spq_core.pipeline import SourceModel
+from spq_core.recipe import parse_recipe
+from spq_core.run import check_gates, compress_and_measure
+from worker.child import PipeProgress, emit, serve
+
+
+def run(spec: dict[str, Any]) -> None:
+    """Run one job's recipe as the specification says."""
+    transformers.utils.logging.disable_progress_bar()
+    if spec["threads"]:
+        torch.set_num_threads(spec["threads"])
+    recipe = parse_recipe(spec["recipe"])
+    evaluation = EvaluationSettings.model_validate(spec["evaluation"])
+    names = {*evaluation.perplexity, recipe.calibration.dataset}
+    folders = [Path(folder) for folder in spec["text_folders"]]
+    out = Path(spec["out"])
+    result = compress_and_measure(
+        SourceModel(
+            folder=Path(spec["source"]["folder"]),
+            name=spec["source"]["name"],
+            revision=spec["source"]["revision"],
+        ),
+        recipe,
+        out,
+        texts={name: text_or_builtin(name, folders) for name in sorted(names)},
+        evaluation=evaluation,
+        scratch=Path(spec["scratch"]),
+        progress=PipeProgress(),
+        license_id=spec["source"]["license"],
+    )
+    files = {path.name: file_entry(path).model_dump() for path in sorted(out.iterdir())}
+    emit("result", document=result.document(), files=files)
+    check_gates(recipe.gates, result.rows)
+
+
+def text_or_builtin(name: str, folders: list[Path]) -> Text:
+    """The named text from the first folder that has it, else the built-in one, and a log line."""
+    for folder in folders:
+        try:
+            return find_text(name, folder)
+        except DatasetError:
+            continue
+    text = builtin_text()
+    if name != text.name:
+        emit("log", text=f"dataset {name} is not here; using {text.origin} instead")
+    return text
+
+
+if __name__ == "__main__":
+    serve(run)

@@ -1,0 +1,42 @@
+"""What a worker process holds while it lives."""
+
+import os
+import socket
+from dataclasses import dataclass
+
+from app.db.session import Database, connect
+from worker.process import ChildProgram
+from worker.settings import WorkerSettings
+
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Settings, database, and the child programs."""
+
+    settings: WorkerSettings
+    database: Database
+    worker_id: str
+
+    def fetcher(self) -> ChildProgram:
+        """Talks to the Hub for reading."""
+        return self._program("worker.fetcher", {})
+
+    def runner(self) -> ChildProgram:
+        """Compresses and measures."""
+        threads = {"OMP_NUM_THREADS": str(self.settings.threads)} if self.settings.threads else {}
+        return self._program("worker.runner", OFFLINE | threads)
+
+    def publisher(self) -> ChildProgram:
+        """Talks to the Hub for writing."""
+        return self._program("worker.publisher", {})
+
+    def _program(self, module: str, extra: dict[str, str]) -> ChildProgram:
+        return ChildProgram(module, extra, self.settings.stall_seconds, self.settings.grace_seconds)
+
+
+def make_runtime(settings: WorkerSettings) -> Runtime:
+    """Connect; one per process."""
+    worker_id = f"{socket.gethostname()}:{os.getpid()}"
+    return Runtime(settings, connect(settings.database_url.get_secret_value()), worker_id)

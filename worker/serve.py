@@ -1,0 +1,100 @@
+"""`spq serve`: API, dashboard, broker and worker on one machine, on SQLite."""
+
+import os
+from pathlib import Path
+
+import click
+import uvicorn
+
+from app.db.keys import SCOPES, create_key, find_principal
+from app.db.migrate import upgrade
+from app.db.session import connect
+from app.main import create_app
+from app.settings import ApiSettings
+from app.telemetry import configure_logging
+from worker.command import celery_arguments
+from worker.embedded import WorkerProcess, embedded_broker
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+KEY_FILE = "api-key"
+
+
+@click.command("serve")
+@click.option(
+    "--home",
+    default=Path("~/.spq"),
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Database, artifacts, key.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, type=click.Choice(LOOPBACK))
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535))
+@click.option(
+    "--models",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder whose subfolders jobs may name as model.path.",
+)
+@click.option(
+    "--data-dir",
+    envvar="SPQ_DATA_DIR",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder with evaluation texts.",
+)
+def serve_command(
+    home: Path, host: str, port: int, models: Path | None, data_dir: Path | None
+) -> None:
+    """Run everything on this machine, reachable from this machine only."""
+    configure_logging()
+    home = home.expanduser().resolve()
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    environment = _environment(home, models, data_dir)
+    upgrade(environment["SPQ_DATABASE_URL"])
+    key_file = _own_key(home, environment["SPQ_DATABASE_URL"])
+    with embedded_broker(home / "broker") as broker_url:
+        os.environ.update(environment | {"SPQ_BROKER_URL": broker_url})
+        arguments = celery_arguments("serve@localhost")
+        with WorkerProcess(arguments, dict(os.environ)).running():
+            app = create_app(ApiSettings())
+            click.echo(
+                f"spq listens on http://{_bracketed(host)}:{port}  (API key in {key_file})",
+                err=True,
+            )
+            uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False)
+
+
+def _environment(home: Path, models: Path | None, data_dir: Path | None) -> dict[str, str]:
+    """Settings of the embedded mode; what the user set for other things stays."""
+    folders = [str(path.resolve()) for path in (models,) if path is not None]
+    own = {
+        "SPQ_DATABASE_URL": f"sqlite:///{home / 'spq.db'}",
+        "SPQ_ARTIFACT_DIR": str(home / "artifacts"),
+        "SPQ_SCRATCH_DIR": str(home / "scratch"),
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+    if folders:
+        own["SPQ_MODEL_DIRS"] = os.pathsep.join(folders)
+    if data_dir is not None:
+        own["SPQ_DATA_DIR"] = str(data_dir.resolve())
+    return own
+
+
+def _own_key(home: Path, url: str) -> Path:
+    """A key for the machine's owner, in a file only they can read."""
+    path = home / KEY_FILE
+    database = connect(url)
+    if path.is_file():
+        with database.read() as session:
+            if find_principal(session, path.read_text(encoding="ascii").strip()) is not None:
+                return path
+    with database.write() as session:
+        _, key = create_key(session, name="spq serve", tenant="default", scopes=SCOPES, days=None)
+    path.unlink(missing_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w", encoding="ascii") as file:
+        file.write(f"{key}\n")
+    database.dispose()
+    return path
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,28 @@
+"""Settings of the worker process, from `SPQ_*` variables."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AliasChoices, Field, SecretStr
+
+from app.settings import ServiceSettings
+
+
+class WorkerSettings(ServiceSettings):
+    """What only a worker needs."""
+
+    scratch_dir: Path
+    """Working space; one folder per attempt, removed when the attempt ends."""
+    hub_endpoint: Annotated[
+        str | None, Field(validation_alias=AliasChoices("SPQ_HUB_ENDPOINT", "HF_ENDPOINT"))
+    ] = None
+    hub_token: SecretStr | None = None
+    """Reads gated sources and publishes; goes to the fetcher and the publisher, never to the runner."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads of the runner; by default all cores."""
+    heartbeat_seconds: Annotated[float, Field(gt=0)] = 3.0
+    stall_seconds: Annotated[float, Field(gt=0)] = 3600.0
+    """A runner silent for this long is taken for dead."""
+    grace_seconds: Annotated[float, Field(ge=0)] = 10.0
+    """Time between asking a child to end and killing its process group."""
+    max_model_bytes: Annotated[int, Field(gt=0)] = 200 << 30

@@ -1,0 +1,29 @@
+"""The Celery application of a worker, and its one task: id in, everything else from the database."""
+
+from celery import Celery
+from celery.signals import worker_process_init
+
+from app.queue import RUN_JOB_TASK, celery_app
+from app.telemetry import configure_logging
+from worker.compression import run_job
+from worker.runtime import Runtime, make_runtime
+from worker.settings import WorkerSettings
+
+_settings = WorkerSettings()
+app: Celery = celery_app(
+    _settings.broker_url.get_secret_value(), _settings.visibility_timeout_seconds
+)
+_runtimes: list[Runtime] = []
+
+
+@worker_process_init.connect
+def start(**_: object) -> None:
+    """Connect in the pool's child: a connection must not cross a fork."""
+    configure_logging()
+    _runtimes[:] = [make_runtime(_settings)]
+
+
+@app.task(name=RUN_JOB_TASK)
+def run(job_id: str) -> None:
+    """Run one job. Attempts are counted in its row, so nothing is retried here."""
+    run_job(job_id, _runtimes[0])
