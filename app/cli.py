@@ -93,9 +93,7 @@ def list_command(database_url: str, as_json: bool) -> None:
         return
     for row in rows:
         state = "live" if row["live"] else "revoked"
-        click.echo(
-            f"{row['id']}  {row['tenant']:16} {row['name']:16} {state:8} {' '.join(row['scopes'])}"
-        )
+        click.echo(f"{row['id']}  {row['tenant']:16} {row['name']:16} {state:8} {row['scopes']}")
 
 
 @keys_group.command("revoke")

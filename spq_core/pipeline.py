@@ -200,7 +200,8 @@ class _Run:
 
     def _load(self, number: int, path: str) -> nn.Module:
         if path == REST:
-            return load_rest(self.skeleton, self.checkpoint)
+            rest: nn.Module = load_rest(self.skeleton, self.checkpoint)
+            return rest
         return load_layer(self.skeleton, self.checkpoint, number)
 
     def _original(self, number: int, path: str) -> nn.Module:
@@ -238,11 +239,11 @@ def _samples_for(
 
 def _artifact_config(skeleton: Skeleton, writer: ArtifactWriter, shares: bool) -> dict[str, Any]:  # noqa: FBT001
     """The source's config.json with our model type and the layouts of the changed modules."""
-    config = skeleton.config.to_dict()
+    config: dict[str, Any] = skeleton.config.to_dict()
     for key in ("_name_or_path", "transformers_version"):
         config.pop(key, None)
     tied = {}
-    if shares and f"{skeleton.head_path}" in writer.layouts:
+    if shares and skeleton.head_path in writer.layouts:
         tied = {
             f"{skeleton.head_path}.{part}": f"{skeleton.embedding_path}.{part}"
             for part in ("codes", "scale")

@@ -13,8 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from spq_core.errors import RecipeError
 
-API_VERSION = "recipe/v1"
-
 
 class Document(BaseModel):
     """Base of every recipe part: frozen, unknown keys refused."""
@@ -97,7 +95,7 @@ class Metadata(Document):
 class Recipe(Document):
     """An ordered list of stages and the settings around them."""
 
-    api_version: Annotated[Literal["recipe/v1"], Field(alias="apiVersion")] = API_VERSION
+    api_version: Annotated[Literal["recipe/v1"], Field(alias="apiVersion")] = "recipe/v1"
     metadata: Metadata = Metadata()
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=8)]
     calibration: Calibration = Calibration()

@@ -15,8 +15,11 @@ from typing import Any
 from spq_core.errors import ArtifactError
 
 INDEX_FILE = "model.safetensors.index.json"
+LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 10_000_000
 MAX_TENSORS = 100_000
+MAX_SIZE = 1 << 48
+PAIR = 2
 TENSOR_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,256}")
 ITEM_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2,
@@ -76,8 +79,8 @@ def read_header(path: Path) -> dict[str, WeightHeader]:
     """
     size = path.stat().st_size
     with path.open("rb") as handle:
-        length = int.from_bytes(handle.read(8), "little")
-        if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
+        length = int.from_bytes(handle.read(LENGTH_BYTES), "little")
+        if length > min(MAX_HEADER_BYTES, size - LENGTH_BYTES):
             raise ArtifactError(f"{path.name}: not a safetensors file, or cut short ({size} bytes)")
         raw = handle.read(length)
     try:
@@ -90,7 +93,7 @@ def read_header(path: Path) -> dict[str, WeightHeader]:
         )
     header.pop("__metadata__", None)
     spans = [_span(path.name, name, entry) for name, entry in header.items()]
-    _check_spans(path.name, spans, size - 8 - length)
+    _check_spans(path.name, spans, size - LENGTH_BYTES - length)
     return {name: tensor for name, tensor, _, _ in spans}
 
 
@@ -108,22 +111,26 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _span(file: str, name: str, entry: object) -> tuple[str, WeightHeader, int, int]:
     """Check one tensor's entry and return it with its byte range."""
-    try:
-        dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]  # type: ignore[index]
-        numbers = [*shape, start, stop]
-        valid = (
-            TENSOR_NAME.fullmatch(name)
-            and dtype in ITEM_BYTES
-            and all(type(number) is int and 0 <= number < 1 << 48 for number in numbers)
-        )
-    except (KeyError, TypeError, ValueError):
-        valid = False
-    if not valid:
-        raise ArtifactError(f"{file}: the header's entry for {name[:80]!r} is malformed")
+    malformed = ArtifactError(f"{file}: the header's entry for {name[:80]!r} is malformed")
+    if not isinstance(entry, dict) or not TENSOR_NAME.fullmatch(name):
+        raise malformed
+    dtype: Any = entry.get("dtype")
+    shape: Any = entry.get("shape")
+    offsets: Any = entry.get("data_offsets")
+    if dtype not in ITEM_BYTES or not _sizes(shape) or not _sizes(offsets) or len(offsets) != PAIR:
+        raise malformed
     tensor = WeightHeader(file, dtype, tuple(shape))
+    start, stop = offsets
     if tensor.n_bytes != stop - start:
         raise ArtifactError(f"{file}: {name!r} has shape {list(shape)} but {stop - start} bytes")
     return name, tensor, start, stop
+
+
+def _sizes(value: Any) -> bool:
+    """Whether this is a list of plausible non-negative integers."""
+    return isinstance(value, list) and all(
+        type(one) is int and 0 <= one < MAX_SIZE for one in value
+    )
 
 
 def _check_spans(file: str, spans: list[tuple[str, WeightHeader, int, int]], size: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,30 +59,34 @@ class _JobRun:
     published: dict[str, Any] | None = None
 
     def to_outcome(self) -> None:
-        """Run the steps and record how they ended, exactly once."""
-        job_id = self.attempt.claim.job_id
+        """Run the steps and record how they ended, exactly once, while the attempt owns the job."""
+        try:
+            outcome, record = self._attempted()
+            self._save(record)
+        except (LeaseLostError, FencedError):
+            outcome = "fenced"
+        log.info(
+            "attempt_ended",
+            job_id=self.attempt.claim.job_id,
+            attempt=self.attempt.claim.attempt,
+            outcome=outcome,
+        )
+
+    def _attempted(self) -> tuple[str, Callable[[], object]]:
+        """Run the steps; return the outcome's name and the write that records it."""
         try:
             self._fetch()
             self._compress()
             self._keep_artifact()
             self._publish()
-            self._save(self._succeed)
-            outcome = "succeeded"
         except ChildFailedError as failed:
-            outcome = "failed"
-            self._save(lambda error=failed.error: self._fail(error))
+            return "failed", partial(self._fail, failed.error)
         except ChildRetryError as lost:
-            outcome = f"retry: {lost.reason}"
             self._note(f"attempt ended: {lost.reason}: {lost.detail}")
-            self._save(lambda reason=lost.reason: self.attempt.give_back(reason))
+            return f"retry: {lost.reason}", partial(self.attempt.give_back, lost.reason)
         except CancelRequestedError:
-            outcome = "canceled"
-            self._save(self.attempt.cancel)
-        except (LeaseLostError, FencedError):
-            outcome = "fenced"
-        log.info(
-            "attempt_ended", job_id=job_id, attempt=self.attempt.claim.attempt, outcome=outcome
-        )
+            return "canceled", self.attempt.cancel
+        return "succeeded", self._succeed
 
     def _fetch(self) -> None:
         """Bring the model and texts to this machine, or find the allowed local folder."""

@@ -123,7 +123,8 @@ def run_job(client: Client, model: dict[str, str], recipe: str) -> dict[str, Any
     progress = ConsoleProgress()
     stage = ""
     try:
-        for job in client.watch(job["id"]):
+        for seen in client.watch(job["id"]):
+            job = seen
             state = job["progress"]
             if job["status"] != "running" or state is None:
                 continue

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+RUN_FIGURES = ("seconds", "peak_rss_bytes", "ratio_to_source", "ratio_to_fp32")
 UNMEASURED = frozenset({"name", "dataset"})
 
 
@@ -26,8 +27,7 @@ def metric_rows(document: dict[str, Any]) -> list[dict[str, Any]]:
             if dataset != first:
                 rows.append(_row(model, f"perplexity.{dataset}", dataset, quality["perplexity"]))
     compression = document["compression"]
-    for name in ("seconds", "peak_rss_bytes", "ratio_to_source", "ratio_to_fp32"):
-        rows.append(_row("result", f"compression_{name}", "", compression[name]))
+    rows += [_row("result", f"compression_{name}", "", compression[name]) for name in RUN_FIGURES]
     return rows
 
 

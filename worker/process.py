@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -105,23 +105,8 @@ class Child:
             ChildFailedError, ChildRetryError: the child reported an error, died or stalled.
         """
         error: Message | None = None
-        heard = time.monotonic()
-        while True:
-            if heartbeat.lost.is_set():
-                raise LeaseLostError
-            if heartbeat.canceled.is_set():
-                raise CancelRequestedError
-            try:
-                stream, line = self._lines.get(timeout=POLL_SECONDS)
-            except queue.Empty:
-                if self._finished():
-                    break
-                if time.monotonic() - heard > self._program.stall_seconds:
-                    raise ChildRetryError(
-                        "stalled", f"no progress for {self._program.stall_seconds:g} s"
-                    ) from None
-                continue
-            heard = time.monotonic()
+        while (received := self._next(heartbeat)) is not None:
+            stream, line = received
             message = _parse(line) if stream == "out" else None
             if message is None:
                 on_text(line)
@@ -131,13 +116,26 @@ class Child:
                 on_message(message)
         self._judge(error)
 
+    def _next(self, heartbeat: Heartbeat) -> tuple[str, str] | None:
+        """The next line of the child, None when it has ended; watches the heartbeat meanwhile."""
+        deadline = time.monotonic() + self._program.stall_seconds
+        while time.monotonic() < deadline:
+            if heartbeat.lost.is_set():
+                raise LeaseLostError
+            if heartbeat.canceled.is_set():
+                raise CancelRequestedError
+            try:
+                return self._lines.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                if self._finished():
+                    return None
+        raise ChildRetryError("stalled", f"no progress for {self._program.stall_seconds:g} s")
+
     def end(self) -> None:
         """Ask the process group to end, then kill what is left of it."""
         _signal_group(self.process.pid, signal.SIGTERM)
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self.process.wait(self._program.grace_seconds)
-        except subprocess.TimeoutExpired:
-            pass
         _signal_group(self.process.pid, signal.SIGKILL)
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):

@@ -16,14 +16,14 @@ app: Celery = celery_app(
 _runtimes: list[Runtime] = []
 
 
-@worker_process_init.connect
+@worker_process_init.connect  # type: ignore[untyped-decorator]
 def start(**_: object) -> None:
     """Connect in the pool's child: a connection must not cross a fork."""
     configure_logging()
     _runtimes[:] = [make_runtime(_settings)]
 
 
-@app.task(name=RUN_JOB_TASK)
+@app.task(name=RUN_JOB_TASK)  # type: ignore[untyped-decorator]
 def run(job_id: str) -> None:
     """Run one job. Attempts are counted in its row, so nothing is retried here."""
     run_job(job_id, _runtimes[0])

@@ -188,7 +188,7 @@ class Attempt:
     def _update(
         self, session: Session, *, only: frozenset[JobStatus] = OWNED, **changes: object
     ) -> Job:
-        job = session.scalar(
+        job: Job | None = session.scalar(
             update(Job)
             .where(
                 Job.id == self.claim.job_id,

@@ -60,9 +60,7 @@ def now(session: Session) -> datetime:
     """The database's clock, so that all machines agree on when a lease ends."""
     if session.get_bind().dialect.name == "sqlite":
         return datetime.now(UTC)
-    moment = session.scalar(select(func.clock_timestamp()))
-    if moment is None:
-        raise RuntimeError("the database returned no time")
+    moment: datetime = session.scalars(select(func.clock_timestamp())).one()
     return moment
 
 

@@ -20,13 +20,13 @@ def decode(cursor: str) -> tuple[datetime, str]:
     Raises:
         InvalidCursorError: it is not one of ours.
     """
+    if len(cursor) > MAX_LENGTH:
+        raise InvalidCursorError
     try:
-        if len(cursor) > MAX_LENGTH:
-            raise ValueError("too long")
         moment, job_id = base64.urlsafe_b64decode(cursor.encode()).decode().split("|")
         created_at = datetime.fromisoformat(moment)
-        if created_at.tzinfo is None:
-            raise ValueError("no time zone")
     except (ValueError, binascii.Error):
         raise InvalidCursorError from None
+    if created_at.tzinfo is None:
+        raise InvalidCursorError
     return created_at, job_id

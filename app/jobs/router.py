@@ -42,6 +42,7 @@ LongLimit = Annotated[int, Query(ge=1, le=1000)]
 After = Annotated[int, Query(ge=0, le=2**31 - 1)]
 View = TypeVar("View", bound=BaseModel)
 QUICK_POLL_SECONDS, POLL_SECONDS, SLOW_POLL_SECONDS = 2, 5, 15
+YOUNG_SECONDS, OLD_SECONDS = 60, 600
 NO_CACHE = "private, no-cache"
 
 
@@ -211,9 +212,9 @@ def _job_answer(job: Job, status_code: int) -> JSONResponse:
 def _poll_seconds(job: Job) -> int:
     """How soon a look is worth it: soon for young jobs, later for long ones."""
     age = (datetime.now(UTC) - (job.started_at or job.created_at)).total_seconds()
-    if age < 60:
+    if age < YOUNG_SECONDS:
         return QUICK_POLL_SECONDS
-    return POLL_SECONDS if age < 600 else SLOW_POLL_SECONDS
+    return POLL_SECONDS if age < OLD_SECONDS else SLOW_POLL_SECONDS
 
 
 def _cached(request: Request, document: dict[str, Any], headers: dict[str, str]) -> Response:

@@ -1,4 +1,4 @@
-"""first schema"""
+"""First schema: keys, jobs and what belongs to them."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -36,5 +36,5 @@ def register(_transformers: ModuleType | None = None) -> None:
             (model_class,),
             {"config_class": our_config, "__module__": __name__},
         )
-        AutoConfig.register(our_config.model_type, our_config)
+        AutoConfig.register(f"{ARTIFACT_PREFIX}{model_type}", our_config)
         AutoModelForCausalLM.register(our_config, our_model)

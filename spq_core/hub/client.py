@@ -6,20 +6,33 @@ from contextlib import contextmanager
 import httpx2
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import (
-    BadRequestError,
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
+    LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
+from spq_core.errors import SpqError
 from spq_core.hub.errors import HubError, HubUnavailableError
 
 # With Xet an upload is several commits and has no plain-HTTP fallback; one job makes one commit.
 constants.HF_HUB_DISABLE_XET = True
 
 RETRYABLE_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+DENIED_STATUS = frozenset({401, 403})
+SPECIFIC = (
+    (
+        GatedRepoError,
+        "gated_model",
+        "is gated: accept its terms on the Hub and give a token that may read it",
+    ),
+    (RepositoryNotFoundError, "model_not_found", "does not exist, or the token may not see it"),
+    (RevisionNotFoundError, "revision_not_found", "has no such revision"),
+    (EntryNotFoundError, "model_not_found", "lacks a file it should have"),
+)
+"""The client's error classes, the more specific ones first, in our words."""
 
 
 def hub_api(endpoint: str | None, token: str | None) -> HfApi:
@@ -37,32 +50,27 @@ def translated_errors(repo_id: str) -> Iterator[None]:
     """
     try:
         yield
-    except GatedRepoError:
-        raise HubError(
-            "gated_model",
-            f"{repo_id} is gated: accept its terms on the Hub and give a token that may read it",
-        ) from None
-    except RepositoryNotFoundError:
-        raise HubError(
-            "model_not_found", f"{repo_id} does not exist, or the token may not see it"
-        ) from None
-    except RevisionNotFoundError:
-        raise HubError("revision_not_found", f"{repo_id} has no such revision") from None
-    except EntryNotFoundError as error:
-        raise HubError("model_not_found", f"{repo_id} lacks a file: {_first_line(error)}") from None
-    except BadRequestError as error:
-        raise HubError("hub_rejected", f"{repo_id}: {_first_line(error)}") from None
     except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else 0
-        if status in {401, 403}:
-            raise HubError(
-                "hub_permission_denied", f"the token may not do this to {repo_id}"
-            ) from None
-        if status in RETRYABLE_STATUS:
-            raise HubUnavailableError(f"the Hub answered {status} for {repo_id}") from None
-        raise HubError("hub_rejected", f"the Hub answered {status} for {repo_id}") from None
-    except (httpx2.TransportError, ConnectionError, TimeoutError) as error:
+        raise _translated(repo_id, error) from None
+    except (
+        LocalEntryNotFoundError,  # the client's word for a download that found no server
+        httpx2.TransportError,
+        ConnectionError,
+        TimeoutError,
+    ) as error:
         raise HubUnavailableError(f"the Hub cannot be reached: {type(error).__name__}") from None
+
+
+def _translated(repo_id: str, error: HfHubHTTPError) -> SpqError:
+    for kind, code, text in SPECIFIC:
+        if isinstance(error, kind):
+            return HubError(code, f"{repo_id} {text}")
+    status = error.response.status_code
+    if status in RETRYABLE_STATUS:
+        return HubUnavailableError(f"the Hub answered {status} for {repo_id}")
+    if status in DENIED_STATUS:
+        return HubError("hub_permission_denied", f"the token may not do this to {repo_id}")
+    return HubError("hub_rejected", f"the Hub refused {repo_id} ({status}): {_first_line(error)}")
 
 
 def _first_line(error: Exception) -> str:

@@ -25,7 +25,7 @@ class Int8Weight(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT001, FBT002
         exact = self.scale.data
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.scale.dtype != exact.dtype:
             self.scale.data = exact.to(self.scale.device)
         return self

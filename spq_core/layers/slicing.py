@@ -28,7 +28,8 @@ def dense_linear(weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | 
     n_out, n_in = weight.shape
     layer = nn.Linear(n_in, n_out, bias=bias is not None, device="meta")
     layer.weight = nn.Parameter(weight, requires_grad=False)
-    layer.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias, requires_grad=False)
     return layer
 
 

@@ -33,7 +33,7 @@ class Skeleton:
     @property
     def n_layers(self) -> int:
         """Number of decoder layers."""
-        return len(self.model.get_submodule(self.layers_path))  # type: ignore[arg-type]
+        return int(self.config.num_hidden_layers)
 
     def layer_path(self, index: int) -> str:
         """Dotted name of one decoder layer."""
@@ -41,7 +41,8 @@ class Skeleton:
 
     def empty_layer(self, index: int) -> nn.Module:
         """A copy of one decoder layer, parameters on meta."""
-        return copy.deepcopy(self.model.get_submodule(self.layer_path(index)))
+        layer: nn.Module = self.model.get_submodule(self.layer_path(index))
+        return copy.deepcopy(layer)
 
     def empty_rest(self) -> PreTrainedModel:
         """A copy of the model without decoder layers: embedding, final norm, head."""
@@ -78,12 +79,12 @@ def _find_layers(model: PreTrainedModel) -> str:
     count = model.config.num_hidden_layers
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
-            return name
+            return str(name)
     raise UnsupportedModelError(f"{type(model).__name__} has no list of {count} decoder layers")
 
 
 def _name_of(model: PreTrainedModel, wanted: nn.Module | None) -> str:
     for name, module in model.named_modules():
         if module is wanted:
-            return name
+            return str(name)
     raise UnsupportedModelError(f"{type(model).__name__} has no separate embedding or head")

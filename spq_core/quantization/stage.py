@@ -46,16 +46,21 @@ class QuantizeStage:
         """Note the shape of each linear layer, low-rank factors one by one."""
         del run_samples
         self.shapes.update(
-            {_join(path, name): tuple(linear.weight.shape) for name, linear in _linears(block)}
+            {
+                _join(path, name): (linear.out_features, linear.in_features)
+                for name, linear in _linears(block)
+            }
         )
 
     def apply(self, path: str, block: nn.Module) -> list[ModuleReport]:
         """Quantize the block's linear layers, and its embedding when it has one."""
         linears = list(_linears(block))
-        shapes = self.shapes or {_join(path, n): tuple(lin.weight.shape) for n, lin in linears}
+        shapes = self.shapes or {
+            _join(path, name): (linear.out_features, linear.in_features) for name, linear in linears
+        }
         per_channel = per_channel_names(
             self.settings.mode,
-            shapes,
+            self.shapes,
             mlp=(*self.family.mlp_in, self.family.mlp_out),
             single_scale=(*self.family.attention, self.head_path),
         )
@@ -63,10 +68,8 @@ class QuantizeStage:
         embedding = self._embedding_of(path, block)
         if embedding is not None:
             reports.append(self._quantize_embedding(path, block, embedding))
-        for name, linear in linears:
+        for name, linear in list(_linears(block)):  # a tied head is none any more
             full = _join(path, name)
-            if isinstance(block.get_submodule(name), Int8Linear):
-                continue  # a tied head, done with its embedding
             quantized = _quantize(linear, per_channel=full in per_channel)
             bias = None if linear.bias is None else linear.bias.data
             block.set_submodule(name, Int8Linear.of(quantized.codes, quantized.scale, bias))
