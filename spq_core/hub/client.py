@@ -52,6 +52,13 @@ def translated_errors(repo_id: str) -> Iterator[None]:
         yield
     except HfHubHTTPError as error:
         raise _translated(repo_id, error) from None
+    except RuntimeError as error:
+        # The client wraps what happens to one file of an upload.
+        if isinstance(error.__cause__, HfHubHTTPError):
+            raise _translated(repo_id, error.__cause__) from None
+        if isinstance(error.__cause__, httpx2.TransportError):
+            raise HubUnavailableError(f"an upload to {repo_id} broke off") from None
+        raise
     except (
         LocalEntryNotFoundError,  # the client's word for a download that found no server
         httpx2.TransportError,

@@ -103,7 +103,9 @@ def test_layers_per_quantization_mode(reference, spectra, mode):
     for index in range(30):
         shapes |= {f"model.layers.{index}.{name}": (1536, 576) for name in MLP[:2]}
         shapes[f"model.layers.{index}.{MLP[2]}"] = (576, 1536)
-    chosen = per_channel_names(ScaleMode(mode), shapes, mlp=MLP, single_scale=(*ATTENTION, "lm_head"))
+    chosen = per_channel_names(
+        ScaleMode(mode), shapes, mlp=MLP, single_scale=(*ATTENTION, "lm_head")
+    )
     theirs = reference["quant_modes"][mode]
     assert len(chosen) == theirs["per_channel"]
     assert len(shapes) - len(chosen) == theirs["per_tensor"]
@@ -123,4 +125,6 @@ def test_end_to_end_perplexity(reference, paper_run):
     assert scored.perplexity == pytest.approx(theirs["after"], rel=0.01)
     short = consecutive_windows(tokenizer, paper_text(text.evaluation), 512, 1)
     paper = score_windows({"ours": model}, short, reference=None)["ours"].perplexity
-    assert paper == pytest.approx(reference["end_to_end"]["ppl_paper_512_tokens"]["after"], rel=0.01)
+    assert paper == pytest.approx(
+        reference["end_to_end"]["ppl_paper_512_tokens"]["after"], rel=0.01
+    )

@@ -1,0 +1,299 @@
+"""The jobs API as a client sees it, on Postgres and on SQLite."""
+
+import pytest
+
+from app.db.attempts import Attempt, FinishedArtifact, claim
+from app.domain import errors as domain_errors
+from app.problems import STATUS
+
+
+def start(api, job_id, worker="w1"):
+    claimed = claim(api.database, job_id, worker, 60)
+    assert claimed is not None
+    return Attempt(api.database, claimed)
+
+
+def problem(answer, status, code):
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    body = answer.json()
+    assert body["code"] == code
+    assert body["status"] == status
+    assert body["request_id"] == answer.headers["x-request-id"]
+    return body
+
+
+def test_submitting_answers_202_with_everything_needed_to_follow(api):
+    body = {
+        "model": {"repo_id": "org/tiny"},
+        "recipe": {"extends": "spq-paper", "calibration": {"samples": 2}},
+        "evaluation": {"limit": 3},
+        "output": {"repo_id": "me/out"},
+        "labels": {"team": "nlp"},
+    }
+    answer = api.client.post("/jobs", json=body, headers=api.headers())
+    job = answer.json()
+    assert answer.status_code == 202
+    assert answer.headers["location"] == f"/jobs/{job['id']}"
+    assert int(answer.headers["retry-after"]) > 0
+    assert job["status"] == "queued"
+    assert job["recipe"]["calibration"]["samples"] == 2
+    assert len(job["recipe_sha256"]) == 64
+    assert job["request"]["labels"] == {"team": "nlp"}
+    assert job["request"]["output"] == {"repo_id": "me/out", "private": True}
+    again = api.client.get(answer.headers["location"], headers=api.headers())
+    assert again.json() == job
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({}, "/model"),
+        ({"model": {"repo_id": "a/b", "path": "c"}}, "/model"),
+        ({"model": {}}, "/model"),
+        ({"model": {"repo_id": "../etc"}}, "/model/repo_id"),
+        ({"model": {"path": "../etc"}}, "/model/path"),
+        ({"model": {"repo_id": "a/b"}, "reciepe": "int8"}, "/reciepe"),
+        ({"model": {"repo_id": "a/b"}, "evaluation": {"limit": 0}}, "/evaluation/limit"),
+        ({"model": {"repo_id": "a/b"}, "labels": {"a b": "x"}}, "/labels/a b/[key]"),
+    ],
+)
+def test_malformed_requests_point_at_the_part(api, body, pointer):
+    answer = api.client.post("/jobs", json=body, headers=api.headers())
+    found = problem(answer, 422, "invalid_request")
+    assert pointer in [one["pointer"] for one in found["errors"]]
+
+
+def test_bad_recipes_and_models_are_refused_at_once(api):
+    def post(**changes):
+        return api.client.post(
+            "/jobs", json={"model": {"repo_id": "a/b"}} | changes, headers=api.headers()
+        )
+
+    assert "nope" in problem(post(recipe="nope"), 422, "invalid_recipe")["detail"]
+    assert (
+        "varience"
+        in problem(
+            post(recipe={"stages": [{"type": "svd", "varience": 1}]}), 422, "invalid_recipe"
+        )["detail"]
+    )
+    assert (
+        "SPQ_MODEL_DIRS"
+        in problem(post(model={"path": "unknown"}), 422, "model_not_found")["detail"]
+    )
+    assert post(model={"path": "tiny-llama"}).status_code == 202
+
+
+def test_other_malformed_requests_have_the_same_shape(api):
+    headers = api.headers()
+    problem(
+        api.client.post(
+            "/jobs", content=b"{", headers=headers | {"content-type": "application/json"}
+        ),
+        400,
+        "malformed_json",
+    )
+    problem(api.client.post("/jobs", json={"x": "y" * 30_000}, headers=headers), 413, "too_large")
+    problem(api.client.get("/nowhere"), 404, "not_found")
+    problem(api.client.put("/jobs", headers=headers), 405, "method_not_allowed")
+    problem(api.client.get("/jobs?after=garbage", headers=headers), 400, "invalid_cursor")
+    problem(api.client.get("/jobs?limit=0", headers=headers), 422, "invalid_request")
+
+
+def test_keys_are_needed_and_scopes_are_kept(api):
+    answer = api.client.get("/jobs")
+    problem(answer, 401, "unauthenticated")
+    assert answer.headers["www-authenticate"] == "Bearer"
+    problem(
+        api.client.get("/jobs", headers={"Authorization": "Bearer spq_wrong"}),
+        401,
+        "unauthenticated",
+    )
+    reading = api.headers(scopes=("jobs:read",))
+    assert api.client.get("/jobs", headers=reading).status_code == 200
+    found = problem(
+        api.client.post("/jobs", json={"model": {"repo_id": "a/b"}}, headers=reading),
+        403,
+        "permission_denied",
+    )
+    assert "jobs:write" in found["detail"]
+
+
+def test_another_tenants_job_does_not_exist(api):
+    job = api.submit("alice")
+    bob = api.headers("bob")
+    paths = ("", "/events", "/logs", "/metrics", "/layers", "/artifacts", "/artifacts/config.json")
+    for path in paths:
+        problem(api.client.get(f"/jobs/{job['id']}{path}", headers=bob), 404, "job_not_found")
+    problem(api.client.post(f"/jobs/{job['id']}/cancel", headers=bob), 404, "job_not_found")
+    problem(api.client.delete(f"/jobs/{job['id']}", headers=bob), 404, "job_not_found")
+    assert api.client.get("/jobs", headers=bob).json()["data"] == []
+
+
+def test_an_unchanged_job_costs_no_body(api):
+    job = api.submit()
+    url, headers = f"/jobs/{job['id']}", api.headers()
+    etag = api.client.get(url, headers=headers).headers["etag"]
+    unchanged = api.client.get(url, headers=headers | {"If-None-Match": etag})
+    assert (unchanged.status_code, unchanged.content) == (304, b"")
+    page_etag = api.client.get("/jobs", headers=headers).headers["etag"]
+    assert (
+        api.client.get("/jobs", headers=headers | {"If-None-Match": page_etag}).status_code == 304
+    )
+    start(api, job["id"])
+    assert api.client.get(url, headers=headers | {"If-None-Match": etag}).status_code == 200
+    assert (
+        api.client.get("/jobs", headers=headers | {"If-None-Match": page_etag}).status_code == 200
+    )
+
+
+def test_pages_cover_every_job_once_even_while_new_ones_arrive(api):
+    jobs = [api.submit()["id"] for _ in range(7)]
+    seen, url = [], "/jobs?limit=3"
+    while url:
+        page = api.client.get(url, headers=api.headers())
+        seen += [job["id"] for job in page.json()["data"]]
+        url = page.links.get("next", {}).get("url")
+        assert page.json()["has_more"] == (url is not None)
+        api.submit()
+    assert seen == jobs[::-1]
+
+
+def test_jobs_are_filtered_by_status(api):
+    first, second = api.submit()["id"], api.submit()["id"]
+    start(api, first)
+    for status, expected in (("running", [first]), ("queued", [second]), ("failed", [])):
+        page = api.client.get(f"/jobs?status={status}", headers=api.headers()).json()
+        assert [job["id"] for job in page["data"]] == expected
+
+
+def test_cancelling(api):
+    headers = api.headers()
+    queued, running = api.submit()["id"], api.submit()["id"]
+    answer = api.client.post(f"/jobs/{queued}/cancel", headers=headers)
+    assert (answer.status_code, answer.json()["status"]) == (200, "canceled")
+    assert claim(api.database, queued, "w", 60) is None
+
+    attempt = start(api, running)
+    for _ in range(2):
+        answer = api.client.post(f"/jobs/{running}/cancel", headers=headers)
+        assert (answer.status_code, answer.json()["status"]) == (202, "canceling")
+    assert attempt.renew(60) is True
+    attempt.cancel()
+    answer = api.client.post(f"/jobs/{running}/cancel", headers=headers)
+    assert (answer.status_code, answer.json()["status"]) == (200, "canceled")
+
+
+def test_a_job_that_is_making_its_commit_cannot_be_cancelled(api):
+    job = api.submit()["id"]
+    attempt = start(api, job)
+    attempt.begin_commit()
+    problem(
+        api.client.post(f"/jobs/{job}/cancel", headers=api.headers()), 409, "publish_in_progress"
+    )
+    api.client.post(f"/jobs/{job}/cancel", headers=api.headers())
+    attempt.succeed(result={}, layers=[], metrics=[], files=[])
+
+
+def test_only_ended_jobs_are_deleted(api):
+    job = api.submit()["id"]
+    problem(api.client.delete(f"/jobs/{job}", headers=api.headers()), 409, "job_active")
+    api.client.post(f"/jobs/{job}/cancel", headers=api.headers())
+    assert api.client.delete(f"/jobs/{job}", headers=api.headers()).status_code == 204
+    problem(api.client.get(f"/jobs/{job}", headers=api.headers()), 404, "job_not_found")
+
+
+def test_history_figures_and_files_of_a_finished_job(api):
+    job = api.submit()["id"]
+    attempt = start(api, job)
+    attempt.progress(
+        "svd",
+        {
+            "done": 1,
+            "total": 4,
+            "stage": "svd",
+            "unit": "blocks",
+            "message": "",
+            "fraction": 0.25,
+            "updated_at": "2026-01-01T00:00:00+00:00",
+        },
+    )
+    attempt.log(["hello", "world"])
+    shown = api.client.get(f"/jobs/{job}", headers=api.headers()).json()
+    assert (shown["stage"], shown["progress"]["fraction"]) == ("svd", 0.25)
+    folder = api.artifact_dir / job
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_bytes(b"{}")
+    (folder / "unlisted").write_bytes(b"secret")
+    attempt.succeed(
+        result={"rows": []},
+        layers=[
+            {"layer": "a", "stage": "svd", "applied": True, "reason": "", "figures": {"rank": 3}}
+        ],
+        metrics=[{"model": "result", "name": "perplexity", "dataset": "d", "value": 1.5}],
+        files=[FinishedArtifact(path="config.json", bytes=2, sha256="ab" * 32)],
+    )
+
+    def data(path):
+        return api.client.get(f"/jobs/{job}/{path}", headers=api.headers()).json()["data"]
+
+    events = data("events")
+    assert [one["seq"] for one in events] == list(range(1, len(events) + 1))
+    assert [one["data"].get("status") for one in events if one["type"] == "status"] == [
+        "queued",
+        "running",
+        "succeeded",
+    ]
+    assert [one["seq"] for one in data("events?after=2")] == [3, 4]
+    assert [one["text"] for one in data("logs")] == ["hello", "world"]
+    assert data("metrics") == [
+        {"model": "result", "name": "perplexity", "dataset": "d", "value": 1.5}
+    ]
+    assert data("layers")[0]["figures"] == {"rank": 3}
+    assert data("artifacts")[0]["url"] == f"/jobs/{job}/artifacts/config.json"
+    got = api.client.get(f"/jobs/{job}/artifacts/config.json", headers=api.headers())
+    assert (got.status_code, got.content) == (200, b"{}")
+    for path in ("unlisted", "..%2f..%2fspq.db", "nope"):
+        assert (
+            api.client.get(f"/jobs/{job}/artifacts/{path}", headers=api.headers()).status_code
+            == 404
+        )
+
+
+def test_what_the_service_can_do(api):
+    assert api.client.get("/livez").json() == {"status": "ok"}
+    assert api.client.get("/readyz").status_code == 200
+    capabilities = api.client.get("/capabilities").json()
+    assert capabilities["local_models"] == ["tiny-llama"]
+    assert {one["name"] for one in api.client.get("/recipes").json()["data"]} >= {
+        "int8",
+        "spq-paper",
+    }
+    problem(api.client.get("/recipes/nope"), 422, "invalid_recipe")
+    assert "stages" in api.client.get("/schemas/recipe-v1.json").json()["properties"]
+    api.submit()
+    assert 'spq_jobs{status="queued"} 1.0' in api.client.get("/metrics").text
+    page = api.client.get("/")
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    assert (
+        api.client.get("/dashboard/dashboard.js")
+        .headers["content-type"]
+        .startswith("text/javascript")
+    )
+    problem(api.client.get("/dashboard/main.py"), 404, "not_found")
+
+
+def test_every_domain_error_has_a_status():
+    known = {
+        kind
+        for kind in vars(domain_errors).values()
+        if isinstance(kind, type) and issubclass(kind, domain_errors.DomainError)
+    }
+    assert known - {domain_errors.DomainError} <= set(STATUS)
+
+
+def test_every_documented_problem_refers_to_the_shape(api):
+    document = api.client.get("/openapi.json").json()
+    assert document["components"]["schemas"]["Problem"]["properties"]["code"]
+    answer = document["paths"]["/jobs/{job_id}"]["get"]["responses"]["404"]
+    assert answer["content"]["application/problem+json"]["schema"]["$ref"].endswith("/Problem")

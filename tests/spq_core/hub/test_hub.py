@@ -1,0 +1,167 @@
+"""The real huggingface_hub client against a stand-in server over HTTP."""
+
+import io
+import json
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from spq_core.errors import DatasetError, UnsafeModelError, UnsupportedModelError
+from spq_core.hub.client import hub_api
+from spq_core.hub.datasets import fetch_text
+from spq_core.hub.errors import HubError, HubUnavailableError
+from spq_core.hub.fetch import FetchLimits, fetch_model
+from spq_core.hub.publish import Publisher
+from tests.hub_server import READ_TOKEN, WRITE_TOKEN, Repo, stub_hub
+
+LIMITS = FetchLimits()
+
+
+@pytest.fixture
+def hub():
+    with stub_hub() as running:
+        yield running
+
+
+def fetch(hub, name, tmp_path, token=WRITE_TOKEN, revision="main", limits=LIMITS):
+    return fetch_model(hub_api(hub.url, token), name, revision, tmp_path / "got", limits=limits)
+
+
+def test_fetches_one_commit_and_only_safe_files(hub, tiny_llama, tmp_path):
+    first = hub.add_model("org/tiny", tiny_llama)
+    files = dict(first.files) | {
+        "evil.py": b"open('canary', 'w')",
+        "pytorch_model.bin": b"x",
+        "notes.txt": b"n",
+    }
+    hub.models["org/tiny"].add(files, "second")
+    got = fetch(hub, "org/tiny", tmp_path)
+    assert got.commit == hub.models["org/tiny"].commits[-1].oid
+    assert got.license == "apache-2.0"
+    names = {path.name for path in got.folder.iterdir()}
+    assert names == {path.name for path in tiny_llama.iterdir()}
+    assert (got.folder / "model.safetensors").read_bytes() == (
+        tiny_llama / "model.safetensors"
+    ).read_bytes()
+    assert hub.downloaded()[0] == "config.json"
+
+
+def test_a_named_revision_is_used(hub, tiny_llama, tmp_path):
+    first = hub.add_model("org/tiny", tiny_llama)
+    hub.models["org/tiny"].add({}, "emptied")
+    assert fetch(hub, "org/tiny", tmp_path, revision=first.oid).commit == first.oid
+    with pytest.raises(HubError, match="no such revision"):
+        fetch(hub, "org/tiny", tmp_path, revision="v9")
+
+
+def changed(hub, tiny_llama, name, **changes):
+    commit = hub.add_model(name, tiny_llama)
+    config = json.loads(commit.files["config.json"]) | changes
+    commit.files["config.json"] = json.dumps(config).encode()
+    return commit
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"model_type": "mamba"}, UnsupportedModelError, "mamba"),
+        ({"quantization_config": {"quant_method": "awq"}}, UnsafeModelError, "quantized"),
+        ({"auto_map": {"AutoConfig": "x.Y"}}, UnsafeModelError, "auto_map"),
+    ],
+)
+def test_unsuitable_models_cost_no_weights(hub, tiny_llama, tmp_path, changes, error, words):
+    changed(hub, tiny_llama, "org/odd", **changes)
+    with pytest.raises(error, match=words):
+        fetch(hub, "org/odd", tmp_path)
+    assert hub.downloaded() == ["config.json"]
+
+
+def test_pickled_weights_are_refused_before_any_download(hub, tiny_llama, tmp_path):
+    commit = hub.add_model("org/pickle", tiny_llama)
+    commit.files["pytorch_model.bin"] = commit.files.pop("model.safetensors")
+    with pytest.raises(UnsafeModelError, match="pytorch_model.bin, which can run code"):
+        fetch(hub, "org/pickle", tmp_path)
+    assert hub.downloaded() == []
+
+
+def test_errors_of_the_hub_in_our_words(hub, tiny_llama, tmp_path):
+    hub.add_model("org/gated", tiny_llama, gated=True)
+    hub.add_model("org/private", tiny_llama, private=True)
+    with pytest.raises(HubError, match="is gated") as gated:
+        fetch(hub, "org/gated", tmp_path, READ_TOKEN)
+    assert gated.value.code == "gated_model"
+    with pytest.raises(HubError, match="does not exist, or the token may not see it"):
+        fetch(hub, "org/private", tmp_path, READ_TOKEN)
+    with pytest.raises(HubError, match="not a repository id"):
+        fetch(hub, "../../etc", tmp_path)
+    hub.fail_next("/api/models/", 503)
+    with pytest.raises(HubUnavailableError, match="503"):
+        fetch(hub, "org/gated", tmp_path)
+    with pytest.raises(HubUnavailableError, match="cannot be reached"):
+        fetch_model(
+            hub_api("http://127.0.0.1:9", None), "a/b", "main", tmp_path / "x", limits=LIMITS
+        )
+
+
+def test_too_large_is_refused_from_the_listing(hub, tiny_llama, tmp_path):
+    hub.add_model("org/tiny", tiny_llama)
+    with pytest.raises(HubError, match="takes up to 1000") as caught:
+        fetch(hub, "org/tiny", tmp_path, limits=FetchLimits(max_bytes=1000))
+    assert caught.value.code == "too_large_for_worker"
+    assert hub.downloaded() == []
+
+
+def test_publishing_is_one_commit_with_a_trailer_and_is_found_again(hub, tmp_path):
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights" * 1000)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# hi\n")
+    publisher = Publisher(hub_api(hub.url, WRITE_TOKEN), "me/out", "job_1")
+    assert publisher.existing() is None
+    prepared = publisher.upload(folder, private=True)
+    assert len(hub.models["me/out"].commits) == 1, "nothing is visible before the commit"
+    made = publisher.commit(prepared, "Compress it")
+    repo = hub.models["me/out"]
+    assert repo.private
+    assert len(repo.commits) == 2
+    assert repo.commits[-1].files["model.safetensors"] == b"weights" * 1000
+    assert repo.commits[-1].description.strip() == "Spq-Job-Id: job_1"
+    assert publisher.existing() == made
+    assert Publisher(hub_api(hub.url, WRITE_TOKEN), "me/out", "job_2").existing() is None
+
+
+def test_a_repository_changed_meanwhile_is_not_overwritten(hub, tmp_path):
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    publisher = Publisher(hub_api(hub.url, WRITE_TOKEN), "me/out", "job_1")
+    prepared = publisher.upload(folder, private=True)
+    hub.models["me/out"].add({"theirs": b"1"}, "somebody else")
+    with pytest.raises(HubError, match="412"):
+        publisher.commit(prepared, "Compress it")
+    assert "config.json" not in hub.models["me/out"].commits[-1].files
+
+
+def test_a_token_that_may_not_write_is_told_so(hub, tmp_path):
+    publisher = Publisher(hub_api(hub.url, READ_TOKEN), "me/out", "job_1")
+    with pytest.raises(HubError, match="the token may not do this") as caught:
+        publisher.upload(tmp_path, private=True)
+    assert READ_TOKEN not in str(caught.value)
+
+
+def test_wikitext_from_the_hub_equals_the_raw_file(hub, tmp_path):
+    rows = ["", " = Title = \n", "", " Some text . \n"]
+    buffer = io.BytesIO()
+    parquet.write_table(pyarrow.table({"text": rows}), buffer)
+    names = ("test", "validation")
+    files = {
+        f"wikitext-2-raw-v1/{name}-00000-of-00001.parquet": buffer.getvalue() for name in names
+    }
+    hub.datasets["Salesforce/wikitext"] = Repo()
+    hub.datasets["Salesforce/wikitext"].add(files, "data")
+    fetch_text(hub_api(hub.url, None), "wikitext2", tmp_path)
+    assert (tmp_path / "wikitext2-test.txt").read_text() == " \n = Title = \n \n Some text . \n"
+    assert (tmp_path / "wikitext2-valid.txt").exists()
+    with pytest.raises(DatasetError, match="unknown dataset 'pile'"):
+        fetch_text(hub_api(hub.url, None), "pile", tmp_path)
