@@ -1,0 +1,189 @@
+"""Jobs through every real part: HTTP, Postgres, Valkey, Celery, child programs, the Hub's protocol."""
+
+import subprocess
+import sys
+
+import pytest
+from sqlalchemy import text
+from transformers import AutoModelForCausalLM
+
+from spq_core.artifact.manifest import read_manifest, verify_files
+from tests.e2e.conftest import wait_until
+from tests.hub_server import WRITE_TOKEN
+from tests.models import some_ids
+
+SLOW = {"perplexity": ["builtin"], "length": 64, "limit": 2, "trials": 12, "new_tokens": 150}
+PAPER = {"extends": "spq-paper", "calibration": {"dataset": "builtin", "samples": 3, "length": 32}}
+
+
+def everything_recorded(stack):
+    """All rows of all tables, and all files a job left, as one text."""
+    with stack.database.engine.connect() as connection:
+        tables = connection.execute(
+            text("SELECT table_name FROM information_schema.tables WHERE table_schema='public'")
+        )
+        rows = [str(connection.execute(text(f"SELECT * FROM {name}")).all()) for (name,) in tables]
+    files = [
+        path.read_bytes().decode(errors="replace")
+        for path in stack.root.rglob("*")
+        if path.is_file()
+    ]
+    return "\n".join(rows + files)
+
+
+def nothing_left(stack):
+    return not list(stack.scratch.iterdir()) and not stack.runners()
+
+
+def test_a_job_from_the_hub_to_the_hub(stack, tmp_path):
+    job_id = stack.submit(recipe=PAPER, output={"repo_id": "me/tiny-spq", "private": True})
+    job = stack.finish(job_id)
+    assert job["status"] == "succeeded", job
+    source = stack.hub.models["org/tiny"].commits[-1]
+    assert job["source_commit"] == source.oid
+    assert [row["name"] for row in job["result"]["rows"]] == ["source", "int8", "result"]
+
+    published = stack.hub.models["me/tiny-spq"]
+    assert published.private
+    assert len(published.commits) == 2
+    commit = published.commits[-1]
+    assert job["result"]["published"]["commit"] == commit.oid
+    assert f"Spq-Job-Id: {job_id}" in commit.description
+    card = commit.files["README.md"].decode()
+    for line in (
+        "base_model: org/tiny",
+        "base_model_relation: quantized",
+        "license: apache-2.0",
+        "model-index:",
+    ):
+        assert line in card
+
+    folder = tmp_path / "downloaded"
+    folder.mkdir()
+    for name, content in commit.files.items():
+        (folder / name).write_bytes(content)
+    manifest = read_manifest(folder)
+    verify_files(folder, manifest)
+    assert manifest.source.name == "org/tiny"
+    assert manifest.source.revision == source.oid
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert model(some_ids()).logits.isfinite().all()
+
+    metrics = {
+        (one["model"], one["name"]): one["value"]
+        for one in stack.client.call("GET", f"/jobs/{job_id}/metrics")["data"]
+    }
+    for name in (
+        "bytes_on_disk",
+        "resident_bytes",
+        "perplexity",
+        "tokens",
+        "decode_tokens_per_second",
+    ):
+        assert all(metrics[model_name, name] > 0 for model_name in ("source", "int8", "result"))
+    assert metrics["result", "kl"] > metrics["int8", "kl"] > 0
+    assert metrics["result", "compression_peak_rss_bytes"] > 0
+    layers = stack.client.call("GET", f"/jobs/{job_id}/layers")["data"]
+    assert {one["stage"] for one in layers} == {"svd", "prune", "quantize"}
+    events = stack.client.call("GET", f"/jobs/{job_id}/events", limit=1000)["data"]
+    assert [one["seq"] for one in events] == list(range(1, len(events) + 1))
+    files = {one["path"] for one in stack.client.call("GET", f"/jobs/{job_id}/artifacts")["data"]}
+    assert files == set(commit.files) - {".gitattributes"}
+    wait_until(lambda: nothing_left(stack), 15, "scratch and processes gone")
+    assert WRITE_TOKEN not in everything_recorded(stack)
+
+
+def test_an_unsafe_model_fails_with_the_reason_and_costs_no_weights(stack):
+    repo = stack.hub.models["org/tiny"]
+    files = dict(repo.commits[-1].files)
+    files["pytorch_model.bin"] = files.pop("model.safetensors")
+    repo.add(files, "pickled")
+    job = stack.finish(stack.submit())
+    assert (job["status"], job["error"]["code"]) == ("failed", "unsafe_format")
+    assert "pytorch_model.bin" in job["error"]["message"]
+    assert job["attempt"] == 1, "what would fail again is not tried again"
+    assert stack.hub.downloaded() == []
+
+
+def test_a_missing_model_fails_with_the_hubs_answer(stack):
+    job = stack.finish(stack.submit(model={"repo_id": "org/nothing"}))
+    assert (job["status"], job["error"]["code"]) == ("failed", "model_not_found")
+
+
+def test_a_result_below_the_gate_is_not_published_but_its_figures_are_kept(stack):
+    recipe = {"extends": "int8", "gates": {"max_perplexity_ratio": 0.5}}
+    job_id = stack.submit(recipe=recipe, output={"repo_id": "me/bad"})
+    job = stack.finish(job_id)
+    assert (job["status"], job["error"]["code"]) == ("failed", "quality_gate_failed")
+    assert "the recipe allows 0.5" in job["error"]["message"]
+    assert "me/bad" not in stack.hub.models
+    metrics = stack.client.call("GET", f"/jobs/{job_id}/metrics")["data"]
+    assert any(one["name"] == "perplexity" for one in metrics)
+    assert stack.client.call("GET", f"/jobs/{job_id}/artifacts")["data"] == []
+
+
+def test_a_killed_runner_is_tried_again(stack):
+    job_id = stack.submit(evaluation=SLOW, output={"repo_id": "me/out"})
+    stack.wait_for_stage(job_id, "throughput")
+    (runner,) = stack.runners()
+    runner.kill()
+    job = stack.finish(job_id)
+    assert (job["status"], job["attempt"]) == ("succeeded", 2)
+    assert len(stack.hub.models["me/out"].commits) == 2
+    wait_until(lambda: nothing_left(stack), 15, "scratch and processes gone")
+
+
+def test_a_killed_worker_loses_nothing(stack):
+    job_id = stack.submit(evaluation=SLOW, output={"repo_id": "me/out"})
+    stack.wait_for_stage(job_id, "throughput")
+    stack.kill("worker")
+    wait_until(lambda: not stack.runners(), 10, "the runner dies with its supervisor")
+    stack.start_worker("worker2")
+    job = stack.finish(job_id)
+    assert (job["status"], job["attempt"]) == ("succeeded", 2)
+    assert len(stack.hub.models["me/out"].commits) == 2
+    wait_until(lambda: nothing_left(stack), 15, "scratch and processes gone")
+
+
+def test_a_job_that_always_crashes_ends_with_the_reason(stack):
+    job_id = stack.submit(evaluation=SLOW)
+    for _ in range(3):
+        (runner,) = wait_until(lambda: stack.runners() or None, 60, "a runner")
+        runner.kill()
+        wait_until(lambda gone=runner: not gone.is_running(), 10, "runner gone")
+    job = stack.finish(job_id)
+    assert (job["status"], job["attempt"], job["error"]["code"]) == ("failed", 3, "runner_crashed")
+
+
+def test_a_cancelled_job_stops_and_publishes_nothing(stack):
+    job_id = stack.submit(evaluation=SLOW, output={"repo_id": "me/out"})
+    stack.wait_for_stage(job_id, "throughput")
+    assert stack.client.call("POST", f"/jobs/{job_id}/cancel")["status"] == "canceling"
+    job = stack.finish(job_id, 30)
+    assert job["status"] == "canceled"
+    wait_until(lambda: nothing_left(stack), 15, "scratch and processes gone")
+    assert "me/out" not in stack.hub.models
+
+
+def test_a_hub_that_stumbles_gets_one_commit(stack):
+    stack.hub.fail_next("/commit/", 503, times=2)
+    stack.hub.fail_next("/resolve/", 500, times=1)
+    job = stack.finish(stack.submit(output={"repo_id": "me/out"}))
+    assert (job["status"], job["attempt"]) == ("succeeded", 1), job
+    assert len(stack.hub.models["me/out"].commits) == 2
+
+
+def test_a_job_accepted_while_no_worker_runs_waits_for_one(stack):
+    stack.kill("worker")
+    job_id = stack.submit()
+    assert stack.job(job_id)["status"] == "queued"
+    stack.start_worker("worker2")
+    assert stack.finish(job_id)["status"] == "succeeded"
+
+
+@pytest.mark.parametrize("arguments", [["jobs", "--help"], ["worker", "--help"], ["--help"]])
+def test_commands_explain_themselves(arguments):
+    shown = subprocess.run(
+        [sys.executable, "-m", "worker.cli", *arguments], capture_output=True, text=True, check=True
+    )
+    assert "Usage:" in shown.stdout
