@@ -15,7 +15,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/.ready ## Compress a real model through the service on this machine, and show what it cost
-	$(BIN)/python -m worker.demo
+	TQDM_DISABLE=1 $(BIN)/python -m worker.demo
 
 test: $(VENV)/.ready ## Run all tests, with real Postgres, Valkey and Celery workers
 	$(BIN)/python -m pytest -q

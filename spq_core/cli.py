@@ -52,8 +52,18 @@ DATA_OPTION = click.option(
     "--revision", default="main", show_default=True, help="Branch, tag or commit of a Hub model."
 )
 @click.option("--dataset", help="Calibrate on this dataset instead of the recipe's.")
-@click.option("--windows", type=int, help="Also evaluate before and after, on this many windows.")
-@click.option("--length", default=1024, show_default=True, help="Tokens per evaluation window.")
+@click.option(
+    "--windows",
+    type=click.IntRange(1),
+    help="Also evaluate before and after, on this many windows.",
+)
+@click.option(
+    "--length",
+    default=1024,
+    show_default=True,
+    type=click.IntRange(16, 32768),
+    help="Tokens per evaluation window.",
+)
 @DATA_OPTION
 @JSON_OPTION
 def compress_command(
@@ -112,8 +122,14 @@ def compress_command(
     show_default=True,
     help="Dataset by name, when no file is given.",
 )
-@click.option("--windows", type=int, help="Number of windows; all by default.")
-@click.option("--length", default=1024, show_default=True, help="Tokens per window.")
+@click.option("--windows", type=click.IntRange(1), help="Number of windows; all by default.")
+@click.option(
+    "--length",
+    default=1024,
+    show_default=True,
+    type=click.IntRange(16, 32768),
+    help="Tokens per window.",
+)
 @click.option(
     "--reference",
     type=click.Path(exists=True, file_okay=False, path_type=Path),

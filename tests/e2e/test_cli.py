@@ -1,0 +1,124 @@
+"""The command line without a server, as a user runs it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.models import save_tiny
+
+
+def spq(*arguments, check=True, env=None):
+    return subprocess.run(
+        [sys.executable, "-m", "worker.cli", *map(str, arguments)],
+        capture_output=True, text=True, check=check, env=env,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("cli") / "tiny")
+
+
+def test_compress_evaluate_inspect(model, tmp_path):
+    out, data = tmp_path / "out", tmp_path / "text.txt"
+    data.write_text("The quick brown fox jumps over the lazy dog.\n" * 40)
+    done = spq(
+        "compress", model, "--recipe", "spq-paper", "--dataset", "builtin", "--out", out, "--json"
+    )
+    report = json.loads(done.stdout)
+    assert report["artifact"] == str(out)
+    assert report["compression"]["artifact_bytes"] < report["compression"]["source_bytes"]
+    assert "svd" in done.stderr
+
+    measured = spq(
+        "evaluate",
+        out,
+        "--data",
+        data,
+        "--windows",
+        2,
+        "--length",
+        64,
+        "--reference",
+        model,
+        "--json",
+    )
+    figures = json.loads(measured.stdout)
+    for key in ("perplexity", "tokens", "bytes_on_disk", "decode_tokens_per_second", "kl", "top1"):
+        assert figures[key] >= 0
+    assert figures["tokens"] == 2 * 63
+    assert figures["evaluation"]["settings"]["stride"] == 64
+
+    shown = json.loads(spq("inspect", out, "--json").stdout)
+    assert shown["verified"] is True
+    assert {one["stage"] for one in shown["modules"]} == {"svd", "prune", "quantize"}
+    assert "all digests match" in spq("inspect", out).stdout
+
+
+def test_compress_with_figures_prints_the_table(model, tmp_path):
+    done = spq(
+        "compress",
+        model,
+        "--dataset",
+        "builtin",
+        "--out",
+        tmp_path / "out",
+        "--windows",
+        1,
+        "--length",
+        64,
+    )
+    assert "| source |" in done.stdout
+    assert "| result |" in done.stdout
+    assert (tmp_path / "out" / "README.md").is_file()
+
+
+def test_recipes_as_documents(tmp_path):
+    listed = json.loads(spq("recipes", "--json").stdout)
+    assert set(listed) >= {"int8", "spq-paper"}
+    shown = json.loads(spq("recipes", "int8", "--json").stdout)
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(shown | {"stages": [{"type": "quantize", "mode": "tensor"}]}))
+    assert json.loads(path.read_text())["stages"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["compress", "MODEL", "--recipe", "nope", "--out", "OUT"], "unknown recipe 'nope'"),
+        (
+            ["compress", "MODEL", "--recipe", "nope.yaml", "--out", "OUT"],
+            "nope.yaml does not exist",
+        ),
+        (
+            [
+                "compress",
+                "MODEL",
+                "--recipe",
+                "spq-paper",
+                "--out",
+                "OUT",
+                "--data-dir",
+                "OUT.parent",
+            ],
+            "wikitext2",
+        ),
+        (["inspect", "MODEL"], "not a compressed artifact"),
+        (["evaluate", "MODEL", "--dataset", "builtin", "--length", "99999999"], "length"),
+        (["evaluate", "MODEL", "--dataset", "builtin", "--length", "512"], "256 positions"),
+        (["jobs", "--url", "http://127.0.0.1:9", "list"], "does not answer"),
+    ],
+)
+def test_errors_are_one_line_that_names_the_thing(model, tmp_path, arguments, words):
+    import os
+
+    places = {"MODEL": str(model), "OUT": str(tmp_path / "out"), "OUT.parent": str(tmp_path)}
+    filled = [places.get(one, one) for one in arguments]
+    env = os.environ | {"SPQ_API_KEY": "spq_x"}
+    failed = spq(*filled, check=False, env=env)
+    assert failed.returncode != 0
+    assert words in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,92 @@
+"""`spq serve`: one command, SQLite, an embedded broker, and the client against it."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+
+import httpx2
+import psutil
+import pytest
+
+from tests.e2e.conftest import wait_until
+from tests.servers import free_port
+
+
+@pytest.fixture
+def served(tmp_path, tiny_llama):
+    home, port = tmp_path / "home", free_port()
+    environment = os.environ | {"SPQ_HEARTBEAT_SECONDS": "0.5", "SPQ_THREADS": "1"}
+    with (tmp_path / "serve.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "worker.cli", "serve", "--home", str(home), "--port", str(port), "--models", str(tiny_llama.parent)],
+            env=environment, stdout=log, stderr=log,
+        )  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+
+    def ready():
+        try:
+            return httpx2.get(f"{url}/readyz", timeout=2).is_success
+        except httpx2.TransportError:
+            return False
+
+    wait_until(ready, 30, "spq serve")
+    yield home, url, process
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        process.wait(20)
+
+
+def jobs(home, url, *arguments, check=True):
+    command = [
+        sys.executable,
+        "-m",
+        "worker.cli",
+        "jobs",
+        "--url",
+        url,
+        "--key-file",
+        str(home / "api-key"),
+        *arguments,
+    ]
+    return subprocess.run(command, capture_output=True, text=True, check=check)
+
+
+def test_a_job_through_the_client(served):
+    home, url, process = served
+    assert stat.S_IMODE((home / "api-key").stat().st_mode) == 0o600
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    arguments = (
+        "submit",
+        "tiny-llama",
+        "--local",
+        "--dataset",
+        "builtin",
+        "--limit",
+        "2",
+        "--watch",
+        "--json",
+    )
+    done = jobs(home, url, *arguments)
+    job = json.loads(done.stdout)
+    assert job["status"] == "succeeded"
+    assert (home / "artifacts" / job["id"] / "model.safetensors.index.json").is_file()
+    assert job["id"] in jobs(home, url, "list").stdout
+    assert json.loads(jobs(home, url, "show", job["id"]).stdout)["id"] == job["id"]
+    failed = jobs(
+        home, url, "submit", "tiny-llama", "--local", "--dataset", "nope/../x", check=False
+    )
+    assert failed.returncode == 0, "an unknown dataset is found out by the worker"
+    refused = jobs(home, url, "submit", "missing", "--local", check=False)
+    assert refused.returncode == 1
+    assert "SPQ_MODEL_DIRS" in refused.stderr
+
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 3
+    process.send_signal(signal.SIGINT)
+    process.wait(20)
+    wait_until(
+        lambda: not any(child.is_running() for child in children), 10, "no process left behind"
+    )
