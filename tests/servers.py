@@ -62,7 +62,7 @@ def postgres() -> Iterator[str]:
     else:
         data = folder / "data"
     port = free_port()
-    run = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, **options}
+    run = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, **options}
     initdb = [
         str(binaries / "initdb"),
         "-D",
@@ -76,7 +76,7 @@ def postgres() -> Iterator[str]:
         "-E",
         "UTF8",
     ]
-    subprocess.run(initdb, **run)
+    subprocess.run(initdb, check=True, **run)
     settings = (
         "-F",
         "-c",

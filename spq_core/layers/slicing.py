@@ -20,7 +20,8 @@ def float_weight(layer: AnyLinear) -> Float[Tensor, "out in"]:
 
 def bias_of(layer: AnyLinear) -> Float[Tensor, " out"] | None:
     """Return the bias, which a low-rank pair keeps on its second factor."""
-    return layer.up.bias if isinstance(layer, LowRankLinear) else layer.bias
+    bias = layer.up.bias if isinstance(layer, LowRankLinear) else layer.bias
+    return None if bias is None else bias.data
 
 
 def dense_linear(weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None) -> nn.Linear:

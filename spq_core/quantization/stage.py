@@ -8,6 +8,7 @@ from torch import nn
 
 from spq_core.families.family import Family
 from spq_core.layers.int8_linear import Int8Embedding, Int8Linear
+from spq_core.layers.slicing import bias_of
 from spq_core.quantization.granularity import per_channel_names
 from spq_core.quantization.int8 import (
     QuantizedWeight,
@@ -69,8 +70,8 @@ class QuantizeStage:
         for name, linear in list(_linears(block)):  # a tied head is none any more
             full = _join(path, name)
             quantized = _quantize(linear, per_channel=full in per_channel)
-            bias = None if linear.bias is None else linear.bias.data
-            block.set_submodule(name, Int8Linear.of(quantized.codes, quantized.scale, bias))
+            replacement = Int8Linear.of(quantized.codes, quantized.scale, bias_of(linear))
+            block.set_submodule(name, replacement)
             reports.append(self._report(full, linear, quantized))
         return reports
 

@@ -3,7 +3,7 @@
 import io
 import json
 
-import pyarrow
+import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
@@ -153,7 +153,7 @@ def test_a_token_that_may_not_write_is_told_so(hub, tmp_path):
 def test_wikitext_from_the_hub_equals_the_raw_file(hub, tmp_path):
     rows = ["", " = Title = \n", "", " Some text . \n"]
     buffer = io.BytesIO()
-    parquet.write_table(pyarrow.table({"text": rows}), buffer)
+    parquet.write_table(pa.table({"text": rows}), buffer)
     names = ("test", "validation")
     files = {
         f"wikitext-2-raw-v1/{name}-00000-of-00001.parquet": buffer.getvalue() for name in names

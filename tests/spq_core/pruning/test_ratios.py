@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -14,7 +15,7 @@ def test_ratios_stay_in_range_and_fall_with_activation(values, max_ratio):
     ratios = layer_ratios(values, max_ratio)
     assert all(-1e-12 <= ratio <= max_ratio + 1e-12 for ratio in ratios)
     order = sorted(range(len(values)), key=lambda i: values[i])
-    assert all(ratios[a] >= ratios[b] - 1e-12 for a, b in zip(order, order[1:], strict=False))
+    assert all(ratios[a] >= ratios[b] - 1e-12 for a, b in itertools.pairwise(order))
 
 
 def test_quietest_layer_loses_the_maximum_and_the_loudest_the_minimum():
