@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 
 from app.problems import documented
 from app.settings import ApiSettings
-from spq_core.calibration.texts import BUILTIN
+from spq_core.calibration.texts import BUILTIN, HUB_DATASETS
 from spq_core.catalog import catalog, resolve
 from spq_core.errors import RecipeError
 from spq_core.families.architectures import SUPPORTED_MODEL_TYPES
@@ -48,7 +48,7 @@ def capabilities(request: Request) -> dict[str, Any]:
         "version": version("spq"),
         "model_types": list(SUPPORTED_MODEL_TYPES),
         "recipes": list(catalog()),
-        "datasets": ["wikitext2", "c4", BUILTIN],
+        "datasets": [*HUB_DATASETS, BUILTIN],
         "local_models": models,
         "max_attempts": settings.max_attempts,
     }

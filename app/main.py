@@ -59,6 +59,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         housekeeper.wake,
         settings.model_folders(),
         settings.artifact_dir,
+        settings.data_dir,
         settings.max_attempts,
     )
     install(app)

@@ -23,6 +23,7 @@ from app.domain.errors import (
     ModelNotAllowedError,
     PermissionDeniedError,
     PublishingError,
+    UnknownDatasetError,
 )
 from app.telemetry import log
 from spq_core.errors import RecipeError, SpqError
@@ -40,6 +41,7 @@ STATUS: Mapping[type[Exception], HTTPStatus] = {
     ModelNotAllowedError: HTTPStatus.UNPROCESSABLE_ENTITY,
     PermissionDeniedError: HTTPStatus.FORBIDDEN,
     PublishingError: HTTPStatus.CONFLICT,
+    UnknownDatasetError: HTTPStatus.UNPROCESSABLE_ENTITY,
     RecipeError: HTTPStatus.UNPROCESSABLE_ENTITY,
 }
 

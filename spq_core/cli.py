@@ -12,21 +12,25 @@ import yaml
 
 from spq_core.artifact.card import figures_table
 from spq_core.artifact.manifest import MANIFEST_FILE, read_manifest, verify_files
-from spq_core.calibration.texts import BUILTIN, Text, find_text
+from spq_core.calibration.texts import BUILTIN, Text, builtin_text, find_text
 from spq_core.catalog import catalog, resolve
 from spq_core.console import ConsoleProgress
 from spq_core.errors import RecipeError, SpqError
-from spq_core.evaluation.measure import measure
+from spq_core.evaluation.measure import choose_device, measure
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.summary import summary_rows
 from spq_core.hub.client import hub_api
 from spq_core.hub.datasets import fetch_text
+from spq_core.hub.errors import HubUnavailableError
 from spq_core.hub.fetch import FetchLimits, fetch_model
 from spq_core.pipeline import SourceModel, compress
 from spq_core.recipe import Recipe
 from spq_core.run import check_gates, compress_and_measure
 from spq_core.weight_files import stored_bytes
 
+DEVICE_OPTION = click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
+)
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 DATA_OPTION = click.option(
     "--data-dir",
@@ -64,6 +68,7 @@ DATA_OPTION = click.option(
     type=click.IntRange(16, 32768),
     help="Tokens per evaluation window.",
 )
+@DEVICE_OPTION
 @DATA_OPTION
 @JSON_OPTION
 def compress_command(
@@ -74,6 +79,7 @@ def compress_command(
     dataset: str | None,
     windows: int | None,
     length: int,
+    device: str,
     data_dir: Path | None,
     as_json: bool,
 ) -> None:
@@ -83,8 +89,10 @@ def compress_command(
         recipe = load_recipe(recipe_name, dataset)
         with tempfile.TemporaryDirectory(prefix="spq-", dir=_existing_parent(out)) as scratch:
             source = _source(model, revision, Path(scratch))
-            text = _text(recipe.calibration.dataset, data_dir, Path(scratch))
-            if windows is None:
+            text: Text | None = None
+            if recipe.needs_calibration or windows is not None:
+                text = _text(recipe.calibration.dataset, data_dir, Path(scratch))
+            if windows is None or text is None:
                 report = compress(source, recipe, out, text=text, progress=progress)
                 document: dict[str, Any] = {"compression": asdict(report)}
             else:
@@ -92,6 +100,7 @@ def compress_command(
                 result = compress_and_measure(
                     source, recipe, out, texts={text.name: text, recipe.calibration.dataset: text},
                     evaluation=settings, scratch=Path(scratch), progress=progress,
+                    device=choose_device(device),
                 )  # fmt: skip
                 document = result.document()
                 _gate(recipe, out, result.rows)
@@ -136,6 +145,7 @@ def compress_command(
     help="Source model: adds KL and top-1.",
 )
 @click.option("--throughput/--no-throughput", default=True, help="Time prefill and decoding.")
+@DEVICE_OPTION
 @DATA_OPTION
 @JSON_OPTION
 def evaluate_command(
@@ -146,6 +156,7 @@ def evaluate_command(
     length: int,
     reference: Path | None,
     throughput: bool,
+    device: str,
     data_dir: Path | None,
     as_json: bool,
 ) -> None:
@@ -162,6 +173,7 @@ def evaluate_command(
         measurement = measure(
             folders, {text.name: text}, settings, progress,
             reference="reference" if reference is not None else None,
+            device=choose_device(device),
         )  # fmt: skip
     finally:
         progress.close()
@@ -242,10 +254,15 @@ def _source(model: str, revision: str, scratch: Path) -> SourceModel:
 
 
 def _text(name: str, data_dir: Path | None, scratch: Path) -> Text:
-    """The named text from the data folder, else from the Hub."""
+    """The named text from the data folder, else from the Hub, else the built-in one."""
     if data_dir is not None or name == BUILTIN:
         return find_text(name, data_dir)
-    fetch_text(hub_api(None, None), name, scratch)
+    try:
+        fetch_text(hub_api(None, None), name, scratch)
+    except HubUnavailableError as error:
+        text = builtin_text()
+        click.echo(f"{error}: using {text.origin} instead of {name}", err=True)
+        return text
     return find_text(name, scratch)
 
 

@@ -112,6 +112,11 @@ class Recipe(Document):
             raise ValueError(f"each stage type may appear once, repeated: {', '.join(repeated)}")
         return self
 
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether any stage looks at activations."""
+        return any(isinstance(stage, PruneStage) for stage in self.stages)
+
     def document(self) -> dict[str, Any]:
         """The recipe with every default written out, as plain JSON values."""
         return self.model_dump(mode="json", by_alias=True)

@@ -69,12 +69,14 @@ def compress_and_measure(
     scratch: Path,
     progress: Progress,
     license_id: str | None = None,
+    device: str = "cpu",
 ) -> RunResult:
     """Run a recipe and measure source, plain INT8 and result on the same data.
 
     Args:
         texts: by dataset name; holds the calibration text and every evaluation text.
         scratch: an existing folder for the INT8 baseline.
+        device: where models are measured; compression itself runs on the CPU.
 
     Raises:
         SpqError: the run failed.
@@ -89,7 +91,7 @@ def compress_and_measure(
     verify_files(out, read_manifest(out))
     folders[RESULT] = out
     corpora = {texts[name].name: texts[name] for name in evaluation.perplexity}
-    measurement = measure(folders, corpora, evaluation, progress, reference=SOURCE)
+    measurement = measure(folders, corpora, evaluation, progress, reference=SOURCE, device=device)
     rows = summary_rows(measurement)
     result = RunResult(
         report=report,

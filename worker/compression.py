@@ -18,6 +18,7 @@ from app.domain.errors import FencedError
 from app.telemetry import log
 from spq_core.calibration.texts import BUILTIN, find_text
 from spq_core.errors import DatasetError
+from spq_core.recipe import parse_recipe
 from worker.errors import CancelRequestedError, ChildFailedError, ChildRetryError, LeaseLostError
 from worker.findings import layer_rows, metric_rows
 from worker.heartbeat import Heartbeat
@@ -131,6 +132,7 @@ class _JobRun:
             "out": str(self.scratch / "artifact"),
             "scratch": str(self.scratch),
             "threads": settings.threads,
+            "device": settings.device,
         }
         with self.runtime.runner().started(spec, self.scratch) as child:
             self._follow(child)
@@ -246,10 +248,9 @@ class _JobRun:
     def _missing_texts(self) -> list[str]:
         """Datasets of this job that no local folder has."""
         claimed = self.attempt.claim
-        names = {
-            *claimed.request["evaluation"]["perplexity"],
-            claimed.recipe["calibration"]["dataset"],
-        }
+        names = set(claimed.request["evaluation"]["perplexity"])
+        if parse_recipe(claimed.recipe).needs_calibration:
+            names.add(claimed.recipe["calibration"]["dataset"])
         return sorted(name for name in names - {BUILTIN} if not self._is_local(name))
 
     def _is_local(self, name: str) -> bool:

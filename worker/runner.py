@@ -9,6 +9,7 @@ import transformers
 from spq_core.artifact.manifest import file_entry
 from spq_core.calibration.texts import Text, builtin_text, find_text
 from spq_core.errors import DatasetError
+from spq_core.evaluation.measure import choose_device
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.pipeline import SourceModel
 from spq_core.recipe import parse_recipe
@@ -23,7 +24,9 @@ def run(spec: dict[str, Any]) -> None:
         torch.set_num_threads(spec["threads"])
     recipe = parse_recipe(spec["recipe"])
     evaluation = EvaluationSettings.model_validate(spec["evaluation"])
-    names = {*evaluation.perplexity, recipe.calibration.dataset}
+    names = set(evaluation.perplexity)
+    if recipe.needs_calibration:
+        names.add(recipe.calibration.dataset)
     folders = [Path(folder) for folder in spec["text_folders"]]
     out = Path(spec["out"])
     result = compress_and_measure(
@@ -39,6 +42,7 @@ def run(spec: dict[str, Any]) -> None:
         scratch=Path(spec["scratch"]),
         progress=PipeProgress(),
         license_id=spec["source"]["license"],
+        device=choose_device(spec["device"]),
     )
     files = {path.name: file_entry(path).model_dump() for path in sorted(out.iterdir())}
     emit("result", document=result.document(), files=files)

@@ -18,6 +18,8 @@ class WorkerSettings(ServiceSettings):
     ] = None
     hub_token: SecretStr | None = None
     """Reads gated sources and publishes; goes to the fetcher and the publisher, never to the runner."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    """Where models are measured: auto, cpu, cuda or cuda:N."""
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of the runner; by default all cores."""
     heartbeat_seconds: Annotated[float, Field(gt=0)] = 3.0

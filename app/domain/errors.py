@@ -7,6 +7,7 @@ DomainError
 ├── PublishingError           too late to cancel: the commit is being made
 ├── InvalidCursorError        a page cursor we did not issue
 ├── ModelNotAllowedError      a local model outside the allowed folders
+├── UnknownDatasetError       an evaluation or calibration text nobody knows
 ├── AuthenticationError       no valid key
 ├── PermissionDeniedError     the key lacks a scope
 └── FencedError               an attempt that no longer owns its job tried to write
@@ -91,6 +92,22 @@ class ModelNotAllowedError(DomainError):
 
     def __str__(self) -> str:
         return f"there is no local model {self.path[:200]!r} in the folders this service may read (SPQ_MODEL_DIRS)"
+
+
+class UnknownDatasetError(DomainError):
+    """A dataset is not one this service knows."""
+
+    code = "unknown_dataset"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return (
+            f"unknown dataset {self.name[:80]!r}; GET /capabilities lists those known, and others "
+            "can be put into SPQ_DATA_DIR as <name>-test.txt and <name>-valid.txt"
+        )
 
 
 class AuthenticationError(DomainError):

@@ -19,6 +19,7 @@ from app.domain.errors import (
     JobNotFoundError,
     ModelNotAllowedError,
     PublishingError,
+    UnknownDatasetError,
 )
 from app.domain.job_status import TERMINAL, JobStatus
 from app.jobs.schemas import (
@@ -58,7 +59,7 @@ Jobs = Annotated[JobService, Depends(_service)]
     "",
     status_code=status.HTTP_202_ACCEPTED,
     response_model=JobView,
-    responses=documented(RecipeError, ModelNotAllowedError),
+    responses=documented(RecipeError, ModelNotAllowedError, UnknownDatasetError),
 )
 def submit_job(body: JobSubmission, jobs: Jobs, caller: Writer) -> JSONResponse:
     """Accept a compression job; poll the Location header for its progress."""

@@ -9,11 +9,12 @@ from typing import Any
 from app.db.jobs import JobRepository, NewJob
 from app.db.models import ArtifactFile, Job
 from app.db.session import Database
-from app.domain.errors import ArtifactNotFoundError, ModelNotAllowedError
+from app.domain.errors import ArtifactNotFoundError, ModelNotAllowedError, UnknownDatasetError
 from app.domain.job_status import JobStatus
 from app.jobs import cursor
 from app.jobs.schemas import JobSubmission, ModelReference
 from app.telemetry import JOBS_CREATED, log
+from spq_core.calibration.texts import is_known
 from spq_core.catalog import resolve
 
 
@@ -25,6 +26,7 @@ class JobService:
     wake: Callable[[], None]
     model_folders: tuple[Path, ...]
     artifact_dir: Path
+    data_dir: Path | None
     max_attempts: int
 
     def submit(self, tenant: str, body: JobSubmission) -> Job:
@@ -33,9 +35,11 @@ class JobService:
         Raises:
             RecipeError: the recipe is unknown or malformed.
             ModelNotAllowedError: the local model is not in an allowed folder.
+            UnknownDatasetError: a dataset is neither known nor in the data folder.
         """
         recipe = resolve(body.recipe)
         self._check_local_model(body.model)
+        self._check_datasets({*body.evaluation.perplexity, recipe.calibration.dataset})
         new = NewJob(
             request=body.model_dump(mode="json"),
             recipe=recipe.document(),
@@ -107,3 +111,8 @@ class JobService:
             (folder / model.path / "config.json").is_file() for folder in self.model_folders
         ):
             raise ModelNotAllowedError(model.path)
+
+    def _check_datasets(self, names: set[str]) -> None:
+        for name in sorted(names):
+            if not is_known(name, self.data_dir):
+                raise UnknownDatasetError(name)

@@ -13,6 +13,8 @@ from pydoc_data import topics
 from spq_core.errors import CalibrationLeakError, DatasetError
 
 BUILTIN = "builtin"
+HUB_DATASETS = ("wikitext2", "c4")
+"""Names that can be fetched from the Hub."""
 CALIBRATION_SPLITS = ("valid", "validation", "train")
 EVALUATION_SPLIT = "test"
 SUFFIXES = (".raw.txt", ".txt")
@@ -79,6 +81,17 @@ def local_text(name: str, folder: Path) -> Text:
         evaluation=evaluation.read_text(encoding="utf-8"),
         origin=f"local files {calibration.name} and {evaluation.name}",
     )
+
+
+def is_known(name: str, folder: Path | None) -> bool:
+    """Whether a dataset of that name can be had: built in, in `folder`, or on the Hub."""
+    if name == BUILTIN or name in HUB_DATASETS:
+        return True
+    try:
+        find_text(name, folder)
+    except DatasetError:
+        return False
+    return True
 
 
 def find_text(name: str, folder: Path | None) -> Text:

@@ -67,6 +67,7 @@ def measure(
     progress: Progress,
     *,
     reference: str | None,
+    device: str = "cpu",
 ) -> Measurement:
     """Load every folder, time it in its stored dtype, then score it.
 
@@ -75,8 +76,11 @@ def measure(
     Args:
         folders: name → model folder. texts: dataset name → text, one per `settings.perplexity`.
         reference: whose distribution the others are compared with; one of `folders`, or None.
+        device: `cpu` or a CUDA device; see `choose_device`.
+
+    Raises:
+        EvaluationError: a model has fewer positions than the settings need.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded: dict[str, PreTrainedModel] = {}
     load_figures: dict[str, LoadFigures] = {}
     for folder in folders.values():
@@ -125,6 +129,20 @@ def measure(
             "batch": 1,
         },
     )
+
+
+def choose_device(wanted: str) -> str:
+    """Resolve `auto` to a CUDA device where there is one.
+
+    Raises:
+        EvaluationError: CUDA is asked for and not there.
+    """
+    available = torch.cuda.is_available()
+    if wanted == "auto":
+        return "cuda" if available else "cpu"
+    if wanted.startswith("cuda") and not available:
+        raise EvaluationError(f"device {wanted!r} was asked for, but torch sees no CUDA device")
+    return wanted
 
 
 def _require_positions(folder: Path, settings: EvaluationSettings) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from pyarrow import parquet
 
-from spq_core.calibration.texts import BUILTIN
+from spq_core.calibration.texts import BUILTIN, HUB_DATASETS
 from spq_core.errors import DatasetError
 from spq_core.hub.client import translated_errors
 
@@ -34,8 +34,9 @@ def fetch_text(api: HfApi, name: str, target: Path) -> None:
     """
     if name == BUILTIN:
         return
-    if name not in {"wikitext2", "c4"}:
-        raise DatasetError(f"unknown dataset {name!r}; known are wikitext2, c4 and {BUILTIN}")
+    if name not in HUB_DATASETS:
+        known = ", ".join((*HUB_DATASETS, BUILTIN))
+        raise DatasetError(f"unknown dataset {name!r}; known are {known}")
     repo, files = (WIKITEXT, WIKITEXT_FILES) if name == "wikitext2" else (C4, C4_FILES)
     for split, file in files.items():
         with translated_errors(repo):

@@ -81,6 +81,8 @@ def test_bad_recipes_and_models_are_refused_at_once(api):
         "SPQ_MODEL_DIRS"
         in problem(post(model={"path": "unknown"}), 422, "model_not_found")["detail"]
     )
+    unknown = problem(post(evaluation={"perplexity": ["pile"]}), 422, "unknown_dataset")
+    assert "'pile'" in unknown["detail"]
     assert post(model={"path": "tiny-llama"}).status_code == 202
 
 

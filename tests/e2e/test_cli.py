@@ -1,6 +1,7 @@
 """The command line without a server, as a user runs it."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -75,6 +76,16 @@ def test_compress_with_figures_prints_the_table(model, tmp_path):
     assert (tmp_path / "out" / "README.md").is_file()
 
 
+def test_without_hub_and_data_folder_the_builtin_text_is_used_and_named(model, tmp_path):
+    env = {name: value for name, value in os.environ.items() if name != "SPQ_DATA_DIR"}
+    env |= {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = spq(
+        "compress", model, "--recipe", "spq-paper", "--out", tmp_path / "out", "--json", env=env
+    )
+    assert json.loads(done.stdout)["compression"]["calibration"]["dataset"] == "builtin"
+    assert "instead of wikitext2" in done.stderr
+
+
 def test_recipes_as_documents(tmp_path):
     listed = json.loads(spq("recipes", "--json").stdout)
     assert set(listed) >= {"int8", "spq-paper"}
@@ -112,8 +123,6 @@ def test_recipes_as_documents(tmp_path):
     ],
 )
 def test_errors_are_one_line_that_names_the_thing(model, tmp_path, arguments, words):
-    import os
-
     places = {"MODEL": str(model), "OUT": str(tmp_path / "out"), "OUT.parent": str(tmp_path)}
     filled = [places.get(one, one) for one in arguments]
     env = os.environ | {"SPQ_API_KEY": "spq_x"}

@@ -75,10 +75,6 @@ def test_a_job_through_the_client(served):
     assert (home / "artifacts" / job["id"] / "model.safetensors.index.json").is_file()
     assert job["id"] in jobs(home, url, "list").stdout
     assert json.loads(jobs(home, url, "show", job["id"]).stdout)["id"] == job["id"]
-    failed = jobs(
-        home, url, "submit", "tiny-llama", "--local", "--dataset", "nope/../x", check=False
-    )
-    assert failed.returncode == 0, "an unknown dataset is found out by the worker"
     refused = jobs(home, url, "submit", "missing", "--local", check=False)
     assert refused.returncode == 1
     assert "SPQ_MODEL_DIRS" in refused.stderr
