@@ -180,8 +180,7 @@ class _Run:
     def _one_pass(self, one: Pass, spool: Spool, writer: ArtifactWriter) -> Iterator[ModuleReport]:
         stream = self._stream_for(one.survey)
         for number, path in enumerate(self._paths()):
-            block = self._load(number, path)
-            spool.restore(path, block, self.checkpoint.dtype)
+            block = self._load(number, path, spool)
             for stage in one.apply:
                 for report in stage.apply(path, block):
                     self.progress.record("layer", asdict(report))
@@ -198,7 +197,9 @@ class _Run:
     def _paths(self) -> list[str]:
         return [*(self.skeleton.layer_path(i) for i in range(self.skeleton.n_layers)), REST]
 
-    def _load(self, number: int, path: str) -> nn.Module:
+    def _load(self, number: int, path: str, spool: Spool) -> nn.Module:
+        if spool.holds(path):
+            return spool.restore(path, self._original(number, path), self.checkpoint.dtype)
         if path == REST:
             rest: nn.Module = load_rest(self.skeleton, self.checkpoint)
             return rest

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from spq_core.artifact.manifest import CARD_FILE, MANIFEST_FILE, Manifest, file_entry
+from spq_core.artifact.tensors import distinct_tensors
 from spq_core.errors import ArtifactError
 from spq_core.layers.layout import Layout, layout_of
 from spq_core.layers.low_rank_linear import LowRankLinear
@@ -62,12 +63,8 @@ class ArtifactWriter:
     def write_block(self, number: int, path: str, block: nn.Module, original: nn.Module) -> None:
         """Write a finished block as shard `number` (from 1) and note how it differs from `original`."""
         self.layouts.update(changed_layouts(path, block, original))
-        seen: set[int] = set()
         tensors: dict[str, torch.Tensor] = {}
-        for name, tensor in block.state_dict().items():
-            if tensor.data_ptr() in seen:
-                continue  # tied: stored once, under the embedding's name
-            seen.add(tensor.data_ptr())
+        for name, tensor in distinct_tensors(block).tensors.items():
             exact = not tensor.is_floating_point() or name.endswith(".scale")
             stored = tensor if exact else tensor.to(self.dtype)
             tensors[f"{path}.{name}" if path else name] = stored.contiguous()

@@ -104,6 +104,16 @@ def test_any_order_of_stages(tmp_path, tiny_llama, order):
         assert relative_difference(compressed(some_ids()).logits, twin(some_ids()).logits) < 1e-3
 
 
+def test_a_tied_embedding_quantized_before_another_pass_stays_tied(tmp_path, tiny_llama):
+    everything = {"type": "quantize", "mode": "channel", "embedding": True}
+    recipe = parse_recipe({"stages": [everything, PRUNE], "calibration": SMALL})
+    run(tiny_llama, tmp_path / "out", recipe)
+    compressed, twin = dense_twin(tmp_path / "out", tiny_llama)
+    assert compressed.lm_head.codes is compressed.model.embed_tokens.codes
+    with torch.no_grad():
+        assert relative_difference(compressed(some_ids()).logits, twin(some_ids()).logits) < 1e-3
+
+
 @pytest.mark.parametrize("mode", ["tensor", "channel", "mix_name", "mix_percentile", "mix_meanstd"])
 def test_every_scale_mode_loads(tmp_path, tiny_llama, mode):
     recipe = parse_recipe({"stages": [{"type": "quantize", "mode": mode, "embedding": False}]})
