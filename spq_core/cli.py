@@ -1,4 +1,4 @@
-"""`spq compress | evaluate | inspect | recipes`: the library without a server."""
+"""`spq compress | evaluate`: the library without a server."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ import yaml
 from spq_core.artifact.card import figures_table
 from spq_core.artifact.manifest import MANIFEST_FILE, read_manifest, verify_files
 from spq_core.calibration.texts import BUILTIN, Text, builtin_text, find_text
-from spq_core.catalog import catalog, resolve
+from spq_core.catalog import resolve
 from spq_core.console import ConsoleProgress
 from spq_core.errors import RecipeError, SpqError
 from spq_core.evaluation.measure import choose_device, measure
@@ -26,7 +26,6 @@ from spq_core.hub.fetch import FetchLimits, fetch_model
 from spq_core.pipeline import SourceModel, compress
 from spq_core.recipe import Recipe
 from spq_core.run import check_gates, compress_and_measure
-from spq_core.weight_files import stored_bytes
 
 DEVICE_OPTION = click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
@@ -185,48 +184,6 @@ def evaluate_command(
         click.echo(figures_table(rows))
 
 
-@click.command("inspect")
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@JSON_OPTION
-def inspect_command(folder: Path, as_json: bool) -> None:
-    """Show what was done to an artifact, after checking every file's digest."""
-    manifest = read_manifest(folder)
-    verify_files(folder, manifest)
-    on_disk = stored_bytes(folder, ("config.json", MANIFEST_FILE))
-    if as_json:
-        document = manifest.model_dump(mode="json") | {"bytes_on_disk": on_disk, "verified": True}
-        click.echo(json.dumps(document, indent=1))
-        return
-    source = manifest.source
-    click.echo(
-        f"source   {source.name} ({source.dtype}, {source.parameters:,} parameters, {source.bytes:,} bytes)"
-    )
-    click.echo(f"recipe   {manifest.recipe['metadata']['name']} ({manifest.recipe_sha256[:12]})")
-    click.echo(
-        f"on disk  {on_disk:,} bytes, {on_disk / source.bytes:.1%} of the source; all digests match"
-    )
-    for report in manifest.modules:
-        done = "" if report["applied"] else f"left alone: {report['reason']}"
-        figures = ", ".join(f"{key} {_short(value)}" for key, value in report["figures"].items())
-        click.echo(f"{report['stage']:9} {report['layer']:40} {figures} {done}".rstrip())
-
-
-@click.command("recipes")
-@click.argument("name", required=False)
-@JSON_OPTION
-def recipes_command(name: str | None, as_json: bool) -> None:
-    """List the catalog, or show one recipe."""
-    chosen = {name: resolve(name)} if name else dict(catalog())
-    if as_json:
-        documents = {key: recipe.document() for key, recipe in chosen.items()}
-        click.echo(json.dumps(documents[name] if name else documents, indent=1))
-        return
-    for key, recipe in chosen.items():
-        click.echo(f"{key:12} {recipe.metadata.description}")
-        if name:
-            click.echo(yaml.safe_dump(recipe.document(), sort_keys=False))
-
-
 def load_recipe(name: str, dataset: str | None) -> Recipe:
     """A catalog recipe by name, or one from a file; `dataset` replaces its calibration dataset."""
     request: str | dict[str, Any] = name
@@ -288,7 +245,3 @@ def _existing_parent(out: Path) -> Path:
     parent = out.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     return parent
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

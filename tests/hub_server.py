@@ -67,7 +67,7 @@ class StubHub:
         self.blobs: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
         self.faults: list[tuple[str, int]] = []
-        self.delays: dict[str, float] = {}
+        self.lost_answers: list[str] = []
         self.url = ""
         self.app = self._build()
 
@@ -117,14 +117,16 @@ class StubHub:
         async def watch(request: Request, call_next):
             path = request.url.path
             self.requests.append((request.method, path))
-            for fragment, seconds in self.delays.items():
-                if fragment in path:
-                    time.sleep(seconds)
             for fault in self.faults:
                 if fault[0] in path:
                     self.faults.remove(fault)
                     return JSONResponse({"error": "injected"}, fault[1])
-            return await call_next(request)
+            answer = await call_next(request)
+            for fragment in self.lost_answers:
+                if fragment in path:
+                    self.lost_answers.remove(fragment)
+                    return JSONResponse({"error": "lost on the way"}, 504)
+            return answer
 
         @app.post("/api/repos/create")
         async def create(request: Request):

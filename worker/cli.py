@@ -14,8 +14,8 @@ COMMANDS = {
         "Compress a model folder or Hub model, without a service.",
     ),
     "evaluate": ("spq_core.cli:evaluate_command", "Measure any model folder."),
-    "inspect": ("spq_core.cli:inspect_command", "Show what is in an artifact."),
-    "recipes": ("spq_core.cli:recipes_command", "List the recipe catalog."),
+    "inspect": ("spq_core.documents_cli:inspect_command", "Show what is in an artifact."),
+    "recipes": ("spq_core.documents_cli:recipes_command", "List the recipe catalog."),
     "serve": (
         "worker.serve:serve_command",
         "API, dashboard and worker on this machine, on SQLite.",

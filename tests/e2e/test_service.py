@@ -173,6 +173,15 @@ def test_a_hub_that_stumbles_gets_one_commit(stack):
     assert len(stack.hub.models["me/out"].commits) == 2
 
 
+def test_a_commit_whose_answer_is_lost_is_not_made_twice(stack):
+    stack.hub.lost_answers.append("/commit/")
+    job = stack.finish(stack.submit(output={"repo_id": "me/out"}))
+    assert job["status"] == "succeeded", job
+    repo = stack.hub.models["me/out"]
+    assert len(repo.commits) == 2
+    assert job["result"]["published"]["commit"] == repo.commits[-1].oid
+
+
 def test_a_job_accepted_while_no_worker_runs_waits_for_one(stack):
     stack.kill("worker")
     job_id = stack.submit()
