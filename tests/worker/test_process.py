@@ -1,0 +1,122 @@
+"""Child programs under their supervisor's hand."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import psutil
+import pytest
+
+from tests.e2e.conftest import wait_until
+from worker.errors import CancelRequestedError, ChildFailedError, ChildRetryError, LeaseLostError
+from worker.process import ChildProgram
+
+
+class Pulse:
+    """What a heartbeat tells a supervisor."""
+
+    def __init__(self):
+        self.lost, self.canceled = threading.Event(), threading.Event()
+
+
+def follow(mode, tmp_path, on_message=lambda _message: None, pulse=None, stall=60.0):
+    program = ChildProgram("tests.worker.sample_child", {"EXTRA": "1"}, stall, 0.2)
+    messages, texts = [], []
+
+    def note(message):
+        messages.append(message)
+        on_message(message)
+
+    with program.started({"mode": mode}, tmp_path) as child:
+        child.follow(pulse or Pulse(), note, texts.append)
+    return messages, texts
+
+
+def test_messages_and_text_are_told_apart(tmp_path):
+    messages, texts = follow("talk", tmp_path)
+    assert [message["type"] for message in messages] == ["pid", "environment"]
+    assert set(texts) == {"plain text", '{"json": "but no type"}', "to stderr"}
+
+
+def test_a_child_inherits_no_secret(tmp_path, monkeypatch):
+    secrets = (
+        "SPQ_HUB_TOKEN",
+        "HF_TOKEN",
+        "SPQ_DATABASE_URL",
+        "SPQ_BROKER_URL",
+        "AWS_SECRET_ACCESS_KEY",
+    )
+    for name in secrets:
+        monkeypatch.setenv(name, "canary")
+    messages, _ = follow("talk", tmp_path)
+    names = messages[1]["names"]
+    assert not set(secrets) & set(names)
+    assert {"EXTRA", "PATH", "OMP_WAIT_POLICY"} <= set(names)
+    assert "canary" not in str(messages[1]["argv"])
+
+
+@pytest.mark.parametrize(
+    ("mode", "error", "code"),
+    [
+        ("refuse", ChildFailedError, "invalid_recipe"),
+        ("bug", ChildFailedError, "internal"),
+        ("unavailable", ChildRetryError, "hub_unavailable"),
+        ("crash", ChildRetryError, "runner_crashed"),
+    ],
+)
+def test_how_a_child_ended_decides_what_happens_next(tmp_path, mode, error, code):
+    with pytest.raises(error) as caught:
+        follow(mode, tmp_path)
+    assert code in str(caught.value.args)
+
+
+@pytest.mark.parametrize(
+    ("flag", "error"), [("lost", LeaseLostError), ("canceled", CancelRequestedError)]
+)
+def test_the_heartbeat_ends_the_whole_group(tmp_path, flag, error):
+    pulse, pids = Pulse(), []
+
+    def stop(message):
+        pids.extend([message["pid"], message["grandchild"]])
+        getattr(pulse, flag).set()
+
+    with pytest.raises(error):
+        follow("sleep", tmp_path, stop, pulse)
+    wait_until(
+        lambda: (
+            not any(
+                psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids
+            )
+        ),
+        5,
+        "group gone",
+    )
+
+
+def test_a_silent_child_is_taken_for_dead(tmp_path):
+    with pytest.raises(ChildRetryError, match="stalled"):
+        follow("sleep", tmp_path, stall=2.0)
+
+
+def test_a_child_dies_with_its_supervisor():
+    """Even while it computes and writes nothing."""
+    script = (
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-m', 'tests.worker.sample_child'], stdin=-1, text=True, start_new_session=True)\n"
+        'child.stdin.write(\'{"mode": "sleep"}\\n\'); child.stdin.flush()\n'
+        "time.sleep(600)\n"
+    )
+    supervisor = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    pid = json.loads(supervisor.stdout.readline())["pid"]
+    assert psutil.pid_exists(pid)
+    os.kill(supervisor.pid, signal.SIGKILL)
+    supervisor.wait()
+    supervisor.stdout.close()
+    wait_until(
+        lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie",
+        5,
+        "child gone",
+    )
