@@ -3,7 +3,8 @@
 SpqError
 ├── RecipeError              the request itself is impossible
 ├── UnsupportedModelError    no family adapter knows this architecture
-├── UnsafeModelError         the repository holds what we refuse to open
+├── CodedError               base of errors whose code is chosen where they are raised
+│   └── UnsafeModelError     the repository holds what we refuse to open
 ├── DatasetError             a named text cannot be had
 ├── CalibrationLeakError     calibration text is also evaluation text
 ├── EvaluationError          the model cannot be measured with these settings
@@ -34,8 +35,8 @@ class UnsupportedModelError(SpqError):
     code = "unsupported_architecture"
 
 
-class UnsafeModelError(SpqError):
-    """The model folder holds something we refuse to open."""
+class CodedError(SpqError):
+    """An error whose code is chosen where it is raised."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(code, message)
@@ -44,6 +45,10 @@ class UnsafeModelError(SpqError):
 
     def __str__(self) -> str:
         return self.message
+
+
+class UnsafeModelError(CodedError):
+    """The model folder holds something we refuse to open."""
 
 
 class DatasetError(SpqError):

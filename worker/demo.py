@@ -17,9 +17,9 @@ from typing import Any
 import click
 import httpx2
 
+from app.client.follow import follow
 from app.client.http import ApiError, Client
 from spq_core.artifact.card import figures_table
-from spq_core.console import ConsoleProgress
 from spq_core.modeling.gguf_checkpoint import write_checkpoint
 
 HUB_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -120,20 +120,7 @@ def run_job(client: Client, model: dict[str, str], recipe: str) -> dict[str, Any
     body = {"model": model, "recipe": recipe, "evaluation": EVALUATION}
     job = client.call("POST", "/jobs", body)
     click.echo(f"\nPOST /jobs {recipe}: {job['id']}")
-    progress = ConsoleProgress()
-    stage = ""
-    try:
-        for seen in client.watch(job["id"]):
-            job = seen
-            state = job["progress"]
-            if job["status"] != "running" or state is None:
-                continue
-            if state["stage"] != stage:
-                stage = state["stage"]
-                progress.stage(stage, state["total"], state["unit"])
-            progress.advance_to(state["done"], state["message"])
-    finally:
-        progress.close()
+    job = follow(client, job["id"])
     if job["status"] != "succeeded":
         raise ApiError("demo_failed", f"job {job['id']} {job['status']}: {job['error']}")
     return job

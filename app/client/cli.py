@@ -9,8 +9,8 @@ from typing import Any
 import click
 import yaml
 
+from app.client.follow import follow
 from app.client.http import ApiError, Client
-from spq_core.console import ConsoleProgress
 
 EXIT_CODES = {"succeeded": 0, "failed": 1, "canceled": 3}
 KEY_FILE = Path("~/.spq/api-key")
@@ -142,20 +142,7 @@ def logs_command(client: Client, job_id: str) -> None:
 
 def _watch(client: Client, job_id: str, *, as_json: bool) -> None:
     """Show progress until the job has ended, then end with its exit code."""
-    progress = ConsoleProgress()
-    job: dict[str, Any] = {}
-    stage = ""
-    try:
-        for job in client.watch(job_id):
-            state = job["progress"]
-            if job["status"] != "running" or state is None:
-                continue
-            if state["stage"] != stage:
-                stage = state["stage"]
-                progress.stage(stage, state["total"], state["unit"])
-            progress.advance_to(state["done"], state["message"])
-    finally:
-        progress.close()
+    job = follow(client, job_id)
     if as_json:
         click.echo(json.dumps(job))
     elif job["error"]:

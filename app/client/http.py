@@ -7,21 +7,14 @@ from typing import Any
 
 import httpx2
 
-from spq_core.errors import SpqError
+from spq_core.errors import CodedError
 
 TERMINAL = frozenset({"succeeded", "failed", "canceled"})
 TIMEOUT_SECONDS = 30.0
 
 
-class ApiError(SpqError):
+class ApiError(CodedError):
     """The service refused a request, or does not answer."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(code, message)
-        self.code, self.message = code, message
-
-    def __str__(self) -> str:
-        return self.message
 
 
 @dataclass(frozen=True, slots=True)

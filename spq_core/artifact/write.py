@@ -17,14 +17,8 @@ from spq_core.artifact.tensors import distinct_tensors
 from spq_core.errors import ArtifactError
 from spq_core.layers.layout import Layout, layout_of
 from spq_core.layers.low_rank_linear import LowRankLinear
+from spq_core.model_files import SIDE_FILES
 from spq_core.weight_files import INDEX_FILE
-
-CARRIED_FILES = (
-    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model",
-    "chat_template.jinja", "LICENSE", "LICENSE.txt", "LICENSE.md",
-)  # fmt: skip
-"""Files copied from the source as they are, when present."""
 
 
 @dataclass(slots=True)
@@ -88,7 +82,7 @@ class ArtifactWriter:
 
     def carry_files(self, source: Path) -> None:
         """Copy tokenizer, generation settings and licence from the source folder."""
-        for name in CARRIED_FILES:
+        for name in SIDE_FILES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, self.folder / name)
 

@@ -5,19 +5,11 @@ SpqError
 └── HubUnavailableError  the Hub did not answer; trying again may help
 """
 
-from spq_core.errors import SpqError
+from spq_core.errors import CodedError, SpqError
 
 
-class HubError(SpqError):
+class HubError(CodedError):
     """The Hub refused, and would refuse again."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(code, message)
-        self.code = code
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
 
 
 class HubUnavailableError(SpqError):

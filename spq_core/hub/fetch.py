@@ -16,14 +16,10 @@ from spq_core.errors import UnsafeModelError
 from spq_core.families.architectures import check_config
 from spq_core.hub.client import translated_errors
 from spq_core.hub.errors import HubError, HubUnavailableError
+from spq_core.model_files import SIDE_FILES
+from spq_core.weight_files import INDEX_FILE
 
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
-INDEX = "model.safetensors.index.json"
-SIDE_FILES = frozenset({
-    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model",
-    "chat_template.jinja", "LICENSE", "LICENSE.txt", "LICENSE.md",
-})  # fmt: skip
 CODE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".h5", ".msgpack", ".ckpt")
 MAX_SIDE_BYTES = 64 << 20
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}(/[A-Za-z0-9][\w.\-]{0,95})?", re.ASCII)
@@ -103,7 +99,7 @@ def choose_files(repo_id: str, siblings: list[RepoSibling]) -> list[RepoSibling]
             f"{repo_id} has no config.json; it is not a transformers model",
         )
     weights = sorted(name for name in by_name if WEIGHTS.fullmatch(name))
-    if INDEX not in by_name and "model.safetensors" in by_name:
+    if INDEX_FILE not in by_name and "model.safetensors" in by_name:
         weights = ["model.safetensors"]
     if not weights:
         risky = sorted(name for name in by_name if name.endswith(CODE_SUFFIXES))
@@ -112,7 +108,9 @@ def choose_files(repo_id: str, siblings: list[RepoSibling]) -> list[RepoSibling]
             "unsafe_format",
             f"{repo_id} has no model.safetensors.{detail} Ask its owner for a safetensors version.",
         )
-    side = sorted(name for name in by_name if name in SIDE_FILES or (name == INDEX and weights))
+    side = sorted(
+        name for name in by_name if name in SIDE_FILES or (name == INDEX_FILE and weights)
+    )
     small = ["config.json", *side]
     for name in small:
         if (by_name[name].size or 0) > MAX_SIDE_BYTES:
