@@ -5,6 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from app.auth import Reader
 from app.problems import documented
 from app.settings import ApiSettings
 from spq_core.calibration.texts import BUILTIN, HUB_DATASETS
@@ -36,7 +37,7 @@ def recipe_schema() -> dict[str, Any]:
 
 
 @router.get("/capabilities")
-def capabilities(request: Request) -> dict[str, Any]:
+def capabilities(request: Request, _caller: Reader) -> dict[str, Any]:
     """What this installation takes."""
     settings: ApiSettings = request.app.state.settings
     folders = settings.model_folders()

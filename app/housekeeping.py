@@ -60,6 +60,8 @@ class Housekeeper:
             except SQLAlchemyError as error:
                 # The database is away; every fact is in it, so there is nothing to do but wait.
                 log.warning("housekeeping_waits", error=type(error).__name__)
+            except Exception as error:  # noqa: BLE001  the edge of a thread: without it no job would start
+                log.error("housekeeping_bug", exc_info=error)
             self._wake.wait(self.pause_seconds)
             self._wake.clear()
 

@@ -95,7 +95,7 @@ def _refusal(request: Request, max_bytes: int) -> Response | None:
     if length.isdigit() and int(length) > max_bytes:
         detail = f"the body has {length} bytes, at most {max_bytes} are taken"
         return problem(request, 413, "too_large", detail)
-    if "transfer-encoding" in request.headers and not length:
+    if "transfer-encoding" in request.headers:
         return problem(request, 411, "length_required", "send the body with a Content-Length")
     return None
 

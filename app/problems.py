@@ -1,5 +1,6 @@
 """Where errors meet HTTP: one table of statuses, one shape of answer (RFC 9457)."""
 
+import json
 import secrets
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -7,7 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
@@ -92,7 +93,7 @@ def problem(
     *,
     errors: Sequence[FieldProblem] = (),
     headers: Mapping[str, str] | None = None,
-) -> JSONResponse:
+) -> Response:
     """Make an error answer."""
     request_id = request_id_of(request)
     body = Problem(
@@ -105,7 +106,9 @@ def problem(
         request_id=request_id,
         errors=list(errors),
     )
-    return JSONResponse(body.model_dump(), status, dict(headers or {}), media_type=MEDIA_TYPE)
+    # ASCII escapes: a request's own text is quoted here, and may not be valid Unicode.
+    text = json.dumps(body.model_dump())
+    return Response(text, status, dict(headers or {}), media_type=MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:
@@ -118,14 +121,14 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _on_bug)
 
 
-async def _on_known(request: Request, error: Exception) -> JSONResponse:
+async def _on_known(request: Request, error: Exception) -> Response:
     status = STATUS[type(error)]
     headers = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else None
     code = getattr(error, "code", "invalid_request")
     return problem(request, status, code, str(error), headers=headers)
 
 
-async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
+async def _on_invalid(request: Request, error: Exception) -> Response:
     details = error.errors() if isinstance(error, RequestValidationError) else []
     if any(detail["type"] == "json_invalid" for detail in details):
         return problem(request, 400, "malformed_json", "the body is not valid JSON")
@@ -141,7 +144,7 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     return problem(request, 422, "invalid_request", summary, errors=errors)
 
 
-async def _on_http(request: Request, error: Exception) -> JSONResponse:
+async def _on_http(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     headers = error.headers if isinstance(error, HTTPException) else None
     names = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
@@ -153,7 +156,7 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
     return problem(request, status, names.get(status, "http_error"), detail, headers=headers)
 
 
-async def _on_database(request: Request, error: Exception) -> JSONResponse:
+async def _on_database(request: Request, error: Exception) -> Response:
     log.warning("database_unavailable", error=type(error).__name__)
     return problem(
         request, 503, "database_unavailable", "the database does not answer; try again",
@@ -161,7 +164,7 @@ async def _on_database(request: Request, error: Exception) -> JSONResponse:
     )  # fmt: skip
 
 
-async def _on_bug(request: Request, error: Exception) -> JSONResponse:
+async def _on_bug(request: Request, error: Exception) -> Response:
     log.error("unhandled_error", path=request.url.path, error=repr(error), exc_info=error)
     return problem(
         request, 500, "internal", "this is a bug; quote the request id when reporting it"

@@ -11,7 +11,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class ServiceSettings(BaseSettings):
     """What API and worker share; each field is read from `SPQ_<NAME>`."""
 
-    model_config = SettingsConfigDict(env_prefix="SPQ_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="SPQ_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     database_url: SecretStr
     """SQLAlchemy URL: postgresql+psycopg://… or sqlite:///…"""
@@ -40,6 +42,6 @@ class ApiSettings(ServiceSettings):
     """Pause between two rounds of the outbox relay."""
     sweep_seconds: Annotated[float, Field(gt=0)] = 15.0
     """Pause between two looks for lost attempts and forgotten jobs."""
-    ring_again_seconds: Annotated[float, Field(gt=0)] = 60.0
+    ring_again_seconds: Annotated[float, Field(gt=0)] = 300.0
     """A job queued this long since it was last announced is announced again."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 1 << 20

@@ -15,7 +15,7 @@ from spq_core.artifact.manifest import MANIFEST_FILE, read_manifest, verify_file
 from spq_core.calibration.texts import BUILTIN, Text, builtin_text, find_text
 from spq_core.catalog import resolve
 from spq_core.console import ConsoleProgress
-from spq_core.errors import RecipeError, SpqError
+from spq_core.errors import DatasetError, RecipeError, SpqError
 from spq_core.evaluation.measure import choose_device, measure
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.summary import summary_rows
@@ -86,6 +86,10 @@ def compress_command(
     progress = ConsoleProgress()
     try:
         recipe = load_recipe(recipe_name, dataset)
+        if recipe.gates.max_perplexity_ratio is not None and windows is None:
+            raise RecipeError(
+                "the recipe has a quality gate, which needs a measurement: give --windows"
+            )
         with tempfile.TemporaryDirectory(prefix="spq-", dir=_existing_parent(out)) as scratch:
             source = _source(model, revision, Path(scratch))
             text: Text | None = None
@@ -191,7 +195,10 @@ def load_recipe(name: str, dataset: str | None) -> Recipe:
     if path.suffix in {".yaml", ".yml", ".json"}:
         if not path.is_file():
             raise RecipeError(f"recipe file {name} does not exist")
-        request = yaml.safe_load(path.read_text(encoding="utf-8"))
+        try:
+            request = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeError) as error:
+            raise RecipeError(f"{name} is not YAML or JSON: {str(error).splitlines()[0]}") from None
         if not isinstance(request, dict):
             raise RecipeError(f"{name} does not hold a recipe document")
     recipe = resolve(request)
@@ -224,10 +231,14 @@ def _text(name: str, data_dir: Path | None, scratch: Path) -> Text:
 
 
 def _file_text(path: Path) -> Text:
+    try:
+        evaluation = path.read_text(encoding="utf-8")
+    except UnicodeError:
+        raise DatasetError(f"{path.name} is not a UTF-8 text file") from None
     return Text(
         name=path.name,
         calibration="",
-        evaluation=path.read_text(encoding="utf-8"),
+        evaluation=evaluation,
         origin=f"file {path.name}",
     )
 

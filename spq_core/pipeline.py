@@ -6,7 +6,6 @@ recipe is cut into passes at such stages; between passes, changed blocks lie on 
 writes each finished block as a final shard.
 """
 
-import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -25,9 +24,10 @@ from spq_core.calibration.samples import CalibrationSamples, calibration_samples
 from spq_core.calibration.stream import CalibrationStream, begin_stream
 from spq_core.calibration.texts import Text
 from spq_core.errors import RecipeError
-from spq_core.families.architectures import ARTIFACT_PREFIX, check_config
+from spq_core.families.architectures import ARTIFACT_PREFIX
 from spq_core.layers.int8_linear import Int8Linear
 from spq_core.memory import peak_rss_bytes, reset_peak_rss
+from spq_core.model_files import check_model_folder
 from spq_core.modeling.blocks import load_layer, load_rest
 from spq_core.modeling.checkpoint import Checkpoint, open_checkpoint
 from spq_core.modeling.skeleton import Skeleton, load_skeleton
@@ -122,7 +122,7 @@ def compress(
     """
     started = time.monotonic()
     reset_peak_rss()
-    check_config(json.loads((source.folder / "config.json").read_text(encoding="utf-8")))
+    check_model_folder(source.folder)
     checkpoint = open_checkpoint(source.folder)
     skeleton = load_skeleton(source.folder)
     stages = build_stages(recipe, skeleton, checkpoint)

@@ -81,7 +81,7 @@ class Calibration(Document):
 class Gates(Document):
     """Limits a result must keep to be published."""
 
-    max_perplexity_ratio: Annotated[float, Field(gt=0.0)] | None = None
+    max_perplexity_ratio: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
     on_fail: Literal["discard", "keep"] = "discard"
 
 

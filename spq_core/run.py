@@ -1,5 +1,6 @@
 """One whole job without a service: compress, compress plain INT8 beside it, measure all, judge."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,12 +11,13 @@ from spq_core.artifact.manifest import read_manifest, verify_files
 from spq_core.calibration.texts import Text
 from spq_core.catalog import resolve
 from spq_core.errors import SpqError
-from spq_core.evaluation.measure import Measurement, measure
+from spq_core.evaluation.measure import Measurement, measure, require_positions
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.summary import Row, beaten_by, summary_rows
+from spq_core.model_files import check_model_folder
 from spq_core.pipeline import SourceModel, compress
 from spq_core.progress import Progress
-from spq_core.recipe import Gates, Recipe
+from spq_core.recipe import Gates, Recipe, parse_recipe
 from spq_core.report import CompressionReport
 
 SOURCE, INT8, RESULT = "source", "int8", "result"
@@ -81,11 +83,36 @@ def compress_and_measure(
     Raises:
         SpqError: the run failed.
     """
+    check_model_folder(source.folder)
+    require_positions(source.folder, evaluation)
     calibration = texts.get(recipe.calibration.dataset)
     report = compress(source, recipe, out, text=calibration, progress=progress)
+    try:
+        result = _measured(report, source, out, texts, evaluation, scratch, progress, device)
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)  # an unmeasured artifact is no result
+        raise
+    for row in result.rows:
+        progress.record("metric", asdict(row))
+    write_card(out, source.name, source.revision, license_id, result.document())
+    return result
+
+
+def _measured(
+    report: CompressionReport,
+    source: SourceModel,
+    out: Path,
+    texts: Mapping[str, Text],
+    evaluation: EvaluationSettings,
+    scratch: Path,
+    progress: Progress,
+    device: str,
+) -> RunResult:
+    """Make the INT8 baseline unless the result is one, and measure all models."""
     folders = {SOURCE: source.folder}
     baseline = resolve("int8")
-    if evaluation.int8_baseline and recipe.stages != baseline.stages:
+    stages = parse_recipe(report.recipe).stages
+    if evaluation.int8_baseline and stages != baseline.stages:
         compress(source, baseline, scratch / "int8-baseline", progress=progress)
         folders[INT8] = scratch / "int8-baseline"
     verify_files(out, read_manifest(out))
@@ -93,16 +120,12 @@ def compress_and_measure(
     corpora = {texts[name].name: texts[name] for name in evaluation.perplexity}
     measurement = measure(folders, corpora, evaluation, progress, reference=SOURCE, device=device)
     rows = summary_rows(measurement)
-    result = RunResult(
+    return RunResult(
         report=report,
         measurement=measurement,
         rows=rows,
         beaten_by_int8=beaten_by(rows, RESULT, INT8),
     )
-    for row in rows:
-        progress.record("metric", asdict(row))
-    write_card(out, source.name, source.revision, license_id, result.document())
-    return result
 
 
 def check_gates(gates: Gates, rows: tuple[Row, ...]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from spq_core.errors import ArtifactError
 
+SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 10_000_000
@@ -47,16 +48,19 @@ class WeightHeader:
 
 
 def weight_files(folder: Path) -> tuple[str, ...]:
-    """Names of the folder's safetensors files that belong to the model, in order.
+    """Names of the files transformers would load the folder's weights from, in order.
 
-    With an index only the files it names count, and each must lie in the folder itself.
+    That is `model.safetensors` if it exists, else what the index names; other safetensors files
+    (adapters, say) are not the model's. Each indexed file must lie in the folder itself.
 
     Raises:
         ArtifactError: the index is malformed, or names a file that is not there.
     """
+    if (folder / SINGLE_FILE).is_file():
+        return (SINGLE_FILE,)
     index = folder / INDEX_FILE
     if not index.is_file():
-        return tuple(sorted(path.name for path in folder.glob("*.safetensors")))
+        return ()
     try:
         files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError):

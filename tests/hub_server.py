@@ -238,6 +238,9 @@ class StubHub:
             files = dict(repo.commits[-1].files)
             for line in lines[1:]:
                 value = line["value"]
+                if line["key"] == "deletedFile":
+                    del files[value["path"]]
+                    continue
                 is_lfs = line["key"] == "lfsFile"
                 files[value["path"]] = (
                     self.blobs[value["oid"]] if is_lfs else base64.b64decode(value["content"])

@@ -3,8 +3,11 @@
 import importlib
 import os
 import sys
+from typing import Any
 
 import click
+from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 
 from spq_core.errors import SpqError
 
@@ -65,14 +68,28 @@ def main() -> None:
     try:
         spq()
     except SpqError as error:
-        click.echo(f"error: {error.code}: {error}", err=True)
-        sys.exit(1)
+        _fail(error.code, str(error))
+    except ValidationError as error:
+        _fail("invalid_settings", "; ".join(_setting(problem) for problem in error.errors()))
+    except (OSError, SQLAlchemyError) as error:
+        _fail(type(error).__name__, str(error).splitlines()[0])
     except ModuleNotFoundError as error:
         click.echo(
             f"error: this command needs the package {error.name!r}; install it with pip install 'spq[worker]'",
             err=True,
         )
         sys.exit(1)
+
+
+def _setting(problem: Any) -> str:
+    """A missing or malformed setting, by the name of its variable and without its value."""
+    name = "_".join(str(part) for part in problem["loc"]).upper()
+    return f"SPQ_{name.removeprefix('SPQ_')}: {problem['msg']}"
+
+
+def _fail(code: str, message: str) -> None:
+    click.echo(f"error: {code}: {message}", err=True)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

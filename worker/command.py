@@ -6,6 +6,7 @@ import sys
 import click
 
 from app.queue import JOB_QUEUE
+from worker.settings import WorkerSettings
 
 
 def celery_arguments(name: str) -> list[str]:
@@ -21,5 +22,6 @@ def celery_arguments(name: str) -> list[str]:
 @click.option("--name", default="worker@%h", show_default=True, help="Unique among all workers.")
 def worker_command(name: str) -> None:
     """Run a worker; settings come from SPQ_* variables. Start one per accelerator."""
+    WorkerSettings()  # a missing variable is named here, before Celery starts
     arguments = celery_arguments(name)
     os.execv(arguments[0], arguments)  # noqa: S606  becomes the worker, so that signals reach it

@@ -22,11 +22,13 @@ from spq_core.recipe import parse_recipe
 from worker.errors import CancelRequestedError, ChildFailedError, ChildRetryError, LeaseLostError
 from worker.findings import layer_rows, metric_rows
 from worker.heartbeat import Heartbeat
+from worker.leftovers import remove_leftovers
 from worker.process import Child, Message
 from worker.runtime import Runtime
 
 DATABASE_PAUSE_SECONDS = 1.0
 MAX_LOG_LINE = 2000
+GATE_CODE = "quality_gate_failed"
 
 
 def run_job(job_id: str, runtime: Runtime) -> None:
@@ -39,6 +41,7 @@ def run_job(job_id: str, runtime: Runtime) -> None:
     if claimed is None:
         log.info("duplicate_delivery", job_id=job_id)
         return
+    remove_leftovers(runtime.database, settings.scratch_dir, settings.artifact_dir)
     attempt = Attempt(runtime.database, claimed)
     log.info("attempt_started", job_id=job_id, attempt=claimed.attempt)
     heartbeat = Heartbeat(attempt, settings.heartbeat_seconds, settings.lease_seconds)
@@ -65,7 +68,7 @@ class _JobRun:
             outcome, record = self._attempted()
             self._save(record)
         except (LeaseLostError, FencedError):
-            outcome = "fenced"
+            outcome = self._after_fence()
         log.info(
             "attempt_ended",
             job_id=self.attempt.claim.job_id,
@@ -81,13 +84,38 @@ class _JobRun:
             self._keep_artifact()
             self._publish()
         except ChildFailedError as failed:
+            if failed.error["code"] == GATE_CODE and self._keeps_failures():
+                self._keep_artifact()
+            else:
+                self.files = {}
             return "failed", partial(self._fail, failed.error)
         except ChildRetryError as lost:
             self._note(f"attempt ended: {lost.reason}: {lost.detail}")
             return f"retry: {lost.reason}", partial(self.attempt.give_back, lost.reason)
         except CancelRequestedError:
             return "canceled", self.attempt.cancel
+        except (LeaseLostError, FencedError):
+            raise
+        except Exception as error:  # noqa: BLE001  the edge of an attempt: a bug must not burn the others
+            log.error("attempt_bug", job_id=self.attempt.claim.job_id, exc_info=error)
+            internal = {"code": "internal", "message": type(error).__name__, "retryable": False}
+            return "failed", partial(self._fail, internal)
         return "succeeded", self._succeed
+
+    def _after_fence(self) -> str:
+        """This attempt may not write; if that is because of a cancel, it can still end the job."""
+        try:
+            self._save(self.attempt.cancel)
+        except (LeaseLostError, FencedError):
+            return "fenced"
+        shutil.rmtree(self._stored(), ignore_errors=True)
+        return "canceled"
+
+    def _keeps_failures(self) -> bool:
+        return bool(self.attempt.claim.recipe["gates"]["on_fail"] == "keep")
+
+    def _stored(self) -> Path:
+        return self.runtime.settings.artifact_dir / self.attempt.claim.job_id
 
     def _fetch(self) -> None:
         """Bring the model and texts to this machine, or find the allowed local folder."""
@@ -139,12 +167,12 @@ class _JobRun:
 
     def _keep_artifact(self) -> None:
         """Move the artifact into the store; its final name appears in one step."""
-        target = self.runtime.settings.artifact_dir / self.attempt.claim.job_id
+        target = self._stored()
         staging = target.with_name(f"{target.name}.{self.attempt.claim.attempt}.partial")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(staging, ignore_errors=True)
         shutil.move(self.scratch / "artifact", staging)
-        self.attempt.renew(self.runtime.settings.lease_seconds)
+        self._save(lambda: self.attempt.renew(self.runtime.settings.lease_seconds))
         shutil.rmtree(target, ignore_errors=True)
         os.replace(staging, target)  # noqa: PTH105
 
@@ -200,16 +228,22 @@ class _JobRun:
             },
             layers=layer_rows(self.document),
             metrics=metric_rows(self.document),
-            files=[
-                FinishedArtifact(path=name, bytes=entry["bytes"], sha256=entry["sha256"])
-                for name, entry in self.files.items()
-            ],
+            files=self._finished_files(),
         )
+
+    def _finished_files(self) -> list[FinishedArtifact]:
+        return [
+            FinishedArtifact(path=name, bytes=entry["bytes"], sha256=entry["sha256"])
+            for name, entry in self.files.items()
+        ]
 
     def _fail(self, error: dict[str, Any]) -> None:
         error = error | {"message": self._scrubbed(str(error["message"]))}
         self.attempt.fail(
-            error, layers=layer_rows(self.document), metrics=metric_rows(self.document)
+            error,
+            layers=layer_rows(self.document),
+            metrics=metric_rows(self.document),
+            files=self._finished_files(),
         )
 
     def _show(self, message: Message) -> None:
@@ -226,8 +260,10 @@ class _JobRun:
             self._save(lambda: self.attempt.log([self._scrubbed(text)[:MAX_LOG_LINE]]))
 
     def _scrubbed(self, text: str) -> str:
+        """Text from a child without the token, and without what a database cannot hold."""
         token = self._token()
-        return text.replace(token, "[token]") if token else text
+        clean = text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+        return clean.replace(token, "[token]") if token else clean
 
     def _save(self, write: Callable[[], object]) -> None:
         """Write to the database, waiting out its absence for as long as the lease can last."""

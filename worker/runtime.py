@@ -21,7 +21,7 @@ class Runtime:
 
     def fetcher(self) -> ChildProgram:
         """Talks to the Hub for reading."""
-        return self._program("worker.fetcher", {})
+        return self._program("worker.fetcher", _proxies())
 
     def runner(self) -> ChildProgram:
         """Compresses and measures."""
@@ -30,10 +30,17 @@ class Runtime:
 
     def publisher(self) -> ChildProgram:
         """Talks to the Hub for writing."""
-        return self._program("worker.publisher", {})
+        return self._program("worker.publisher", _proxies())
 
     def _program(self, module: str, extra: dict[str, str]) -> ChildProgram:
         return ChildProgram(module, extra, self.settings.stall_seconds, self.settings.grace_seconds)
+
+
+def _proxies() -> dict[str, str]:
+    """How to reach the Hub from here; only for the children that talk to it."""
+    names = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+    spelled = (spelling for name in names for spelling in (name, name.lower()))
+    return {name: os.environ[name] for name in spelled if name in os.environ}
 
 
 def make_runtime(settings: WorkerSettings) -> Runtime:

@@ -1,11 +1,15 @@
 """The Celery application of a worker, and its one task: id in, everything else from the database."""
 
+from contextlib import suppress
+
 from celery import Celery
 from celery.signals import worker_process_init
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.queue import RUN_JOB_TASK, celery_app
 from app.telemetry import configure_logging
 from worker.compression import run_job
+from worker.leftovers import remove_leftovers
 from worker.runtime import Runtime, make_runtime
 from worker.settings import WorkerSettings
 
@@ -20,7 +24,10 @@ _runtimes: list[Runtime] = []
 def start(**_: object) -> None:
     """Connect in the pool's child: a connection must not cross a fork."""
     configure_logging()
-    _runtimes[:] = [make_runtime(_settings)]
+    runtime = make_runtime(_settings)
+    _runtimes[:] = [runtime]
+    with suppress(SQLAlchemyError):  # the next job tries again
+        remove_leftovers(runtime.database, _settings.scratch_dir, _settings.artifact_dir)
 
 
 @app.task(name=RUN_JOB_TASK)  # type: ignore[untyped-decorator]

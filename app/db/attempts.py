@@ -50,7 +50,6 @@ def claim(database: Database, job_id: str, worker_id: str, lease_seconds: float)
                 attempt=Job.attempt + 1,
                 version=Job.version + 1,
                 worker_id=worker_id,
-                committing=False,
                 progress=None,
                 started_at=func.coalesce(Job.started_at, moment),
                 lease_expires_at=moment + timedelta(seconds=lease_seconds),
@@ -132,10 +131,7 @@ class Attempt:
         with self.database.write() as session:
             job = self._end(session, JobStatus.SUCCEEDED, result=result)
             self._replace_findings(session, layers, metrics)
-            session.add_all(
-                ArtifactFile(job_id=job.id, path=file.path, bytes=file.bytes, sha256=file.sha256)
-                for file in files
-            )
+            self._add_files(session, files)
             append_event(session, job, "status", {"status": JobStatus.SUCCEEDED})
 
     def fail(
@@ -144,11 +140,13 @@ class Attempt:
         *,
         layers: list[dict[str, Any]] | None = None,
         metrics: list[dict[str, Any]] | None = None,
+        files: list[FinishedArtifact] | None = None,
     ) -> None:
         """End the job with an error; figures measured before it are kept."""
         with self.database.write() as session:
             job = self._end(session, JobStatus.FAILED, error=error)
             self._replace_findings(session, layers or [], metrics or [])
+            self._add_files(session, files or [])
             append_event(session, job, "status", {"status": JobStatus.FAILED, "error": error})
 
     def cancel(self) -> None:
@@ -202,6 +200,13 @@ class Attempt:
             raise FencedError(self.claim.job_id, self.claim.attempt)
         return job
 
+    def _add_files(self, session: Session, files: list[FinishedArtifact]) -> None:
+        job_id = self.claim.job_id
+        session.add_all(
+            ArtifactFile(job_id=job_id, path=file.path, bytes=file.bytes, sha256=file.sha256)
+            for file in files
+        )
+
     def _replace_findings(
         self, session: Session, layers: list[dict[str, Any]], metrics: list[dict[str, Any]]
     ) -> None:
@@ -228,8 +233,9 @@ def release(session: Session, job: Job, reason: str) -> bool:
     if job.status == JobStatus.CANCELING:
         job.status, job.finished_at = JobStatus.CANCELED, moment
     elif job.attempt < job.max_attempts:
-        job.status, job.committing = JobStatus.QUEUED, False
-        job.announced_at = None
+        # `committing` stays: a lost attempt may have made its commit, so the job must not end
+        # canceled; the next attempt looks for that commit first.
+        job.status, job.announced_at = JobStatus.QUEUED, None
     else:
         job.status, job.finished_at = JobStatus.FAILED, moment
         job.error = {

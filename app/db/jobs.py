@@ -1,5 +1,6 @@
 """Jobs as clients see them: add, find, list, cancel, delete."""
 
+import re
 import secrets
 import time
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from app.db.models import (
 from app.db.session import now
 from app.domain.errors import JobActiveError, JobNotFoundError, PublishingError
 from app.domain.job_status import TERMINAL, JobStatus, sources_of
+
+JOB_ID = re.compile(r"job_[0-9a-f]{32}")
 
 
 def new_job_id() -> str:
@@ -79,7 +82,10 @@ class JobRepository:
         Raises:
             JobNotFoundError: there is none, or it is another tenant's.
         """
-        job = self.session.scalar(select(Job).where(Job.id == job_id, Job.tenant == self.tenant))
+        job = None
+        if JOB_ID.fullmatch(job_id):
+            query = select(Job).where(Job.id == job_id, Job.tenant == self.tenant)
+            job = self.session.scalar(query)
         if job is None:
             raise JobNotFoundError(job_id)
         return job
@@ -103,6 +109,7 @@ class JobRepository:
         Raises:
             PublishingError: its commit on the Hub is being made.
         """
+        self.get(job_id)
         moment = now(self.session)
         queued = self._move(
             job_id, JobStatus.CANCELED, finished_at=moment, cancel_requested_at=moment
@@ -113,7 +120,7 @@ class JobRepository:
         if running is not None:
             return running
         job = self.get(job_id)
-        if job.committing and job.status == JobStatus.RUNNING:
+        if job.committing and job.status not in TERMINAL:
             raise PublishingError(job_id)
         return job
 

@@ -112,7 +112,7 @@ class JobMetric(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     model: Mapped[str] = mapped_column(String(32), primary_key=True)
     """source, int8 or result."""
-    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(160), primary_key=True)
     dataset: Mapped[str] = mapped_column(String(64))
     value: Mapped[float]
 

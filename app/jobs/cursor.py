@@ -2,8 +2,9 @@
 
 import base64
 import binascii
-from datetime import datetime
+from datetime import UTC, datetime
 
+from app.db.jobs import JOB_ID
 from app.domain.errors import InvalidCursorError
 
 MAX_LENGTH = 200
@@ -25,8 +26,9 @@ def decode(cursor: str) -> tuple[datetime, str]:
     try:
         moment, job_id = base64.urlsafe_b64decode(cursor.encode()).decode().split("|")
         created_at = datetime.fromisoformat(moment)
-    except (ValueError, binascii.Error):
+        position = created_at.astimezone(UTC)
+    except (ValueError, OverflowError, binascii.Error):
         raise InvalidCursorError from None
-    if created_at.tzinfo is None:
+    if created_at.tzinfo is None or not JOB_ID.fullmatch(job_id):
         raise InvalidCursorError
-    return created_at, job_id
+    return position, job_id

@@ -1,5 +1,6 @@
 """Bodies of requests and answers about jobs."""
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
@@ -16,6 +17,7 @@ RepoId = Annotated[
 ]
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.\-]{1,63}$")]
 MAX_LABELS = 16
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 class _Body(BaseModel):
@@ -38,7 +40,7 @@ class ModelReference(_Body):
 
     @property
     def name(self) -> str:
-        """What to call the model."""
+        """What to call the model, as clients name it."""
         return self.repo_id or self.path or ""
 
 
@@ -60,6 +62,26 @@ class JobSubmission(_Body):
     labels: dict[Label, Annotated[str, StringConstraints(max_length=512)]] = Field(
         default_factory=dict, max_length=MAX_LABELS
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _storable(cls, document: Any) -> Any:
+        """Refuse text that no database column can hold."""
+        _require_storable(document)
+        return document
+
+
+def _require_storable(value: Any) -> None:
+    """Refuse NUL characters and lone surrogates anywhere in a JSON document."""
+    if isinstance(value, str) and UNSTORABLE.search(value):
+        raise ValueError("text must not contain NUL characters or lone surrogates")
+    if isinstance(value, dict):
+        for key, member in value.items():
+            _require_storable(key)
+            _require_storable(member)
+    elif isinstance(value, list):
+        for member in value:
+            _require_storable(member)
 
 
 class JobProgress(BaseModel):

@@ -129,7 +129,7 @@ def upgrade() -> None:
         "job_metrics",
         sa.Column("job_id", sa.String(length=40), nullable=False),
         sa.Column("model", sa.String(length=32), nullable=False),
-        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.String(length=160), nullable=False),
         sa.Column("dataset", sa.String(length=64), nullable=False),
         sa.Column("value", sa.Double(), nullable=False),
         sa.ForeignKeyConstraint(

@@ -80,6 +80,12 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
         ArtifactError: a file is missing.
         DigestMismatchError: a file holds other bytes than the manifest lists.
     """
+    unlisted = {path.name for path in folder.glob("*.safetensors")} - set(manifest.files)
+    if unlisted:
+        raise ArtifactError(
+            f"{', '.join(sorted(unlisted))}: not listed in the manifest, but transformers might load "
+            "it instead of the artifact's weights; remove it"
+        )
     for name, entry in manifest.files.items():
         path = folder / name
         if Path(name).name != name or not path.is_file():

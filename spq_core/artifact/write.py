@@ -83,7 +83,7 @@ class ArtifactWriter:
     def carry_files(self, source: Path) -> None:
         """Copy tokenizer, generation settings and licence from the source folder."""
         for name in SIDE_FILES:
-            if (source / name).is_file():
+            if (source / name).is_file() and _belongs_to(source / name, source):
                 shutil.copyfile(source / name, self.folder / name)
 
     def finish(self, manifest: Manifest) -> None:
@@ -102,6 +102,12 @@ class ArtifactWriter:
     def _write_json(self, name: str, document: object) -> None:
         text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
         (self.folder / name).write_text(text + "\n", encoding="utf-8")
+
+
+def _belongs_to(path: Path, folder: Path) -> bool:
+    """Whether a file really lies in its model's folder, or in the blobs of a Hub cache snapshot."""
+    real, home = path.resolve(), folder.resolve()
+    return real.parent in {home, home.parent.parent / "blobs"}
 
 
 def changed_layouts(path: str, block: nn.Module, original: nn.Module) -> dict[str, Layout]:

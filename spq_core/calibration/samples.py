@@ -7,10 +7,10 @@ from typing import Any
 
 from jaxtyping import Int64
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from spq_core.calibration.texts import Text, non_blank_lines, refuse_shared_lines
 from spq_core.calibration.windows import padded_lines
+from spq_core.modeling.tokenizer import load_tokenizer
 from spq_core.recipe import Calibration
 
 
@@ -38,7 +38,7 @@ def calibration_samples(
     lines = non_blank_lines(text.evaluation if leaked else text.calibration, settings.samples)
     if not leaked:
         refuse_shared_lines(lines, text.evaluation)
-    tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
+    tokenizer = load_tokenizer(model_folder)
     description = {
         "dataset": text.name,
         "origin": text.origin,

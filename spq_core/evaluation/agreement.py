@@ -102,7 +102,7 @@ def _add_divergence(
 
 def _finish(name: str, tally: _Tally, *, compared: bool) -> Agreement:
     mean = tally.nll / tally.tokens
-    if not math.isfinite(mean):
+    if not math.isfinite(mean) or not math.isfinite(tally.kl):
         raise NumericalError(name, "evaluation loss")
     return Agreement(
         perplexity=math.exp(min(mean, 700.0)),

@@ -1,5 +1,6 @@
 """Measure models side by side: bytes, quality and speed from one process and one set of settings."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from spq_core.artifact.manifest import MANIFEST_FILE
 from spq_core.artifact.read import load_model
@@ -19,10 +20,12 @@ from spq_core.evaluation.agreement import Agreement, score_windows
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.throughput import Throughput, measure_throughput
 from spq_core.memory import peak_rss_bytes, reset_peak_rss, rss_bytes
+from spq_core.modeling.tokenizer import load_tokenizer
 from spq_core.progress import Progress
 from spq_core.weight_files import stored_bytes
 
 PAPER_TOKENS = 512
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 COUNTED_FILES = ("config.json", MANIFEST_FILE)
 
 
@@ -84,12 +87,12 @@ def measure(
     loaded: dict[str, PreTrainedModel] = {}
     load_figures: dict[str, LoadFigures] = {}
     for folder in folders.values():
-        _require_positions(folder, settings)
+        require_positions(folder, settings)
     progress.stage("load", len(folders), "models")
     for name, folder in folders.items():
         loaded[name], load_figures[name] = _load(folder, device)
         progress.advance(name)
-    tokenizer = AutoTokenizer.from_pretrained(next(iter(folders.values())), local_files_only=True)
+    tokenizer = load_tokenizer(next(iter(folders.values())))
     windows = {
         name: consecutive_windows(tokenizer, text.evaluation, settings.length, settings.limit)
         for name, text in texts.items()
@@ -140,12 +143,14 @@ def choose_device(wanted: str) -> str:
     available = torch.cuda.is_available()
     if wanted == "auto":
         return "cuda" if available else "cpu"
+    if not DEVICE.fullmatch(wanted):
+        raise EvaluationError(f"unknown device {wanted!r}; use auto, cpu, cuda or cuda:N")
     if wanted.startswith("cuda") and not available:
         raise EvaluationError(f"device {wanted!r} was asked for, but torch sees no CUDA device")
     return wanted
 
 
-def _require_positions(folder: Path, settings: EvaluationSettings) -> None:
+def require_positions(folder: Path, settings: EvaluationSettings) -> None:
     """Windows and prompts must fit into the model's context."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     positions = getattr(config, "max_position_embeddings", None)

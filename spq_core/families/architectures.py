@@ -14,11 +14,50 @@ SUPPORTED_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "opt")
 ARTIFACT_PREFIX = "spq_"
 
 
+LARGEST = {
+    "num_hidden_layers": 512,
+    "hidden_size": 1 << 16,
+    "intermediate_size": 1 << 20,
+    "ffn_dim": 1 << 20,
+    "vocab_size": 1 << 21,
+    "head_dim": 1 << 12,
+    "num_attention_heads": 1 << 12,
+    "num_key_value_heads": 1 << 12,
+    "max_position_embeddings": 1 << 24,
+    "word_embed_proj_dim": 1 << 16,
+}
+"""Larger numbers in a config.json are a mistake or a trap: building the model would take all memory."""
+
+
+def check_tokenizer_config(config: Mapping[str, Any]) -> None:
+    """Refuse a tokenizer_config.json that asks for code of its own.
+
+    Raises:
+        UnsafeModelError: it has an auto_map.
+    """
+    if config.get("auto_map"):
+        raise UnsafeModelError(
+            "unsafe_config",
+            "tokenizer_config.json has an auto_map, which loads code from the repository; we never run that",
+        )
+
+
+def _check_sizes(config: Mapping[str, Any]) -> None:
+    for name, largest in LARGEST.items():
+        value = config.get(name)
+        if value is not None and (type(value) is not int or not 0 < value <= largest):
+            raise UnsafeModelError(
+                "unsafe_config",
+                f"config.json: {name} is {str(value)[:40]}, expected 1 to {largest}",
+            )
+
+
 def check_config(config: Mapping[str, Any]) -> str:
     """Return the model type of a config.json that we are willing to build.
 
     Raises:
-        UnsafeModelError: it is quantized already, is one of our artifacts, or asks for remote code.
+        UnsafeModelError: it is quantized already, is one of our artifacts, asks for remote code,
+            or has sizes no model has.
         UnsupportedModelError: its model type is not in the table.
     """
     model_type = config.get("model_type")
@@ -41,4 +80,5 @@ def check_config(config: Mapping[str, Any]) -> str:
         raise UnsupportedModelError(
             f"model type {model_type!r} is not supported; supported are {', '.join(SUPPORTED_MODEL_TYPES)}"
         )
+    _check_sizes(config)
     return str(model_type)

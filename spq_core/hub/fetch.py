@@ -1,22 +1,20 @@
 """Fetch a model from the Hub: at one commit, only files that cannot run code, checked before use."""
 
-import json
 import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 from spq_core.artifact.manifest import file_sha256
 from spq_core.errors import UnsafeModelError
-from spq_core.families.architectures import check_config
+from spq_core.families.architectures import check_config, check_tokenizer_config
 from spq_core.hub.client import translated_errors
 from spq_core.hub.errors import HubError, HubUnavailableError
-from spq_core.model_files import SIDE_FILES
+from spq_core.model_files import SIDE_FILES, read_json_object
 from spq_core.weight_files import INDEX_FILE
 
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
@@ -79,7 +77,9 @@ def fetch_model(
             )
             _check_download(sibling, path)
             if sibling.rfilename == "config.json":
-                check_config(read_config(path))
+                check_config(read_json_object(path))
+            elif sibling.rfilename == "tokenizer_config.json":
+                check_tokenizer_config(read_json_object(path))
             done += sibling.size or 0
             report(sibling.rfilename, done, total)
     shutil.rmtree(target / ".cache", ignore_errors=True)
@@ -118,21 +118,6 @@ def choose_files(repo_id: str, siblings: list[RepoSibling]) -> list[RepoSibling]
                 "unsafe_config", f"{repo_id}: {name} is larger than {MAX_SIDE_BYTES} bytes"
             )
     return [by_name[name] for name in (*small, *weights)]
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Parse a config.json.
-
-    Raises:
-        UnsafeModelError: it is not a JSON object.
-    """
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        config = None
-    if not isinstance(config, dict):
-        raise UnsafeModelError("unsafe_config", f"{path.name} is not a JSON object")
-    return config
 
 
 def _check_room(repo_id: str, total: int, target: Path, limits: FetchLimits) -> None:

@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
+from spq_core.artifact.manifest import MANIFEST_FILE
 from spq_core.hub.client import translated_errors
 from spq_core.hub.errors import HubError
 
 TRAILER = "Spq-Job-Id"
+HARMLESS_FILES = frozenset({".gitattributes", "README.md"})
+SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,17 +42,44 @@ class Publisher:
         return None
 
     def upload(self, folder: Path, *, private: bool) -> "Prepared":
-        """Create the repository if needed and upload the large files; nothing is visible yet."""
+        """Create the repository if needed and upload the large files; nothing is visible yet.
+
+        Raises:
+            HubError: the repository holds something else, or is public though private was asked for.
+        """
         with translated_errors(self.repo_id):
             self.api.create_repo(self.repo_id, private=private, exist_ok=True)
-            parent = str(self.api.model_info(self.repo_id).sha)
-            operations = [
+            info = self.api.model_info(self.repo_id)
+            if private and not info.private:
+                raise HubError(
+                    "output_not_private",
+                    f"{self.repo_id} exists and is public; set output.private to false, or name another",
+                )
+            stale = self._stale_files(folder, {one.rfilename for one in info.siblings or []})
+            additions = [
                 CommitOperationAdd(path_in_repo=path.name, path_or_fileobj=path)
                 for path in sorted(folder.iterdir())
                 if path.is_file()
             ]
-            self.api.preupload_lfs_files(self.repo_id, operations, free_memory=False)
-        return Prepared(parent, operations)
+            self.api.preupload_lfs_files(self.repo_id, additions, free_memory=False)
+        deletions = [CommitOperationDelete(path_in_repo=name) for name in stale]
+        return Prepared(str(info.sha), [*additions, *deletions])
+
+    def _stale_files(self, folder: Path, present: set[str]) -> list[str]:
+        """Files of an earlier artifact that this one does not replace.
+
+        Weights left beside ours would be loaded instead of ours, so a repository that holds a model
+        which is not an artifact of this service is not written to.
+        """
+        coming = {path.name for path in folder.iterdir()}
+        others = sorted(present - HARMLESS_FILES)
+        if others and MANIFEST_FILE not in present:
+            raise HubError(
+                "output_not_empty",
+                f"{self.repo_id} holds {', '.join(others[:SHOWN])}{' …' if len(others) > SHOWN else ''} and no "
+                "artifact of this service; name a new repository",
+            )
+        return [name for name in others if name not in coming and "/" not in name]
 
     def commit(self, prepared: "Prepared", title: str) -> Publication:
         """Make the one commit, on top of the head seen before the upload.
@@ -77,7 +107,7 @@ class Prepared:
     """Uploaded files that no commit names yet."""
 
     parent: str
-    operations: list[CommitOperationAdd]
+    operations: list[CommitOperationAdd | CommitOperationDelete]
 
     def __post_init__(self) -> None:
         if not self.operations:

@@ -86,7 +86,13 @@ def _packed(rows: Tensor, codes: Tensor) -> Tensor:
 
 
 def _tiled(rows: Tensor, codes: Tensor) -> Tensor:
-    """Rows @ codes.T, widening a tile of weight rows at a time."""
+    """Rows @ codes.T, widening a tile of weight rows at a time.
+
+    Sums of activation times code leave float16's range where the scaled result does not, so
+    float16 activations are multiplied in float32.
+    """
+    if rows.dtype == torch.float16:
+        rows = rows.float()
     n_out, n_in = codes.shape[0], rows.shape[1]
     codes = codes[:, :n_in]
     tile = (

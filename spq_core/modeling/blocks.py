@@ -34,6 +34,7 @@ def load_rest(skeleton: Skeleton, checkpoint: Checkpoint) -> PreTrainedModel:
     tensors = checkpoint.read(names)
     _require_finite("outside the decoder layers", tensors.items())
     if shared is not None:
+        _require_one_matrix(skeleton, checkpoint, tensors)
         tensors[shared] = tensors[f"{skeleton.embedding_path}.weight"]
     fill(rest, tensors)
     if shared is not None:
@@ -42,6 +43,20 @@ def load_rest(skeleton: Skeleton, checkpoint: Checkpoint) -> PreTrainedModel:
         )
         head.weight = embedding.weight
     return rest
+
+
+def _require_one_matrix(
+    skeleton: Skeleton, checkpoint: Checkpoint, tensors: dict[str, Tensor]
+) -> None:
+    """A checkpoint may repeat a tied matrix under the head's name, but not hold another there."""
+    head = f"{skeleton.head_path}.weight"
+    if head in checkpoint.tensors and not torch.equal(
+        checkpoint.read([head])[head], tensors[f"{skeleton.embedding_path}.weight"]
+    ):
+        raise ArtifactError(
+            f"config.json ties head and embedding, but the weights hold a different {head}; "
+            "set tie_word_embeddings to false if that is meant"
+        )
 
 
 def fill(block: nn.Module, tensors: dict[str, Tensor]) -> None:

@@ -75,7 +75,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             if pickles
             else ""
         )
-        raise UnsafeModelError("unsafe_format", f"{folder.name} has no .safetensors file{detail}")
+        raise UnsafeModelError("unsafe_format", f"{folder.name} has no model.safetensors{detail}")
     for name, header in tensors.items():
         if header.dtype not in DTYPES:
             raise UnsafeModelError(

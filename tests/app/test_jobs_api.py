@@ -1,5 +1,8 @@
 """The jobs API as a client sees it, on Postgres and on SQLite."""
 
+import base64
+import json
+
 import pytest
 
 from app.db.attempts import Attempt, FinishedArtifact, claim
@@ -102,6 +105,50 @@ def test_other_malformed_requests_have_the_same_shape(api):
     problem(api.client.get("/jobs?limit=0", headers=headers), 422, "invalid_request")
 
 
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800b"])
+def test_text_no_database_can_hold_is_refused_everywhere(api, text):
+    model = {"repo_id": "a/b"}
+    stages = [{"type": "quantize"}]
+    bodies = (
+        {"model": model, "labels": {"k": text}},
+        {"model": model, "labels": {text: "v"}},
+        {"model": model, text: 1},
+        {"model": model, "recipe": text},
+        {"model": model, "recipe": {"stages": stages, "metadata": {"description": text}}},
+        {"model": model, "recipe": {"stages": stages, text: 1}},
+    )
+    headers = api.headers() | {"content-type": "application/json"}
+    for body in bodies:
+        answer = api.client.post("/jobs", content=json.dumps(body), headers=headers)
+        problem(answer, 422, "invalid_request")
+
+
+def test_infinite_gates_and_odd_paths_and_cursors_are_refused(api):
+    headers = api.headers()
+    gates = {"extends": "int8", "gates": {"max_perplexity_ratio": float("inf")}}
+    body = json.dumps({"model": {"repo_id": "a/b"}, "recipe": gates})
+    answer = api.client.post(
+        "/jobs", content=body, headers=headers | {"content-type": "application/json"}
+    )
+    problem(answer, 422, "invalid_recipe")
+    for path in ("%00", "job_x", "x" * 300):
+        problem(api.client.get(f"/jobs/{path}", headers=headers), 404, "job_not_found")
+        problem(api.client.get(f"/jobs/{path}/events", headers=headers), 404, "job_not_found")
+        problem(api.client.post(f"/jobs/{path}/cancel", headers=headers), 404, "job_not_found")
+    for position in (
+        "0001-01-01T00:00:00+23:59|x",
+        "9999-12-31T23:59:59-23:59|x",
+        "2026-01-01T00:00:00+00:00|a\0",
+    ):
+        cursor = base64.urlsafe_b64encode(position.encode()).decode()
+        problem(api.client.get(f"/jobs?after={cursor}", headers=headers), 400, "invalid_cursor")
+
+
+def test_bodies_without_a_length_are_refused(api):
+    answer = api.client.post("/jobs", content=iter([b"{}"]), headers=api.headers())
+    problem(answer, 411, "length_required")
+
+
 def test_keys_are_needed_and_scopes_are_kept(api):
     answer = api.client.get("/jobs")
     problem(answer, 401, "unauthenticated")
@@ -193,8 +240,12 @@ def test_a_job_that_is_making_its_commit_cannot_be_cancelled(api):
     problem(
         api.client.post(f"/jobs/{job}/cancel", headers=api.headers()), 409, "publish_in_progress"
     )
-    api.client.post(f"/jobs/{job}/cancel", headers=api.headers())
-    attempt.succeed(result={}, layers=[], metrics=[], files=[])
+    attempt.give_back("worker_lost")
+    # The lost attempt may have made its commit: the job must not end as canceled.
+    problem(
+        api.client.post(f"/jobs/{job}/cancel", headers=api.headers()), 409, "publish_in_progress"
+    )
+    start(api, job).succeed(result={}, layers=[], metrics=[], files=[])
 
 
 def test_only_ended_jobs_are_deleted(api):
@@ -265,7 +316,8 @@ def test_history_figures_and_files_of_a_finished_job(api):
 def test_what_the_service_can_do(api):
     assert api.client.get("/livez").json() == {"status": "ok"}
     assert api.client.get("/readyz").status_code == 200
-    capabilities = api.client.get("/capabilities").json()
+    problem(api.client.get("/capabilities"), 401, "unauthenticated")
+    capabilities = api.client.get("/capabilities", headers=api.headers()).json()
     assert capabilities["local_models"] == ["tiny-llama"]
     assert {one["name"] for one in api.client.get("/recipes").json()["data"]} >= {
         "int8",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -131,3 +132,74 @@ def test_errors_are_one_line_that_names_the_thing(model, tmp_path, arguments, wo
     assert words in failed.stderr
     assert "Traceback" not in failed.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("config.json", None, "has no config.json"),
+        ("config.json", b"[1]", "not a JSON object"),
+        ("config.json", b"{", "not a JSON object"),
+        ("tokenizer.json", None, "no usable tokenizer"),
+    ],
+)
+def test_broken_model_folders_are_named(model, tmp_path, file, content, words):
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    (broken / file).unlink()
+    if content is not None:
+        (broken / file).write_bytes(content)
+    failed = spq(
+        "compress",
+        broken,
+        "--recipe",
+        "spq-paper",
+        "--dataset",
+        "builtin",
+        "--out",
+        tmp_path / "out",
+        check=False,
+    )
+    assert failed.returncode == 1
+    assert words in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_mistakes_around_files_are_one_line(model, tmp_path):
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "file").write_text("x")
+    gate = {
+        "apiVersion": "recipe/v1",
+        "stages": [{"type": "quantize"}],
+        "gates": {"max_perplexity_ratio": 1.1},
+    }
+    (tmp_path / "gate.json").write_text(json.dumps(gate))
+    calls = (
+        (
+            ["compress", model, "--recipe", tmp_path / "binary.yaml", "--out", tmp_path / "o"],
+            "not YAML or JSON",
+        ),
+        (
+            ["compress", model, "--recipe", tmp_path / "gate.json", "--out", tmp_path / "o"],
+            "give --windows",
+        ),
+        (["compress", model, "--out", tmp_path / "file"], "file"),
+        (
+            ["compress", model, "--out", tmp_path / "o", "--dataset", "builtin", "--windows", "1"],
+            "256 positions",
+        ),
+        (["evaluate", model, "--data", tmp_path / "binary.yaml"], "not a UTF-8 text file"),
+        (
+            ["evaluate", model, "--dataset", "builtin", "--length", "64", "--device", "foo"],
+            "unknown device",
+        ),
+        (["evaluate", tmp_path, "--dataset", "builtin", "--length", "64"], "config.json"),
+        (["migrate", "--database-url", "garbage"], "error"),
+    )
+    for arguments, words in calls:
+        failed = spq(*arguments, check=False)
+        assert failed.returncode == 1, arguments
+        assert words in failed.stderr, failed.stderr
+        assert "Traceback" not in failed.stderr
+        assert not (tmp_path / "o").exists()

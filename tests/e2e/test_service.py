@@ -122,6 +122,31 @@ def test_a_result_below_the_gate_is_not_published_but_its_figures_are_kept(stack
     assert stack.client.call("GET", f"/jobs/{job_id}/artifacts")["data"] == []
 
 
+def test_a_failed_gate_can_keep_the_artifact_for_a_look(stack):
+    recipe = {"extends": "int8", "gates": {"max_perplexity_ratio": 0.5, "on_fail": "keep"}}
+    job_id = stack.submit(recipe=recipe, output={"repo_id": "me/bad"})
+    assert stack.finish(job_id)["error"]["code"] == "quality_gate_failed"
+    files = {one["path"] for one in stack.client.call("GET", f"/jobs/{job_id}/artifacts")["data"]}
+    assert "config.json" in files
+    assert "me/bad" not in stack.hub.models
+
+
+def test_settings_mistakes_are_named_without_secrets(stack):
+    environment = stack.environment | {"SPQ_LEASE_SECONDS": "soon"}
+    for command in (["worker"], ["api"]):
+        failed = subprocess.run(
+            [sys.executable, "-m", "worker.cli", *command],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert failed.returncode == 1
+        assert "SPQ_LEASE_SECONDS" in failed.stderr
+        assert "Traceback" not in failed.stderr
+        assert WRITE_TOKEN not in failed.stderr
+
+
 def test_a_killed_runner_is_tried_again(stack):
     job_id = stack.submit(evaluation=SLOW, output={"repo_id": "me/out"})
     stack.wait_for_stage(job_id, "throughput")
@@ -138,6 +163,7 @@ def test_a_killed_worker_loses_nothing(stack):
     stack.wait_for_stage(job_id, "throughput")
     stack.kill("worker")
     wait_until(lambda: not stack.runners(), 10, "the runner dies with its supervisor")
+    (stack.scratch / "job_0000000000000000000000000000dead.1").mkdir()
     stack.start_worker("worker2")
     job = stack.finish(job_id)
     assert (job["status"], job["attempt"]) == ("succeeded", 2)

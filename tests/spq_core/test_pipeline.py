@@ -1,5 +1,6 @@
 """Compress tiny models of every family, save, load, and compare with an independent computation."""
 
+import io
 import itertools
 import json
 import subprocess
@@ -25,6 +26,7 @@ from spq_core.errors import (
 from spq_core.layers.int8_linear import Int8Linear
 from spq_core.layers.low_rank_linear import LowRankLinear
 from spq_core.layers.slicing import AnyLinear, bias_of, float_weight
+from spq_core.modeling.tokenizer import load_tokenizer
 from spq_core.pipeline import SourceModel, compress
 from spq_core.recipe import parse_recipe
 from tests.models import FAMILIES, save_tiny, some_ids
@@ -299,3 +301,77 @@ def test_evaluation_text_as_calibration_is_reported(tmp_path, tiny_llama):
     report = run(tiny_llama, tmp_path / "out", recipe)
     assert report.calibration["is_evaluation_text"] is True
     assert read_manifest(tmp_path / "out").calibration["is_evaluation_text"] is True
+
+
+EVIL_TOKENIZER = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}
+
+
+def test_code_beside_a_tokenizer_is_never_run(tmp_path, tiny_llama, monkeypatch):
+    def plant(folder):
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_config.json").write_text(json.dumps(config | EVIL_TOKENIZER))
+        (folder / "evil.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')\n")
+
+    evil = damaged(tiny_llama, tmp_path, plant)
+    with pytest.raises(UnsafeModelError, match="tokenizer_config.json has an auto_map"):
+        run(evil, tmp_path / "out")
+    # The loader itself refuses as well, even if somebody says yes on stdin.
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    with pytest.raises(ArtifactError, match="no usable tokenizer"):
+        load_tokenizer(evil)
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("name", ["num_hidden_layers", "hidden_size", "head_dim", "vocab_size"])
+def test_model_bombs_are_refused_from_their_config(tmp_path, tiny_llama, name):
+    def inflate(folder):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {name: 20_000_000_000}))
+
+    with pytest.raises(UnsafeModelError, match=f"{name} is 20000000000"):
+        run(damaged(tiny_llama, tmp_path, inflate), tmp_path / "out")
+
+
+def test_a_second_head_under_a_tied_config_is_not_thrown_away(tmp_path, tiny_llama):
+    def add_head(folder, change):
+        tensors = load_file(folder / "model.safetensors")
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + change
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    run(damaged(tiny_llama, tmp_path, lambda folder: add_head(folder, 0.0)), tmp_path / "same")
+    (tmp_path / "damaged").rename(tmp_path / "first")
+    with pytest.raises(ArtifactError, match="hold a different lm_head.weight"):
+        run(damaged(tiny_llama, tmp_path, lambda folder: add_head(folder, 1.0)), tmp_path / "other")
+
+
+def test_only_the_weights_transformers_would_load_are_used(tmp_path, tiny_llama):
+    def stray(folder):
+        tensors = load_file(folder / "model.safetensors")
+        doubled = {name: tensor * 2 for name, tensor in tensors.items()}
+        save_file(doubled, folder / "training_extra.safetensors")
+        weight_map = dict.fromkeys(tensors, "training_extra.safetensors")
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+    plain = run(tiny_llama, tmp_path / "plain", resolve("int8"))
+    odd = run(damaged(tiny_llama, tmp_path, stray), tmp_path / "odd", resolve("int8"))
+    assert odd.source_bytes - plain.source_bytes < 10_000
+    for path in (tmp_path / "plain").glob("*.safetensors"):
+        assert path.read_bytes() == (tmp_path / "odd" / path.name).read_bytes()
+
+
+def test_weights_the_manifest_does_not_list_are_refused(tmp_path, tiny_llama):
+    run(tiny_llama, tmp_path / "out")
+    (tmp_path / "out" / "model.safetensors").write_bytes(
+        (tiny_llama / "model.safetensors").read_bytes()
+    )
+    with pytest.raises(ArtifactError, match="model.safetensors: not listed"):
+        load_artifact(tmp_path / "out")
+
+
+def test_links_out_of_the_model_folder_are_not_carried_along(tmp_path, tiny_llama):
+    (tmp_path / "secret").write_text("TOPSECRET")
+    source = damaged(
+        tiny_llama, tmp_path, lambda folder: (folder / "LICENSE").symlink_to(tmp_path / "secret")
+    )
+    run(source, tmp_path / "out")
+    assert not (tmp_path / "out" / "LICENSE").exists()

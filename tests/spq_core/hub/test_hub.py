@@ -131,6 +131,51 @@ def test_publishing_is_one_commit_with_a_trailer_and_is_found_again(hub, tmp_pat
     assert Publisher(hub_api(hub.url, WRITE_TOKEN), "me/out", "job_2").existing() is None
 
 
+def artifact(tmp_path, name, **files):
+    folder = tmp_path / name
+    folder.mkdir()
+    for file, text in ({"compression_manifest.json": "{}"} | files).items():
+        (folder / file).write_text(text)
+    return folder
+
+
+def test_a_repository_with_another_model_is_not_written_to(hub, tiny_llama, tmp_path):
+    hub.add_model("me/model", tiny_llama, private=True)
+    publisher = Publisher(hub_api(hub.url, WRITE_TOKEN), "me/model", "job_1")
+    with pytest.raises(HubError, match="no artifact of this service") as caught:
+        publisher.upload(artifact(tmp_path, "a"), private=True)
+    assert caught.value.code == "output_not_empty"
+    assert len(hub.models["me/model"].commits) == 1
+
+
+def test_an_earlier_artifact_is_replaced_without_leftovers(hub, tmp_path):
+    first = Publisher(hub_api(hub.url, WRITE_TOKEN), "me/out", "job_1")
+    first.commit(
+        first.upload(
+            artifact(tmp_path, "a", **{"old.safetensors": "x", "config.json": "1"}), private=True
+        ),
+        "one",
+    )
+    second = Publisher(hub_api(hub.url, WRITE_TOKEN), "me/out", "job_2")
+    second.commit(
+        second.upload(artifact(tmp_path, "b", **{"config.json": "2"}), private=True), "two"
+    )
+    assert set(hub.models["me/out"].commits[-1].files) == {
+        ".gitattributes",
+        "compression_manifest.json",
+        "config.json",
+    }
+
+
+def test_a_private_artifact_does_not_go_into_a_public_repository(hub, tmp_path):
+    hub.models["me/open"] = Repo(private=False)
+    hub.models["me/open"].add({}, "initial")
+    publisher = Publisher(hub_api(hub.url, WRITE_TOKEN), "me/open", "job_1")
+    with pytest.raises(HubError, match="is public"):
+        publisher.upload(artifact(tmp_path, "a"), private=True)
+    publisher.commit(publisher.upload(tmp_path / "a", private=False), "fine")
+
+
 def test_a_repository_changed_meanwhile_is_not_overwritten(hub, tmp_path):
     folder = tmp_path / "artifact"
     folder.mkdir()

@@ -55,3 +55,13 @@ def test_padding_makes_codes_readable_by_the_kernel():
 def test_leading_dimensions_are_kept():
     codes, x = random_codes(5, 16), torch.randn(2, 3, 16, generator=GENERATOR)
     assert int8_linear(x, codes, torch.ones(5)).shape == (2, 3, 5)
+
+
+def test_float16_does_not_overflow_where_the_result_is_small():
+    x = torch.zeros(20, 256, dtype=torch.float16)
+    x[:, 0] = 700.0
+    codes = torch.zeros(8, 256, dtype=torch.int8)
+    codes[:, 0] = 127
+    for rows in (20, 3):
+        y = int8_linear(x[:rows], codes, torch.full((8,), 4e-4))
+        torch.testing.assert_close(y.float(), torch.full((rows, 8), 35.56), rtol=0.01, atol=0)

@@ -1,0 +1,34 @@
+"""Remove what attempts left behind that died with their machine's worker."""
+
+import re
+import shutil
+from pathlib import Path
+
+from sqlalchemy import select
+
+from app.db.models import Job
+from app.db.session import Database
+from app.domain.job_status import OWNED
+
+FOLDER = re.compile(r"(?P<job>job_[0-9a-z]+)\.(?P<attempt>\d+)(\.partial)?")
+
+
+def remove_leftovers(database: Database, *roots: Path) -> None:
+    """Delete `<job>.<attempt>` folders whose attempt does not own its job (any more)."""
+    found = [
+        (folder, match["job"], int(match["attempt"]))
+        for root in roots
+        if root.is_dir()
+        for folder in root.iterdir()
+        if (match := FOLDER.fullmatch(folder.name))
+    ]
+    if not found:
+        return
+    with database.read() as session:
+        query = select(Job.id, Job.attempt).where(
+            Job.id.in_([job for _, job, _ in found]), Job.status.in_(OWNED)
+        )
+        live = {(job, attempt) for job, attempt in session.execute(query)}
+    for folder, job, attempt in found:
+        if (job, attempt) not in live:
+            shutil.rmtree(folder, ignore_errors=True)
