@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -45,6 +46,26 @@ def resolve(request: str | Mapping[str, Any]) -> Recipe:
     if "metadata" not in changes:
         changes["metadata"] = base["metadata"] | {"name": f"{base['metadata']['name']}-custom"}
     return parse_recipe(base | changes)
+
+
+def read_request(name: str) -> str | dict[str, Any]:
+    """What a command line names: a YAML or JSON file's document, else a catalog name.
+
+    Raises:
+        RecipeError: the file does not exist, or is not a document.
+    """
+    path = Path(name)
+    if path.suffix not in {".yaml", ".yml", ".json"} and not path.is_file():
+        return name
+    if not path.is_file():
+        raise RecipeError(f"recipe file {name} does not exist")
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise RecipeError(f"{name} is not YAML or JSON: {str(error).splitlines()[0]}") from None
+    if not isinstance(document, dict):
+        raise RecipeError(f"{name} does not hold a recipe document")
+    return document
 
 
 def _named(name: str) -> Recipe:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
+from transformers.utils import logging
 
 from spq_core.artifact.card import figures_table
 from spq_core.artifact.manifest import MANIFEST_FILE, read_manifest, verify_files
 from spq_core.calibration.texts import BUILTIN, Text, builtin_text, find_text
-from spq_core.catalog import resolve
+from spq_core.catalog import read_request, resolve
 from spq_core.console import ConsoleProgress
 from spq_core.errors import DatasetError, RecipeError, SpqError
 from spq_core.evaluation.measure import choose_device, measure
@@ -54,7 +54,10 @@ DATA_OPTION = click.option(
 @click.option(
     "--revision", default="main", show_default=True, help="Branch, tag or commit of a Hub model."
 )
-@click.option("--dataset", help="Calibrate on this dataset instead of the recipe's.")
+@click.option(
+    "--dataset",
+    help="Text to calibrate and evaluate on instead of the recipe's: wikitext2, c4, builtin, or a name in --data-dir.",
+)
 @click.option(
     "--windows",
     type=click.IntRange(1),
@@ -65,7 +68,7 @@ DATA_OPTION = click.option(
     default=1024,
     show_default=True,
     type=click.IntRange(16, 32768),
-    help="Tokens per evaluation window.",
+    help="Tokens per evaluation window; 1024, or the model's context if shorter.",
 )
 @DEVICE_OPTION
 @DATA_OPTION
@@ -77,12 +80,13 @@ def compress_command(
     revision: str,
     dataset: str | None,
     windows: int | None,
-    length: int,
+    length: int | None,
     device: str,
     data_dir: Path | None,
     as_json: bool,
 ) -> None:
     """Compress MODEL (a local folder or a Hub id) into a new folder."""
+    logging.disable_progress_bar()
     progress = ConsoleProgress()
     try:
         recipe = load_recipe(recipe_name, dataset)
@@ -132,7 +136,7 @@ def compress_command(
     "--dataset",
     default="wikitext2",
     show_default=True,
-    help="Dataset by name, when no file is given.",
+    help="Text by name when no file is given: wikitext2, c4, builtin, or a name in --data-dir.",
 )
 @click.option("--windows", type=click.IntRange(1), help="Number of windows; all by default.")
 @click.option(
@@ -140,7 +144,7 @@ def compress_command(
     default=1024,
     show_default=True,
     type=click.IntRange(16, 32768),
-    help="Tokens per window.",
+    help="Tokens per window; 1024, or the model's context if shorter.",
 )
 @click.option(
     "--reference",
@@ -156,7 +160,7 @@ def evaluate_command(
     data: Path | None,
     dataset: str,
     windows: int | None,
-    length: int,
+    length: int | None,
     reference: Path | None,
     throughput: bool,
     device: str,
@@ -167,9 +171,11 @@ def evaluate_command(
     if (folder / MANIFEST_FILE).is_file():
         verify_files(folder, read_manifest(folder))
     folders = {"model": folder} if reference is None else {"reference": reference, "model": folder}
+    logging.disable_progress_bar()
     progress = ConsoleProgress()
     try:
-        text = _file_text(data) if data is not None else find_text(dataset, data_dir)
+        with tempfile.TemporaryDirectory(prefix="spq-") as scratch:
+            text = _file_text(data) if data is not None else _text(dataset, data_dir, Path(scratch))
         settings = EvaluationSettings(
             perplexity=(text.name,), limit=windows, length=length, throughput=throughput
         )
@@ -190,18 +196,7 @@ def evaluate_command(
 
 def load_recipe(name: str, dataset: str | None) -> Recipe:
     """A catalog recipe by name, or one from a file; `dataset` replaces its calibration dataset."""
-    request: str | dict[str, Any] = name
-    path = Path(name)
-    if path.suffix in {".yaml", ".yml", ".json"}:
-        if not path.is_file():
-            raise RecipeError(f"recipe file {name} does not exist")
-        try:
-            request = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeError) as error:
-            raise RecipeError(f"{name} is not YAML or JSON: {str(error).splitlines()[0]}") from None
-        if not isinstance(request, dict):
-            raise RecipeError(f"{name} does not hold a recipe document")
-    recipe = resolve(request)
+    recipe = resolve(read_request(name))
     if dataset is None:
         return recipe
     calibration = recipe.calibration.model_copy(update={"dataset": dataset})

@@ -52,7 +52,8 @@ class ConsoleProgress:
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done)
         elif time.monotonic() - self._last_line > LINE_EVERY_SECONDS:
-            self._line(f"{self._name}: {self._done}/{self._total} {self._unit} ({message})")
+            detail = f" ({message})" if message else ""
+            self._line(f"{self._name}: {self._done}/{self._total} {self._unit}{detail}")
 
     def record(self, kind: str, data: dict[str, Any]) -> None:
         """Findings go into the result, not on the screen."""

@@ -11,7 +11,7 @@ from spq_core.artifact.manifest import read_manifest, verify_files
 from spq_core.calibration.texts import Text
 from spq_core.catalog import resolve
 from spq_core.errors import SpqError
-from spq_core.evaluation.measure import Measurement, measure, require_positions
+from spq_core.evaluation.measure import Measurement, measure, window_length
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.summary import Row, beaten_by, summary_rows
 from spq_core.model_files import check_model_folder
@@ -84,7 +84,7 @@ def compress_and_measure(
         SpqError: the run failed.
     """
     check_model_folder(source.folder)
-    require_positions(source.folder, evaluation)
+    window_length([source.folder], evaluation)
     calibration = texts.get(recipe.calibration.dataset)
     report = compress(source, recipe, out, text=calibration, progress=progress)
     try:

@@ -34,7 +34,7 @@ def emit(kind: str, **data: Any) -> None:
 
 def serve(main: Callable[[dict[str, Any]], None]) -> None:
     """Read the specification from stdin, run `main`, and report how it went. Ends the process."""
-    _die_with_parent()
+    die_with_parent()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         main(json.loads(sys.stdin.readline()))
@@ -105,8 +105,8 @@ class PipeProgress:
         )
 
 
-def _die_with_parent() -> None:
-    """Ask the kernel to kill this process when its supervisor is gone (Linux)."""
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when the one that started it is gone (Linux)."""
     if sys.platform == "linux":
         parent = os.getppid()
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

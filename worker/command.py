@@ -12,7 +12,7 @@ from worker.settings import WorkerSettings
 def celery_arguments(name: str) -> list[str]:
     """Command line of a worker: prefork with one child, as `disable_prefetch` needs prefork."""
     return [
-        sys.executable, "-m", "celery", "-A", "worker.tasks", "worker", "-P", "prefork", "-c", "1",
+        sys.executable, "-m", "celery", "-q", "-A", "worker.tasks", "worker", "-P", "prefork", "-c", "1",
         "-Q", JOB_QUEUE, "-n", name, "--without-gossip", "--without-mingle", "--without-heartbeat",
         "-l", "WARNING",
     ]  # fmt: skip

@@ -118,33 +118,40 @@ class _JobRun:
         return self.runtime.settings.artifact_dir / self.attempt.claim.job_id
 
     def _fetch(self) -> None:
-        """Bring the model and texts to this machine, or find the allowed local folder."""
+        """Bring the model and texts to this machine, or find the allowed local folder.
+
+        Also makes sure, before any work, that the result could be published if that is asked for.
+        """
         settings, request = self.runtime.settings, self.attempt.claim.request
-        model = request["model"]
+        model, output = request["model"], request["output"]
+        if output is not None and not self._token():
+            raise _failed(
+                "hub_permission_denied",
+                "publishing needs SPQ_HUB_TOKEN in the worker's environment; leave out output to keep "
+                "the artifact in the service",
+            )
+        folder = self.scratch / "source"
+        if model["repo_id"] is None:
+            folder = self._local_model(model["path"])
+        self.source = {
+            "folder": str(folder),
+            "name": model["repo_id"] or model["path"],
+            "revision": None,
+            "license": None,
+        }
+        if model["repo_id"] is None and output is None:
+            return
         spec = {
             "endpoint": settings.hub_endpoint,
             "token": self._token(),
+            "job_id": self.attempt.claim.job_id,
             "repo_id": model["repo_id"],
             "revision": model["revision"],
-            "model_folder": str(self.scratch / "source"),
-            "texts": self._missing_texts() if model["repo_id"] else [],
+            "model_folder": str(folder),
+            "output": None if output is None else output["repo_id"],
+            "texts": self._missing_texts(),
             "text_folder": str(self.scratch / "texts"),
             "max_bytes": settings.max_model_bytes,
-        }
-        if model["repo_id"] is None:
-            folder = self._local_model(model["path"])
-            self.source = {
-                "folder": str(folder),
-                "name": model["path"],
-                "revision": None,
-                "license": None,
-            }
-            return
-        self.source = {
-            "folder": spec["model_folder"],
-            "name": model["repo_id"],
-            "revision": None,
-            "license": None,
         }
         with self.runtime.fetcher().started(spec, self.scratch) as child:
             self._follow(child)
@@ -300,13 +307,13 @@ class _JobRun:
         for folder in self.runtime.settings.model_folders():
             if (folder / name / "config.json").is_file():
                 return folder / name
-        raise ChildFailedError(
-            {
-                "code": "model_not_found",
-                "message": f"the worker has no local model {name!r} in its SPQ_MODEL_DIRS",
-                "retryable": False,
-            }
+        raise _failed(
+            "model_not_found", f"the worker has no local model {name!r} in its SPQ_MODEL_DIRS"
         )
+
+
+def _failed(code: str, message: str) -> ChildFailedError:
+    return ChildFailedError({"code": code, "message": message, "retryable": False})
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import redis
 
 from app.telemetry import log
 from spq_core.errors import SpqError
+from worker.child import die_with_parent
 
 START_SECONDS = 10.0
 STOP_SECONDS = 5.0
@@ -64,6 +65,7 @@ def embedded_broker(folder: Path) -> Iterator[str]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            preexec_fn=die_with_parent,  # noqa: PLW1509  started before any thread
         )  # fmt: skip
         try:
             _wait_until_ready(process, socket)

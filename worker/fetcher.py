@@ -7,12 +7,16 @@ from spq_core.hub.client import hub_api
 from spq_core.hub.datasets import fetch_text
 from spq_core.hub.errors import HubError, HubUnavailableError
 from spq_core.hub.fetch import FetchLimits, fetch_model
+from spq_core.hub.publish import Publisher
 from worker.child import PipeProgress, emit, serve, with_retries
 
 
 def fetch(spec: dict[str, Any]) -> None:
     """Fetch what the specification lists."""
     api = hub_api(spec["endpoint"], spec["token"])
+    if spec["output"] is not None:
+        # Whether the result can be published is found out before hours of work, not after.
+        with_retries(Publisher(api, spec["output"], spec["job_id"]).existing)
     for name in spec["texts"]:
         target = Path(spec["text_folder"])
         target.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,11 @@
 """`spq serve`: API, dashboard, broker and worker on one machine, on SQLite."""
 
+import fcntl
 import os
+import signal
+import sys
 from pathlib import Path
+from typing import TextIO
 
 import click
 import uvicorn
@@ -12,11 +16,18 @@ from app.db.session import connect
 from app.main import create_app
 from app.settings import ApiSettings
 from app.telemetry import configure_logging
+from spq_core.errors import SpqError
 from worker.command import celery_arguments
 from worker.embedded import WorkerProcess, embedded_broker
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 KEY_FILE = "api-key"
+
+
+class HomeInUseError(SpqError):
+    """Another service uses the folder."""
+
+    code = "home_in_use"
 
 
 @click.command("serve")
@@ -47,6 +58,10 @@ def serve_command(
     configure_logging()
     home = home.expanduser().resolve()
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # uvicorn raises the signal again when it has shut down: that must unwind, not kill, so that
+    # broker and worker end too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    lock = _lock(home)
     environment = _environment(home, models, data_dir)
     upgrade(environment["SPQ_DATABASE_URL"])
     key_file = _own_key(home, environment["SPQ_DATABASE_URL"])
@@ -60,6 +75,24 @@ def serve_command(
                 err=True,
             )
             uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False)
+    lock.close()
+
+
+def _lock(home: Path) -> TextIO:
+    """Make sure that no other service uses this folder; held until the process ends.
+
+    Raises:
+        HomeInUseError: another one does.
+    """
+    handle = (home / "lock").open("w", encoding="ascii")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        handle.close()
+        raise HomeInUseError(
+            f"another spq serve uses {home}; end it, or name another --home"
+        ) from None
+    return handle
 
 
 def _environment(home: Path, models: Path | None, data_dir: Path | None) -> dict[str, str]:

@@ -3,14 +3,17 @@
 import json
 import os
 import sys
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
 from app.client.follow import follow
 from app.client.http import ApiError, Client
+from spq_core.artifact.card import figures_table
+from spq_core.catalog import read_request
 
 EXIT_CODES = {"succeeded": 0, "failed": 1, "canceled": 3}
 KEY_FILE = Path("~/.spq/api-key")
@@ -30,6 +33,21 @@ JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JS
 @click.pass_context
 def jobs_group(context: click.Context, url: str, key_file: Path) -> None:
     """Submit and follow jobs over HTTP."""
+    context.obj = (url, key_file)
+
+
+def pass_client(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command its client; only now is a key needed, so that --help works without one."""
+
+    @click.pass_obj
+    @wraps(command)
+    def with_client(where: tuple[str, Path], /, **options: Any) -> None:
+        command(_client(*where), **options)
+
+    return with_client
+
+
+def _client(url: str, key_file: Path) -> Client:
     key = os.environ.get("SPQ_API_KEY", "")
     path = key_file.expanduser()
     if not key and path.is_file():
@@ -39,7 +57,7 @@ def jobs_group(context: click.Context, url: str, key_file: Path) -> None:
             "unauthenticated",
             f"no API key: set SPQ_API_KEY, or name a file with --key-file ({path} does not exist)",
         )
-    context.obj = Client(url, key)
+    return Client(url, key)
 
 
 @jobs_group.command("submit")
@@ -55,9 +73,12 @@ def jobs_group(context: click.Context, url: str, key_file: Path) -> None:
 @click.option("--public", is_flag=True, help="Publish openly; private by default.")
 @click.option("--dataset", default="wikitext2", show_default=True, help="Evaluation text.")
 @click.option("--limit", type=int, help="Evaluation windows; the whole corpus by default.")
+@click.option(
+    "--length", type=int, help="Tokens per window; 1024, or the model's context if shorter."
+)
 @click.option("--watch", is_flag=True, help="Follow the job to its end.")
 @JSON_OPTION
-@click.pass_obj
+@pass_client
 def submit_command(
     client: Client,
     model: str,
@@ -68,19 +89,21 @@ def submit_command(
     public: bool,
     dataset: str,
     limit: int | None,
+    length: int | None,
     watch: bool,
     as_json: bool,
 ) -> None:
     """Submit a job for MODEL."""
     body: dict[str, Any] = {
         "model": {"path": model} if local else {"repo_id": model, "revision": revision},
-        "recipe": _recipe(recipe),
-        "evaluation": {"perplexity": [dataset], "limit": limit},
+        "recipe": read_request(recipe),
+        "evaluation": {"perplexity": [dataset], "limit": limit, "length": length},
     }
     if output:
         body["output"] = {"repo_id": output, "private": not public}
     job = client.call("POST", "/jobs", body)
     if watch:
+        click.echo(job["id"], err=True)
         _watch(client, job["id"], as_json=as_json)
     click.echo(json.dumps(job) if as_json else job["id"])
 
@@ -89,7 +112,7 @@ def submit_command(
 @click.option("--status", type=click.Choice(["queued", "running", "canceling", *EXIT_CODES]))
 @click.option("--limit", default=20, show_default=True)
 @JSON_OPTION
-@click.pass_obj
+@pass_client
 def list_command(client: Client, status: str | None, limit: int, as_json: bool) -> None:
     """List jobs, newest first."""
     page = client.call("GET", "/jobs", status=status, limit=limit)
@@ -104,7 +127,7 @@ def list_command(client: Client, status: str | None, limit: int, as_json: bool) 
 
 @jobs_group.command("show")
 @click.argument("job_id")
-@click.pass_obj
+@pass_client
 def show_command(client: Client, job_id: str) -> None:
     """Print a job as JSON."""
     click.echo(json.dumps(client.call("GET", f"/jobs/{job_id}"), indent=1))
@@ -113,7 +136,7 @@ def show_command(client: Client, job_id: str) -> None:
 @jobs_group.command("watch")
 @click.argument("job_id")
 @JSON_OPTION
-@click.pass_obj
+@pass_client
 def watch_command(client: Client, job_id: str, as_json: bool) -> None:
     """Follow a job; exit code 0 succeeded, 1 failed, 3 canceled."""
     _watch(client, job_id, as_json=as_json)
@@ -121,7 +144,7 @@ def watch_command(client: Client, job_id: str, as_json: bool) -> None:
 
 @jobs_group.command("cancel")
 @click.argument("job_id")
-@click.pass_obj
+@pass_client
 def cancel_command(client: Client, job_id: str) -> None:
     """Ask a job to stop."""
     click.echo(client.call("POST", f"/jobs/{job_id}/cancel")["status"])
@@ -129,7 +152,7 @@ def cancel_command(client: Client, job_id: str) -> None:
 
 @jobs_group.command("logs")
 @click.argument("job_id")
-@click.pass_obj
+@pass_client
 def logs_command(client: Client, job_id: str) -> None:
     """Print what the job's processes wrote."""
     after, more = 0, True
@@ -149,13 +172,7 @@ def _watch(client: Client, job_id: str, *, as_json: bool) -> None:
         click.echo(f"{job['status']}: {job['error']['code']}: {job['error']['message']}")
     else:
         click.echo(f"{job_id} {job['status']}")
+        if job["result"]:
+            click.echo(figures_table(job["result"]["rows"]))
+            click.echo(f"artifact: {client.url}{job['urls']['artifacts']}")
     sys.exit(EXIT_CODES[job["status"]])
-
-
-def _recipe(name: str) -> str | dict[str, Any]:
-    path = Path(name)
-    if path.suffix in {".yaml", ".yml", ".json"} and path.is_file():
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if isinstance(document, dict):
-            return document
-    return name

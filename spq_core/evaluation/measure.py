@@ -1,7 +1,7 @@
 """Measure models side by side: bytes, quality and speed from one process and one set of settings."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ from spq_core.evaluation.agreement import Agreement, score_windows
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.throughput import Throughput, measure_throughput
 from spq_core.memory import peak_rss_bytes, reset_peak_rss, rss_bytes
+from spq_core.model_files import read_json_object
 from spq_core.modeling.tokenizer import load_tokenizer
 from spq_core.progress import Progress
 from spq_core.weight_files import stored_bytes
 
 PAPER_TOKENS = 512
+DEFAULT_LENGTH = 1024
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 COUNTED_FILES = ("config.json", MANIFEST_FILE)
 
@@ -86,15 +88,14 @@ def measure(
     """
     loaded: dict[str, PreTrainedModel] = {}
     load_figures: dict[str, LoadFigures] = {}
-    for folder in folders.values():
-        require_positions(folder, settings)
+    length = window_length(folders.values(), settings)
     progress.stage("load", len(folders), "models")
     for name, folder in folders.items():
         loaded[name], load_figures[name] = _load(folder, device)
         progress.advance(name)
     tokenizer = load_tokenizer(next(iter(folders.values())))
     windows = {
-        name: consecutive_windows(tokenizer, text.evaluation, settings.length, settings.limit)
+        name: consecutive_windows(tokenizer, text.evaluation, length, settings.limit)
         for name, text in texts.items()
     }
     first = next(iter(texts))
@@ -120,7 +121,8 @@ def measure(
         },
         settings=settings.model_dump(mode="json")
         | {
-            "stride": settings.length,
+            "length": length,
+            "stride": length,
             "windows": {name: len(cut) for name, cut in windows.items()},
             "datasets": {
                 name: {"origin": text.origin, "sha256": text.fingerprint}
@@ -150,17 +152,30 @@ def choose_device(wanted: str) -> str:
     return wanted
 
 
-def require_positions(folder: Path, settings: EvaluationSettings) -> None:
-    """Windows and prompts must fit into the model's context."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    positions = getattr(config, "max_position_embeddings", None)
+def window_length(folders: Iterable[Path], settings: EvaluationSettings) -> int:
+    """Tokens per window: as set, else 1024 or the positions of the smallest model.
+
+    Raises:
+        EvaluationError: windows or prompts do not fit into a model's positions.
+    """
+    positions = [_positions(folder) for folder in folders]
+    smallest = min((count for count in positions if count is not None), default=None)
+    length = settings.length or min(DEFAULT_LENGTH, smallest or DEFAULT_LENGTH)
     prompt = settings.prompt_tokens + settings.new_tokens if settings.throughput else 0
-    wanted = max(settings.length, prompt)
-    if positions is not None and wanted > positions:
+    if smallest is not None and max(length, prompt) > smallest:
         raise EvaluationError(
-            f"the model has {positions} positions, the evaluation needs {wanted}; "
+            f"the model has {smallest} positions, the evaluation needs {max(length, prompt)}; "
             "lower evaluation.length, or prompt_tokens and new_tokens"
         )
+    return length
+
+
+def _positions(folder: Path) -> int | None:
+    """How many positions a model has; None where its configuration does not say."""
+    read_json_object(folder / "config.json")  # says what is wrong better than transformers does
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    positions = getattr(config, "max_position_embeddings", None)
+    return positions if isinstance(positions, int) else None
 
 
 def resident_bytes(model: nn.Module) -> int:
@@ -212,5 +227,5 @@ def _score(
 ) -> dict[str, Agreement]:
     progress.stage(title, len(windows), "windows")
     return score_windows(
-        models, windows, reference=reference, after_window=lambda: progress.advance(title)
+        models, windows, reference=reference, after_window=lambda: progress.advance("")
     )

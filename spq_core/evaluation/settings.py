@@ -12,8 +12,9 @@ class EvaluationSettings(Document):
 
     perplexity: Annotated[tuple[str, ...], Field(min_length=1, max_length=4)] = ("wikitext2",)
     """Datasets by name; the first one also gives KL, top-1 agreement and `ppl_paper`."""
-    length: Annotated[int, Field(ge=16, le=32768)] = 1024
-    """Tokens per window; windows do not overlap, so the stride is the same."""
+    length: Annotated[int, Field(ge=16, le=32768)] | None = None
+    """Tokens per window; windows do not overlap, so the stride is the same. By default 1024, or all
+    positions of a model that has fewer."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Number of windows; None for the whole corpus."""
     throughput: bool = True

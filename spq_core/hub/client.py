@@ -20,6 +20,7 @@ from spq_core.hub.errors import HubError, HubUnavailableError
 # With Xet an upload is several commits and has no plain-HTTP fallback; one job makes one commit.
 constants.HF_HUB_DISABLE_XET = True
 
+PROBE_SECONDS = 5.0
 RETRYABLE_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 DENIED_STATUS = frozenset({401, 403})
 SPECIFIC = (
@@ -38,6 +39,18 @@ SPECIFIC = (
 def hub_api(endpoint: str | None, token: str | None) -> HfApi:
     """A client for `endpoint` (None: the public Hub) that never falls back to a token on disk."""
     return HfApi(endpoint=endpoint, token=token or False)
+
+
+def require_reachable(api: HfApi) -> None:
+    """Find out quickly that the Hub is away; the client itself retries a download for half a minute.
+
+    Raises:
+        HubUnavailableError: nothing answers at the endpoint.
+    """
+    try:
+        httpx2.head(api.endpoint, timeout=PROBE_SECONDS)
+    except httpx2.TransportError as error:
+        raise HubUnavailableError(f"the Hub cannot be reached: {type(error).__name__}") from None
 
 
 @contextmanager

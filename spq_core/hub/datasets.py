@@ -10,7 +10,7 @@ from pyarrow import parquet
 
 from spq_core.calibration.texts import BUILTIN, HUB_DATASETS
 from spq_core.errors import DatasetError
-from spq_core.hub.client import translated_errors
+from spq_core.hub.client import require_reachable, translated_errors
 
 WIKITEXT = "Salesforce/wikitext"
 WIKITEXT_FILES = {
@@ -37,6 +37,7 @@ def fetch_text(api: HfApi, name: str, target: Path) -> None:
     if name not in HUB_DATASETS:
         known = ", ".join((*HUB_DATASETS, BUILTIN))
         raise DatasetError(f"unknown dataset {name!r}; known are {known}")
+    require_reachable(api)
     repo, files = (WIKITEXT, WIKITEXT_FILES) if name == "wikitext2" else (C4, C4_FILES)
     for split, file in files.items():
         with translated_errors(repo):

@@ -54,7 +54,7 @@ def jobs(home, url, *arguments, check=True):
     return subprocess.run(command, capture_output=True, text=True, check=check)
 
 
-def test_a_job_through_the_client(served):
+def test_a_job_through_the_client(served, tmp_path):
     home, url, process = served
     assert stat.S_IMODE((home / "api-key").stat().st_mode) == 0o600
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
@@ -77,11 +77,18 @@ def test_a_job_through_the_client(served):
     assert json.loads(jobs(home, url, "show", job["id"]).stdout)["id"] == job["id"]
     refused = jobs(home, url, "submit", "missing", "--local", check=False)
     assert refused.returncode == 1
+    assert "Usage" in jobs(tmp_path, url, "watch", "--help").stdout, "help needs no key"
     assert "SPQ_MODEL_DIRS" in refused.stderr
 
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) >= 3
-    process.send_signal(signal.SIGINT)
+    second = subprocess.run(
+        [sys.executable, "-m", "worker.cli", "serve", "--home", str(home), "--port", str(free_port())],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert second.returncode == 1
+    assert "another spq serve uses" in second.stderr
+    process.send_signal(signal.SIGTERM)
     process.wait(20)
     wait_until(
         lambda: not any(child.is_running() for child in children), 10, "no process left behind"

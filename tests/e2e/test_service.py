@@ -131,6 +131,17 @@ def test_a_failed_gate_can_keep_the_artifact_for_a_look(stack):
     assert "me/bad" not in stack.hub.models
 
 
+def test_a_job_that_could_not_be_published_is_told_before_any_work(stack, tiny_llama):
+    stack.kill("worker")
+    stack.environment["SPQ_MODEL_DIRS"] = str(tiny_llama.parent)
+    stack.environment["SPQ_HUB_TOKEN"] = ""
+    stack.start_worker("worker2")
+    job = stack.finish(stack.submit(output={"repo_id": "me/out"}))
+    assert (job["status"], job["error"]["code"]) == ("failed", "hub_permission_denied")
+    assert "SPQ_HUB_TOKEN" in job["error"]["message"]
+    assert stack.hub.downloaded() == []
+
+
 def test_settings_mistakes_are_named_without_secrets(stack):
     environment = stack.environment | {"SPQ_LEASE_SECONDS": "soon"}
     for command in (["worker"], ["api"]):
