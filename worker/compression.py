@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, OperationalError
 
 from app.db.attempts import Attempt, FinishedArtifact, claim
 from app.domain.errors import FencedError
@@ -60,13 +60,19 @@ class _JobRun:
     document: dict[str, Any] = field(default_factory=dict)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
+    kept: bool = False
+    """The artifact is in the store; it stays there even if publishing it fails."""
     published: dict[str, Any] | None = None
 
     def to_outcome(self) -> None:
         """Run the steps and record how they ended, exactly once, while the attempt owns the job."""
         try:
             outcome, record = self._attempted()
-            self._save(record)
+            try:
+                self._save(record)
+            except DataError as error:
+                outcome = "failed"
+                self._save(self._bug(error))
         except (LeaseLostError, FencedError):
             outcome = self._after_fence()
         log.info(
@@ -86,7 +92,7 @@ class _JobRun:
         except ChildFailedError as failed:
             if failed.error["code"] == GATE_CODE and self._keeps_failures():
                 self._keep_artifact()
-            else:
+            if not self.kept:
                 self.files = {}
             return "failed", partial(self._fail, failed.error)
         except ChildRetryError as lost:
@@ -97,10 +103,14 @@ class _JobRun:
         except (LeaseLostError, FencedError):
             raise
         except Exception as error:  # noqa: BLE001  the edge of an attempt: a bug must not burn the others
-            log.error("attempt_bug", job_id=self.attempt.claim.job_id, exc_info=error)
-            internal = {"code": "internal", "message": type(error).__name__, "retryable": False}
-            return "failed", partial(self._fail, internal)
+            return "failed", self._bug(error)
         return "succeeded", self._succeed
+
+    def _bug(self, error: Exception) -> Callable[[], object]:
+        """The write that ends the job after an error nobody expected."""
+        log.error("attempt_bug", job_id=self.attempt.claim.job_id, exc_info=error)
+        internal = {"code": "internal", "message": type(error).__name__, "retryable": False}
+        return partial(self.attempt.fail, internal)
 
     def _after_fence(self) -> str:
         """This attempt may not write; if that is because of a cancel, it can still end the job."""
@@ -148,7 +158,7 @@ class _JobRun:
             "repo_id": model["repo_id"],
             "revision": model["revision"],
             "model_folder": str(folder),
-            "output": None if output is None else output["repo_id"],
+            "output": output,
             "texts": self._missing_texts(),
             "text_folder": str(self.scratch / "texts"),
             "max_bytes": settings.max_model_bytes,
@@ -182,6 +192,7 @@ class _JobRun:
         self._save(lambda: self.attempt.renew(self.runtime.settings.lease_seconds))
         shutil.rmtree(target, ignore_errors=True)
         os.replace(staging, target)  # noqa: PTH105
+        self.kept = True
 
     def _publish(self) -> None:
         request = self.attempt.claim.request

@@ -16,7 +16,9 @@ def fetch(spec: dict[str, Any]) -> None:
     api = hub_api(spec["endpoint"], spec["token"])
     if spec["output"] is not None:
         # Whether the result can be published is found out before hours of work, not after.
-        with_retries(Publisher(api, spec["output"], spec["job_id"]).existing)
+        output = spec["output"]
+        publisher = Publisher(api, output["repo_id"], spec["job_id"])
+        with_retries(lambda: publisher.check(private=output["private"]))
     for name in spec["texts"]:
         target = Path(spec["text_folder"])
         target.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.hf_api import ModelInfo
 
 from spq_core.artifact.manifest import MANIFEST_FILE
 from spq_core.hub.client import translated_errors
@@ -41,6 +42,18 @@ class Publisher:
                     return self._publication(commit.commit_id)
         return None
 
+    def check(self, *, private: bool) -> None:
+        """Find out whether this job could publish.
+
+        Raises:
+            HubError: the repository holds something else, or is public though private was asked for.
+        """
+        if self.existing() is not None:
+            return
+        with translated_errors(self.repo_id):
+            if self.api.repo_exists(self.repo_id):
+                self._refuse_unsuitable(self.api.model_info(self.repo_id), private=private)
+
     def upload(self, folder: Path, *, private: bool) -> "Prepared":
         """Create the repository if needed and upload the large files; nothing is visible yet.
 
@@ -50,36 +63,38 @@ class Publisher:
         with translated_errors(self.repo_id):
             self.api.create_repo(self.repo_id, private=private, exist_ok=True)
             info = self.api.model_info(self.repo_id)
-            if private and not info.private:
-                raise HubError(
-                    "output_not_private",
-                    f"{self.repo_id} exists and is public; set output.private to false, or name another",
-                )
-            stale = self._stale_files(folder, {one.rfilename for one in info.siblings or []})
+            present = self._refuse_unsuitable(info, private=private)
             additions = [
                 CommitOperationAdd(path_in_repo=path.name, path_or_fileobj=path)
                 for path in sorted(folder.iterdir())
                 if path.is_file()
             ]
             self.api.preupload_lfs_files(self.repo_id, additions, free_memory=False)
+        coming = {path.name for path in folder.iterdir()}
+        stale = [name for name in present if name not in coming and "/" not in name]
         deletions = [CommitOperationDelete(path_in_repo=name) for name in stale]
         return Prepared(str(info.sha), [*additions, *deletions])
 
-    def _stale_files(self, folder: Path, present: set[str]) -> list[str]:
-        """Files of an earlier artifact that this one does not replace.
+    def _refuse_unsuitable(self, info: ModelInfo, *, private: bool) -> list[str]:
+        """Names of what an earlier artifact left in the repository.
 
         Weights left beside ours would be loaded instead of ours, so a repository that holds a model
         which is not an artifact of this service is not written to.
         """
-        coming = {path.name for path in folder.iterdir()}
-        others = sorted(present - HARMLESS_FILES)
-        if others and MANIFEST_FILE not in present:
+        if private and not info.private:
+            raise HubError(
+                "output_not_private",
+                f"{self.repo_id} exists and is public; set output.private to false, or name another",
+            )
+        names = {one.rfilename for one in info.siblings or []}
+        others = sorted(names - HARMLESS_FILES)
+        if others and MANIFEST_FILE not in names:
             raise HubError(
                 "output_not_empty",
-                f"{self.repo_id} holds {', '.join(others[:SHOWN])}{' …' if len(others) > SHOWN else ''} and no "
-                "artifact of this service; name a new repository",
+                f"{self.repo_id} holds {', '.join(others[:SHOWN])}{' …' if len(others) > SHOWN else ''} "
+                "and no artifact of this service; name a new repository",
             )
-        return [name for name in others if name not in coming and "/" not in name]
+        return others
 
     def commit(self, prepared: "Prepared", title: str) -> Publication:
         """Make the one commit, on top of the head seen before the upload.

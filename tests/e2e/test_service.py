@@ -142,6 +142,22 @@ def test_a_job_that_could_not_be_published_is_told_before_any_work(stack, tiny_l
     assert stack.hub.downloaded() == []
 
 
+def test_a_foreign_output_repository_is_refused_before_any_work(stack, tiny_llama):
+    stack.hub.add_model("me/theirs", tiny_llama, private=True)
+    job = stack.finish(stack.submit(output={"repo_id": "me/theirs"}))
+    assert job["error"]["code"] == "output_not_empty"
+    assert stack.hub.downloaded() == []
+
+
+def test_an_artifact_that_could_not_be_published_is_still_there(stack):
+    stack.hub.fail_next("/commit/", 412)
+    job_id = stack.submit(output={"repo_id": "me/out"})
+    job = stack.finish(job_id)
+    assert (job["status"], job["error"]["code"]) == ("failed", "hub_rejected")
+    files = {one["path"] for one in stack.client.call("GET", f"/jobs/{job_id}/artifacts")["data"]}
+    assert "model.safetensors.index.json" in files
+
+
 def test_settings_mistakes_are_named_without_secrets(stack):
     environment = stack.environment | {"SPQ_LEASE_SECONDS": "soon"}
     for command in (["worker"], ["api"]):
