@@ -56,6 +56,7 @@ def serve_command(
 ) -> None:
     """Run everything on this machine, reachable from this machine only."""
     configure_logging()
+    os.umask(0o077)  # what this service writes is its owner's alone
     home = home.expanduser().resolve()
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     # uvicorn raises the signal again when it has shut down: that must unwind, not kill, so that

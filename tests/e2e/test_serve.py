@@ -58,6 +58,7 @@ def test_a_job_through_the_client(served, tmp_path):
     home, url, process = served
     assert stat.S_IMODE((home / "api-key").stat().st_mode) == 0o600
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    assert stat.S_IMODE((home / "spq.db").stat().st_mode) == 0o600
     arguments = (
         "submit",
         "tiny-llama",
