@@ -10,29 +10,35 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from spq_core.allocation.budget import Budget
 from spq_core.artifact.format import CLASS_PREFIX, FORMAT_VERSION, METHOD
 from spq_core.artifact.manifest import MANIFEST_FILE, Manifest, Source
 from spq_core.artifact.spool import Spool
 from spq_core.artifact.write import ArtifactWriter
+from spq_core.calibration.inputs import LayerInputs
 from spq_core.calibration.samples import CalibrationSamples, calibration_samples
-from spq_core.calibration.stream import CalibrationStream, begin_stream
+from spq_core.calibration.stream import CalibrationStream, begin_stream, widen_small_parts
 from spq_core.calibration.texts import Text
 from spq_core.errors import RecipeError
 from spq_core.families.architectures import ARTIFACT_PREFIX
-from spq_core.layers.int8_linear import Int8Linear
+from spq_core.layers.layout import CodedLayout, Int8Layout, Layout, PackedLayout
 from spq_core.memory import peak_rss_bytes, reset_peak_rss
 from spq_core.model_files import check_model_folder
 from spq_core.modeling.blocks import load_layer, load_rest
 from spq_core.modeling.checkpoint import Checkpoint, open_checkpoint
 from spq_core.modeling.skeleton import Skeleton, load_skeleton
 from spq_core.progress import Progress, Silent
-from spq_core.pruning.stage import PruneStage
+from spq_core.pruning.stage import PruneStage, forget
+from spq_core.quantization.grid_stage import GridStage
+from spq_core.quantization.plan import plan_budget
+from spq_core.quantization.rate_stage import RateStage
 from spq_core.quantization.stage import QuantizeStage
 from spq_core.recipe import PruneStage as PruneSettings
 from spq_core.recipe import QuantizeStage as QuantizeSettings
@@ -78,29 +84,33 @@ def plan_passes(stages: Sequence[Stage]) -> tuple[Pass, ...]:
     return (*passes, Pass(tuple(pending), None))
 
 
-def build_stages(recipe: Recipe, skeleton: Skeleton, checkpoint: Checkpoint) -> tuple[Stage, ...]:
+def build_stages(
+    recipe: Recipe, skeleton: Skeleton, checkpoint: Checkpoint, budget: Budget | None = None
+) -> tuple[Stage, ...]:
     """Make the recipe's stages for one model."""
-    return tuple(_build_stage(settings, skeleton, checkpoint) for settings in recipe.stages)
+    return tuple(_build_stage(settings, skeleton, checkpoint, budget) for settings in recipe.stages)
 
 
 def _build_stage(
     settings: SvdSettings | PruneSettings | QuantizeSettings,
     skeleton: Skeleton,
     checkpoint: Checkpoint,
+    budget: Budget | None,
 ) -> Stage:
-    match settings:
-        case SvdSettings():
-            return SvdStage(settings, skeleton.family)
-        case PruneSettings():
-            return PruneStage(settings, skeleton.family)
-        case QuantizeSettings():
-            return QuantizeStage(
-                settings,
-                skeleton.family,
-                head_path=skeleton.head_path,
-                embedding_path=skeleton.embedding_path,
-                dtype=checkpoint.dtype,
-            )
+    if isinstance(settings, SvdSettings):
+        return SvdStage(settings, skeleton.family)
+    if isinstance(settings, PruneSettings):
+        return PruneStage(settings, skeleton.family, forget if budget is None else budget.keep_rows)
+    parts = (
+        settings,
+        skeleton.family,
+        skeleton.head_path,
+        skeleton.embedding_path,
+        checkpoint.dtype,
+    )
+    if budget is not None:
+        return RateStage(*parts, budget)
+    return QuantizeStage(*parts) if settings.is_plain else GridStage(*parts)
 
 
 def compress(
@@ -125,9 +135,12 @@ def compress(
     check_model_folder(source.folder)
     checkpoint = open_checkpoint(source.folder)
     skeleton = load_skeleton(source.folder)
-    stages = build_stages(recipe, skeleton, checkpoint)
-    samples = _samples_for(stages, recipe, source, text)
-    run = _Run(source, checkpoint, skeleton, stages, samples, progress or Silent())
+    progress = progress or Silent()
+    samples = _samples_for(recipe, source, text)
+    scratch = out.with_name(f"{out.name}.spool")
+    budget = _plan(recipe, source, skeleton, checkpoint, samples, scratch, progress)
+    stages = build_stages(recipe, skeleton, checkpoint, budget)
+    run = _Run(source, checkpoint, skeleton, stages, samples, progress)
     writer = ArtifactWriter(out, skeleton.n_layers + 1, checkpoint.dtype)
     with writer:
         modules = run.all_passes(writer)
@@ -178,11 +191,12 @@ class _Run:
         return reports
 
     def _one_pass(self, one: Pass, spool: Spool, writer: ArtifactWriter) -> Iterator[ModuleReport]:
-        stream = self._stream_for(one.survey)
+        stream = self._stream_for(one)
         for number, path in enumerate(self._paths()):
             block = self._load(number, path, spool)
+            inputs = self._inputs(stream, one, number, block)
             for stage in one.apply:
-                for report in stage.apply(path, block):
+                for report in stage.apply(path, block, inputs):
                     self.progress.record("layer", asdict(report))
                     yield report
             if one.survey is not None:
@@ -190,9 +204,32 @@ class _Run:
                 if one.apply:
                     spool.keep(path, block, self._original(number, path))
             else:
+                if path != REST:
+                    _advance(stream, number, block)
                 self._note_tying(path, block)
                 writer.write_block(number + 1, path, block, self._original(number, path))
             self.progress.advance(path or "embedding and head")
+
+    def _inputs(
+        self, stream: CalibrationStream | None, one: Pass, number: int, block: nn.Module
+    ) -> LayerInputs | None:
+        """What the stages of a pass may ask about a block."""
+        if stream is None or not any(stage.needs_inputs for stage in one.apply):
+            return None
+        if number < self.skeleton.n_layers:
+            return LayerInputs(
+                block,
+                self.skeleton.family.shared_inputs,
+                partial(stream.through_layer, number, block),
+                len(stream.hidden),
+            )
+        widen_small_parts(block, self.skeleton)
+        return LayerInputs(
+            block,
+            ((self.skeleton.head_path,),),
+            partial(stream.through_rest, self.skeleton, block),
+            len(stream.hidden),
+        )
 
     def _paths(self) -> list[str]:
         return [*(self.skeleton.layer_path(i) for i in range(self.skeleton.n_layers)), REST]
@@ -208,8 +245,10 @@ class _Run:
     def _original(self, number: int, path: str) -> nn.Module:
         return self.skeleton.empty_rest() if path == REST else self.skeleton.empty_layer(number)
 
-    def _stream_for(self, survey: Stage | None) -> CalibrationStream | None:
-        if survey is None or not survey.needs_calibration or self.samples is None:
+    def _stream_for(self, one: Pass) -> CalibrationStream | None:
+        surveyed = one.survey is not None and one.survey.needs_calibration
+        asked = any(stage.needs_inputs for stage in one.apply)
+        if self.samples is None or not (surveyed or asked):
             return None
         return begin_stream(self.skeleton, self.checkpoint, self.samples.windows)
 
@@ -217,7 +256,8 @@ class _Run:
         if path == REST:
             head = block.get_submodule(self.skeleton.head_path)
             embedding = block.get_submodule(self.skeleton.embedding_path)
-            name = "codes" if isinstance(head, Int8Linear) else "weight"
+            shared = ("codes", "packed", "weight")
+            name = next(part for part in shared if hasattr(head, part))
             self.head_shares_codes = getattr(head, name) is getattr(embedding, name, None)
 
 
@@ -227,15 +267,40 @@ def _advance(stream: CalibrationStream | None, number: int, block: nn.Module) ->
 
 
 def _samples_for(
-    stages: Sequence[Stage], recipe: Recipe, source: SourceModel, text: Text | None
+    recipe: Recipe, source: SourceModel, text: Text | None
 ) -> CalibrationSamples | None:
-    if not any(stage.needs_calibration for stage in stages):
+    if not recipe.needs_calibration:
         return None
     if text is None:
         raise RecipeError(
             f"the recipe needs calibration text {recipe.calibration.dataset!r}; none was given"
         )
     return calibration_samples(recipe.calibration, text, source.folder)
+
+
+def _plan(
+    recipe: Recipe,
+    source: SourceModel,
+    skeleton: Skeleton,
+    checkpoint: Checkpoint,
+    samples: CalibrationSamples | None,
+    scratch: Path,
+    progress: Progress,
+) -> Budget | None:
+    """Share out the target's bytes, if the recipe has one."""
+    target = recipe.target
+    quantize = next((one for one in recipe.stages if isinstance(one, QuantizeSettings)), None)
+    if target is None or quantize is None or samples is None or target.bytes_ratio is None:
+        return None
+    try:
+        return plan_budget(
+            skeleton, checkpoint, samples.windows, quantize,
+            allocation=target.allocation,
+            artifact_bytes=target.bytes_ratio * stored_bytes(source.folder),
+            scratch=scratch, progress=progress,
+        )  # fmt: skip
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _artifact_config(skeleton: Skeleton, writer: ArtifactWriter, shares: bool) -> dict[str, Any]:  # noqa: FBT001
@@ -245,9 +310,9 @@ def _artifact_config(skeleton: Skeleton, writer: ArtifactWriter, shares: bool) -
         config.pop(key, None)
     tied = {}
     if shares and skeleton.head_path in writer.layouts:
+        names = tied_parts(writer.layouts[skeleton.head_path])
         tied = {
-            f"{skeleton.head_path}.{part}": f"{skeleton.embedding_path}.{part}"
-            for part in ("codes", "scale")
+            f"{skeleton.head_path}.{part}": f"{skeleton.embedding_path}.{part}" for part in names
         }
     return config | {
         "model_type": f"{ARTIFACT_PREFIX}{skeleton.config.model_type}",
@@ -280,6 +345,19 @@ def _manifest(run: _Run, recipe: Recipe, modules: Sequence[ModuleReport]) -> Man
         versions={name: version(name) for name in ("spq", "torch", "transformers", "safetensors")},
         files={},
     )
+
+
+def tied_parts(layout: Layout) -> tuple[str, ...]:
+    """Names of the tensors that a tied head takes over from its embedding."""
+    match layout:
+        case Int8Layout():
+            return ("codes", "scale")
+        case PackedLayout():
+            return ("packed", "scale", "zero")
+        case CodedLayout():
+            return ("packed",)
+        case _:
+            return ("weight",)
 
 
 def _dtype_name(checkpoint: Checkpoint) -> str:

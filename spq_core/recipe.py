@@ -31,17 +31,41 @@ class ScaleMode(StrEnum):
 
 
 class SvdStage(Document):
-    """Replace attention projections by low-rank pairs (arXiv:2602.18420, section on SVD)."""
+    """Replace attention projections by low-rank pairs.
+
+    With `objective: weight` as published (arXiv:2602.18420, section on SVD); with `output` the
+    error of the projection's output is minimised instead of that of its weights
+    (SVD-LLM, arXiv:2403.07378).
+    """
 
     type: Literal["svd"]
+    objective: Literal["weight", "output"] = "weight"
     variance: Annotated[float, Field(gt=0.0, le=1.0)] = 0.96
-    """Share of the squared singular values to keep."""
+    """Share of the squared singular values to keep: of the weight, or of the output."""
+    rank_rule: Literal["objective", "weight"] = "objective"
+    """Whose spectrum `variance` is read off. `weight` with `objective: output` keeps the paper's
+    ranks and skips, and spends them better."""
+    singular_values: Literal["up", "split", "down"] = "up"
+    """Which factor carries the singular values: `up` is the paper's; `down` costs least when each
+    row is rounded with a scale of its own."""
 
 
 class PruneStage(Document):
-    """Remove MLP neurons by mean absolute activation, more in quiet layers (arXiv:2602.18420)."""
+    """Remove MLP neurons, with or without an update of the weights that remain.
+
+    The defaults are the paper's (arXiv:2602.18420): mean absolute activation, more in quiet layers,
+    no update.
+    """
 
     type: Literal["prune"]
+    score: Literal["activation", "wanda", "flap", "obs"] = "activation"
+    """`wanda`: column norm times input norm; `flap`: column norm times input variance
+    (arXiv:2312.11983); `obs`: what the output loses after the best update of the other columns."""
+    layer_ratios: Literal["activation", "uniform"] = "activation"
+    """`uniform` takes `max_ratio` from every layer."""
+    update: Literal["none", "bias", "least_squares"] = "none"
+    """What is done to the following projection: nothing; the removed inputs' mean goes into its
+    bias; its columns (and bias, where it has one) are fitted to the outputs it had."""
     max_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
     """Share of neurons removed from the quietest layer."""
     min_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
@@ -55,13 +79,51 @@ class PruneStage(Document):
 
 
 class QuantizeStage(Document):
-    """Symmetric 8-bit weights."""
+    """Store weights in fewer bits.
+
+    `round`: each weight to the nearest code. `gptq`: with error feedback (arXiv:2210.17323).
+    `rate`: with error feedback onto a lattice whose codes are stored by entropy; the recipe's
+    `target` sets how fine it is.
+    """
 
     type: Literal["quantize"]
-    bits: Literal[8] = 8
+    method: Literal["round", "gptq", "rate"] = "round"
+    bits: Literal[3, 4, 8] = 8
+    """Width of a code; `rate` has none."""
     mode: ScaleMode = ScaleMode.CHANNEL
+    group_size: Annotated[int, Field(ge=8, le=1 << 16, multiple_of=8)] | None = None
+    """Columns that share a scale; all of a row when left out."""
+    symmetric: bool = True
+    strongest_first: bool = True
+    """Round the columns with the strongest inputs first (GPTQ's act-order)."""
+    scale_search: bool = False
+    """Choose scales by the output error they leave, not by the largest weight."""
+    sparsity: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of weights set to zero on the way (SparseGPT, arXiv:2301.00774). Zeros take no fewer
+    bytes in packed codes; N:M patterns are not a format of ours, as no runtime here gains by them."""
+    damping: Annotated[float, Field(gt=0.0, le=1.0)] = 0.01
+    """Share of each input's energy added to it before inversion."""
     embedding: bool = True
     """Quantize the token embedding too; a tied head then shares its codes."""
+
+    @model_validator(mode="after")
+    def _fits_the_method(self) -> Self:
+        if self.mode != ScaleMode.CHANNEL and not self.is_plain:
+            raise ValueError(f"mode {self.mode.value} is for plain symmetric 8-bit rounding only")
+        if self.sparsity and self.method != "gptq":
+            raise ValueError("sparsity needs method gptq, which pays for removed weights")
+        return self
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is symmetric 8-bit rounding with one scale per row or matrix."""
+        return (
+            self.method == "round"
+            and self.bits == 8  # noqa: PLR2004
+            and self.group_size is None
+            and self.symmetric
+            and not self.scale_search
+        )
 
 
 Stage = Annotated[SvdStage | PruneStage | QuantizeStage, Field(discriminator="type")]
@@ -71,11 +133,33 @@ class Calibration(Document):
     """Which text the activation statistics come from."""
 
     dataset: Annotated[str, Field(min_length=1, max_length=64)] = "wikitext2"
+    form: Literal["lines", "windows"] = "lines"
+    """`lines`: each sample is one non-blank line, cut or padded to `length`. `windows`: the text is
+    encoded whole and samples are stretches of it, evenly spaced; no pads."""
     samples: Annotated[int, Field(ge=1, le=4096)] = 8
     length: Annotated[int, Field(ge=8, le=8192)] = 128
-    """Tokens per sample; each sample is one non-blank line, cut or padded to this length."""
+    """Tokens per sample."""
     allow_evaluation_text: bool = False
     """Take the samples from the evaluation split, as the paper's code does. The report says so."""
+
+
+class Target(Document):
+    """How large the artifact may be, or how far from the source; one of the two."""
+
+    bytes_ratio: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Artifact bytes over the source's bytes, as stored."""
+    max_kl: Annotated[float, Field(gt=0.0, le=10.0)] | None = None
+    """KL divergence from the source, in nats per token of the calibration text."""
+    allocation: Literal["loss", "uniform", "pgsvd", "mgaa"] = "loss"
+    """How bytes are shared out. `loss`: by expected loss per byte. For comparison: `uniform`, equal
+    bits for all; `pgsvd`, equal relative error for all (arXiv:2510.05544); `mgaa`, by how much a
+    layer turns its input (arXiv:2507.03294)."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.bytes_ratio is None) == (self.max_kl is None):
+            raise ValueError("give either bytes_ratio or max_kl")
+        return self
 
 
 class Gates(Document):
@@ -99,6 +183,7 @@ class Recipe(Document):
     metadata: Metadata = Metadata()
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=8)]
     calibration: Calibration = Calibration()
+    target: Target | None = None
     profile: Literal["compact"] = "compact"
     gates: Gates = Gates()
 
@@ -112,10 +197,21 @@ class Recipe(Document):
             raise ValueError(f"each stage type may appear once, repeated: {', '.join(repeated)}")
         return self
 
+    @model_validator(mode="after")
+    def _target_where_needed(self) -> Self:
+        by_rate = any(
+            isinstance(stage, QuantizeStage) and stage.method == "rate" for stage in self.stages
+        )
+        if by_rate and self.target is None:
+            raise ValueError("quantize with method rate needs a target: bytes_ratio or max_kl")
+        if self.target is not None and not by_rate:
+            raise ValueError("a target needs a quantize stage with method rate")
+        return self
+
     @property
     def needs_calibration(self) -> bool:
         """Whether any stage looks at activations."""
-        return any(isinstance(stage, PruneStage) for stage in self.stages)
+        return any(_looks_at_activations(stage) for stage in self.stages)
 
     def document(self) -> dict[str, Any]:
         """The recipe with every default written out, as plain JSON values."""
@@ -125,6 +221,16 @@ class Recipe(Document):
         """Digest of the resolved document, independent of key order and spelling of defaults."""
         text = json.dumps(self.document(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _looks_at_activations(stage: SvdStage | PruneStage | QuantizeStage) -> bool:
+    match stage:
+        case SvdStage():
+            return stage.objective == "output"
+        case PruneStage():
+            return True
+        case QuantizeStage():
+            return stage.method != "round" or stage.scale_search
 
 
 def parse_recipe(document: object) -> Recipe:

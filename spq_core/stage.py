@@ -5,6 +5,7 @@ from typing import Protocol
 
 from torch import nn
 
+from spq_core.calibration.inputs import LayerInputs
 from spq_core.report import ModuleReport
 
 
@@ -28,13 +29,23 @@ class Stage(Protocol):
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether `survey` needs calibration samples."""
+        """Whether `survey` or `apply` needs calibration samples."""
+        ...
+
+    @property
+    def needs_inputs(self) -> bool:
+        """Whether `apply` asks what the block's matrices receive."""
         ...
 
     def survey(self, path: str, block: nn.Module, run_samples: Callable[[], None]) -> None:
         """Look at a block; `run_samples` sends the calibration samples through it, once."""
         ...
 
-    def apply(self, path: str, block: nn.Module) -> list[ModuleReport]:
-        """Change the block in place and say what was done to each matrix."""
+    def apply(self, path: str, block: nn.Module, inputs: LayerInputs | None) -> list[ModuleReport]:
+        """Change the block in place and say what was done to each matrix.
+
+        Args:
+            inputs: what the block's matrices receive, in its present state and behind all blocks
+                as they are after compression; None if no stage needs calibration.
+        """
         ...

@@ -5,9 +5,11 @@ modules are made on the meta device before transformers reads the first tensor, 
 the file to their place and no floating-point weight ever exists.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.quantizers import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -15,7 +17,8 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from spq_core.artifact.format import FORMAT_VERSION, METHOD
 from spq_core.errors import ArtifactError
 from spq_core.kernels.int8_matmul import is_aligned
-from spq_core.layers.int8_linear import Int8Weight
+from spq_core.layers.coded import Coded, CodedEmbedding, CodedLinear, tied_head
+from spq_core.layers.int8_linear import Int8Embedding, Int8Weight
 from spq_core.layers.layout import install, parse_layouts
 
 
@@ -59,7 +62,8 @@ class SpqQuantizer(HfQuantizer):  # type: ignore[misc]
     def _process_model_after_weight_loading(
         self, model: PreTrainedModel, **_: Any
     ) -> PreTrainedModel:
-        """Copy codes that the file holds at an address the kernel cannot read, one at a time."""
+        """Decode what is stored by entropy, and move codes the kernel could not read in place."""
+        expand_coded(model)
         seen: set[int] = set()
         for module in model.modules():
             if isinstance(module, Int8Weight) and id(module.codes) not in seen:
@@ -69,10 +73,35 @@ class SpqQuantizer(HfQuantizer):  # type: ignore[misc]
         return model
 
     def is_serializable(self) -> bool:
-        """Whether `save_pretrained` may write the model again."""
-        return True
+        """Whether `save_pretrained` may write the model again: not once codes are decoded."""
+        kinds = {layout["kind"] for layout in _flat(self.quantization_config.modules)}
+        return not kinds & {"coded", "coded_embedding"}
 
     @property
     def is_trainable(self) -> bool:
         """8-bit codes take no gradient."""
         return False
+
+
+def expand_coded(model: nn.Module) -> None:
+    """Replace coded modules by the layers that compute; tied ones share the result."""
+    coded = [(name, module) for name, module in model.named_modules() if isinstance(module, Coded)]
+    # Embeddings first: a head tied to one takes over its codes.
+    coded.sort(key=lambda pair: isinstance(pair[1], CodedLinear))
+    embeddings: dict[int, Int8Embedding] = {}
+    for name, module in coded:
+        if isinstance(module, CodedEmbedding):
+            embedding = module.expand()
+            embeddings[id(module.packed)] = embedding
+            model.set_submodule(name, embedding)
+        elif isinstance(module, CodedLinear):
+            shared = embeddings.get(id(module.packed))
+            model.set_submodule(name, module.expand() if shared is None else tied_head(shared))
+
+
+def _flat(modules: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for layout in modules.values():
+        if layout["kind"] == "low_rank":
+            yield from (layout["down"], layout["up"])
+        else:
+            yield layout

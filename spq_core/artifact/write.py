@@ -15,6 +15,8 @@ from torch import nn
 from spq_core.artifact.manifest import CARD_FILE, MANIFEST_FILE, Manifest, file_entry
 from spq_core.artifact.tensors import distinct_tensors
 from spq_core.errors import ArtifactError
+from spq_core.layers.coded import Coded, stored_form
+from spq_core.layers.int8_linear import Int8Linear, Int8Weight
 from spq_core.layers.layout import Layout, layout_of
 from spq_core.layers.low_rank_linear import LowRankLinear
 from spq_core.model_files import SIDE_FILES
@@ -56,10 +58,11 @@ class ArtifactWriter:
 
     def write_block(self, number: int, path: str, block: nn.Module, original: nn.Module) -> None:
         """Write a finished block as shard `number` (from 1) and note how it differs from `original`."""
+        store_coded(block)
         self.layouts.update(changed_layouts(path, block, original))
         tensors: dict[str, torch.Tensor] = {}
         for name, tensor in distinct_tensors(block).tensors.items():
-            exact = not tensor.is_floating_point() or name.endswith(".scale")
+            exact = not tensor.is_floating_point() or name.endswith((".scale", ".input_scale"))
             stored = tensor if exact else tensor.to(self.dtype)
             tensors[f"{path}.{name}" if path else name] = stored.contiguous()
         file = f"model-{number:05d}-of-{self.n_shards:05d}.safetensors"
@@ -102,6 +105,25 @@ class ArtifactWriter:
     def _write_json(self, name: str, document: object) -> None:
         text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
         (self.folder / name).write_text(text + "\n", encoding="utf-8")
+
+
+def store_coded(block: nn.Module) -> None:
+    """Replace 8-bit layers on a lattice by their coded form; tied ones share it."""
+    stored: dict[int, Coded] = {}
+    modules = [pair for pair in block.named_modules() if isinstance(pair[1], Int8Weight)]
+    modules.sort(key=lambda pair: isinstance(pair[1], Int8Linear))
+    for name, module in modules:
+        shared = stored.get(id(module.codes))
+        if shared is not None:
+            head = stored_form(module)
+            assert head is not None  # noqa: S101 - its codes are those of a coded embedding
+            head.packed = shared.packed
+            block.set_submodule(name, head)
+            continue
+        coded = stored_form(module)
+        if coded is not None:
+            stored[id(module.codes)] = coded
+            block.set_submodule(name, coded)
 
 
 def _belongs_to(path: Path, folder: Path) -> bool:

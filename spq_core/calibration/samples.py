@@ -9,7 +9,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from spq_core.calibration.texts import Text, non_blank_lines, refuse_shared_lines
-from spq_core.calibration.windows import padded_lines
+from spq_core.calibration.windows import padded_lines, spread_windows
 from spq_core.modeling.tokenizer import load_tokenizer
 from spq_core.recipe import Calibration
 
@@ -25,7 +25,7 @@ class CalibrationSamples:
 def calibration_samples(
     settings: Calibration, text: Text, model_folder: Path
 ) -> CalibrationSamples:
-    """Encode the first non-blank lines of the text's calibration part.
+    """Encode the first non-blank lines, or evenly spaced windows, of the text's calibration part.
 
     With `allow_evaluation_text` the lines are those of the evaluation part, which is what the SPQ
     authors do; the description then says so.
@@ -35,17 +35,24 @@ def calibration_samples(
         DatasetError: the text is too short.
     """
     leaked = settings.allow_evaluation_text
-    lines = non_blank_lines(text.evaluation if leaked else text.calibration, settings.samples)
+    part = text.evaluation if leaked else text.calibration
+    tokenizer = load_tokenizer(model_folder)
+    if settings.form == "windows":
+        lines = part.split("\n")
+        windows = spread_windows(tokenizer, part, settings.length, settings.samples)
+    else:
+        lines = non_blank_lines(part, settings.samples)
+        windows = padded_lines(tokenizer, lines, settings.length)
     if not leaked:
         refuse_shared_lines(lines, text.evaluation)
-    tokenizer = load_tokenizer(model_folder)
     description = {
         "dataset": text.name,
         "origin": text.origin,
         "text_sha256": text.fingerprint,
         "samples_sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
+        "form": settings.form,
         "samples": settings.samples,
         "length": settings.length,
         "is_evaluation_text": leaked,
     }
-    return CalibrationSamples(padded_lines(tokenizer, lines, settings.length), description)
+    return CalibrationSamples(windows, description)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from spq_core.modeling.blocks import load_rest
 from spq_core.modeling.checkpoint import Checkpoint
@@ -24,27 +25,49 @@ class CalibrationStream:
     hidden: list[Float[Tensor, "1 length dim"]]
     arguments: list[dict[str, Any]]
     """Per decoder layer, the keyword arguments the model calls it with (masks, rotations)."""
+    attributes: dict[str, Any]
+    """Plain attributes of the first layer, for whoever stands in its place."""
 
     @torch.no_grad()
     def advance(self, index: int, layer: nn.Module) -> None:
         """Push every sample through decoder layer `index`."""
-        for position, states in enumerate(self.hidden):
-            self.hidden[position] = layer(states, **self.arguments[index])
+        for position in range(len(self.hidden)):
+            self.hidden[position] = self.through_layer(index, layer, position)
+
+    def through_layer(self, index: int, layer: nn.Module, position: int) -> Tensor:
+        """Output of decoder layer `index` for one sample; its states stay as they are."""
+        output: Tensor = layer(self.hidden[position], **self.arguments[index])
+        return output
+
+    def through_rest(self, skeleton: Skeleton, rest: PreTrainedModel, position: int) -> Tensor:
+        """Logits for one sample whose states have passed all layers.
+
+        `rest` is the model without layers; it is given one that answers with those states.
+        """
+        replay = _Recorder(self.attributes, answer=self.hidden[position])
+        rest.set_submodule(skeleton.layers_path, nn.ModuleList([replay]))
+        ids = torch.zeros(self.hidden[position].shape[:2], dtype=torch.int64)
+        try:
+            logits: Tensor = rest(input_ids=ids, use_cache=False).logits
+        finally:
+            rest.set_submodule(skeleton.layers_path, nn.ModuleList())
+        return logits
 
 
 class _Recorder(nn.Module):
     """Stands where a decoder layer was: notes its arguments and passes the states on."""
 
-    def __init__(self, attributes: dict[str, Any]) -> None:
+    def __init__(self, attributes: dict[str, Any], answer: Tensor | None = None) -> None:
         super().__init__()
         self.arguments: dict[str, Any] = {}
+        self.answer = answer
         # Some models choose a layer's mask by an attribute of the layer itself.
         for name, value in attributes.items():
             setattr(self, name, value)
 
     def forward(self, hidden_states: Tensor, **arguments: Any) -> Tensor:
         self.arguments = arguments
-        return hidden_states
+        return hidden_states if self.answer is None else self.answer
 
 
 @torch.no_grad()
@@ -60,10 +83,7 @@ def begin_stream(
         _Recorder(_simple_attributes(skeleton, index)) for index in range(skeleton.n_layers)
     ]
     rest.set_submodule(skeleton.layers_path, nn.ModuleList(recorders))
-    for module in rest.modules():
-        if not isinstance(module, nn.Embedding):
-            for parameter in module.parameters(recurse=False):
-                parameter.data = parameter.data.float()
+    widen_small_parts(rest, skeleton)
     embedding = rest.get_submodule(skeleton.embedding_path)
     embedding.register_forward_hook(lambda _module, _inputs, output: output.float())
     hidden: list[Tensor] = []
@@ -71,7 +91,17 @@ def begin_stream(
         with _inputs_of(recorders[0]) as seen:
             rest.base_model(input_ids=window[None], use_cache=False)
         hidden.extend(seen)
-    return CalibrationStream(hidden, [recorder.arguments for recorder in recorders])
+    attributes = _simple_attributes(skeleton, 0)
+    return CalibrationStream(hidden, [recorder.arguments for recorder in recorders], attributes)
+
+
+def widen_small_parts(rest: PreTrainedModel, skeleton: Skeleton) -> None:
+    """Make everything but the embedding tables and the head float32, in place."""
+    head = rest.get_submodule(skeleton.head_path)
+    for module in rest.modules():
+        if not isinstance(module, nn.Embedding) and module is not head:
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.float()
 
 
 @contextmanager

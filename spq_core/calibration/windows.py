@@ -38,6 +38,22 @@ def consecutive_windows(
     return torch.tensor(ids[: count * length], dtype=torch.int64).view(count, length)
 
 
+def spread_windows(
+    tokenizer: PreTrainedTokenizerBase, text: str, length: int, count: int
+) -> Int64[Tensor, "count length"]:
+    """Encode a text once and take `count` windows of it, evenly spaced.
+
+    Raises:
+        DatasetError: the text has fewer than `count` windows.
+    """
+    windows = consecutive_windows(tokenizer, text, length, None)
+    if len(windows) < count:
+        raise DatasetError(
+            f"calibration asks for {count} windows of {length} tokens, the text has {len(windows)}"
+        )
+    return windows[torch.linspace(0, len(windows) - 1, count).long()]
+
+
 def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if isinstance(candidate, int):

@@ -20,6 +20,12 @@ class Family:
     """Matrix whose input columns are the MLP's neurons."""
     scored: str
     """The member of `mlp_in` whose output the SPQ pruning statistic reads, before any activation."""
+    shared_inputs: tuple[tuple[str, ...], ...]
+    """All matrices in the order data meets them; those of one group receive the same input."""
+
+    def group_of(self, name: str) -> tuple[str, ...]:
+        """The group of matrices that receive what `name` receives."""
+        return next(group for group in self.shared_inputs if name in group)
 
 
 LLAMA_LIKE = Family(
@@ -28,6 +34,12 @@ LLAMA_LIKE = Family(
     mlp_in=("mlp.gate_proj", "mlp.up_proj"),
     mlp_out="mlp.down_proj",
     scored="mlp.up_proj",
+    shared_inputs=(
+        ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        ("self_attn.o_proj",),
+        ("mlp.gate_proj", "mlp.up_proj"),
+        ("mlp.down_proj",),
+    ),
 )
 OPT = Family(
     name="opt",
@@ -35,6 +47,12 @@ OPT = Family(
     mlp_in=("fc1",),
     mlp_out="fc2",
     scored="fc1",
+    shared_inputs=(
+        ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        ("self_attn.out_proj",),
+        ("fc1",),
+        ("fc2",),
+    ),
 )
 FAMILIES = (LLAMA_LIKE, OPT)
 

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int, Int8
 from torch import Tensor, nn
 
 from spq_core.kernels.int8_matmul import int8_linear, pad_columns
+from spq_core.layers.steps import CodedWeight
 
 
 class Int8Weight(nn.Module):
@@ -16,23 +17,38 @@ class Int8Weight(nn.Module):
     Both are parameters without gradient, so that tying, device moves and saving treat them like
     any weight. Scales stay float32 when the model is cast: rounding them to bfloat16 would cost
     more than the codes do.
+
+    Codes on a lattice have a scale per column too; until they are written, `coded` is their stored form.
     """
 
-    def __init__(self, codes: Int8[Tensor, "out in"], scale: Float[Tensor, " n_scales"]) -> None:
+    def __init__(
+        self,
+        codes: Int8[Tensor, "out in"],
+        scale: Float[Tensor, " n_scales"],
+        *,
+        input_scale: Float[Tensor, " in"] | None = None,
+        coded: CodedWeight | None = None,
+    ) -> None:
         super().__init__()
         self.codes = nn.Parameter(codes, requires_grad=False)
         self.scale = nn.Parameter(scale, requires_grad=False)
+        self.input_scale = (
+            None if input_scale is None else nn.Parameter(input_scale, requires_grad=False)
+        )
+        self.coded = coded
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT001, FBT002
-        exact = self.scale.data
+        scales = [part for part in (self.scale, self.input_scale) if part is not None]
+        exact = [part.data for part in scales]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self.scale.dtype != exact.dtype:
-            self.scale.data = exact.to(self.scale.device)
+        for part, before in zip(scales, exact, strict=True):
+            if part.dtype != before.dtype:
+                part.data = before.to(part.device)
         return self
 
 
 class Int8Linear(Int8Weight):
-    """y = x @ (codes * scale).T + bias.
+    """y = (x * input_scale) @ (codes * scale).T + bias.
 
     Codes have zero columns appended up to a multiple of 16, as the kernel wants them; a head tied
     to an embedding uses the embedding's codes as they are.
@@ -45,8 +61,10 @@ class Int8Linear(Int8Weight):
         bias: Float[Tensor, " out"] | None = None,
         *,
         in_features: int,
+        input_scale: Float[Tensor, " n_in"] | None = None,
+        coded: CodedWeight | None = None,
     ) -> None:
-        super().__init__(codes, scale)
+        super().__init__(codes, scale, input_scale=input_scale, coded=coded)
         self.in_features = in_features
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
@@ -71,6 +89,8 @@ class Int8Linear(Int8Weight):
 
     def forward(self, x: Float[Tensor, "*batch n_in"]) -> Float[Tensor, "*batch n_out"]:
         """Apply the layer in x's dtype."""
+        if self.input_scale is not None:
+            x = (x * self.input_scale).to(x.dtype)
         return int8_linear(x, self.codes, self.scale, self.bias)
 
     def extra_repr(self) -> str:
@@ -85,8 +105,11 @@ class Int8Embedding(Int8Weight):
         codes: Int8[Tensor, "n dim"],
         scale: Float[Tensor, " n_scales"],
         dtype: torch.dtype,
+        *,
+        input_scale: Float[Tensor, " dim"] | None = None,
+        coded: CodedWeight | None = None,
     ) -> None:
-        super().__init__(codes, scale)
+        super().__init__(codes, scale, input_scale=input_scale, coded=coded)
         # An empty buffer follows `model.to(dtype)`, so the output dtype does too.
         self.register_buffer("dtype_anchor", torch.empty(0, dtype=dtype), persistent=False)
         self.dtype_anchor: Tensor
@@ -94,7 +117,10 @@ class Int8Embedding(Int8Weight):
     def forward(self, ids: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch dim"]:
         """Return the rows of `ids`."""
         scale = self.scale if self.scale.numel() == 1 else self.scale[ids].unsqueeze(-1)
-        return (self.codes[ids].float() * scale).to(self.dtype_anchor.dtype)
+        rows = self.codes[ids].float() * scale
+        if self.input_scale is not None:
+            rows = rows * self.input_scale
+        return rows.to(self.dtype_anchor.dtype)
 
     def extra_repr(self) -> str:
         return f"n={self.codes.shape[0]}, dim={self.codes.shape[1]}, scales={self.scale.numel()}"

@@ -12,10 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import nn
 
 from spq_core.errors import ArtifactError
+from spq_core.layers.coded import CodedEmbedding, CodedLinear
 from spq_core.layers.int8_linear import Int8Embedding, Int8Linear
 from spq_core.layers.low_rank_linear import Factor, LowRankLinear
+from spq_core.layers.packed_linear import CODES_PER_PACK, PackedEmbedding, PackedLinear
+from spq_core.layers.steps import CodedWeight
 
 Size = Annotated[int, Field(ge=1, le=1 << 24)]
+ByteCount = Annotated[int, Field(ge=1, le=1 << 40)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Bits = Literal[3, 4, 8]
 
 
 class _Layout(BaseModel):
@@ -42,12 +48,61 @@ class Int8Layout(_Layout):
     scales: Size
 
 
+class PackedLayout(_Layout):
+    """PackedLinear: codes of `bits` bits, one scale and zero per row and `group_size` columns."""
+
+    kind: Literal["packed"] = "packed"
+    n_in: Size
+    n_out: Size
+    bias: bool
+    bits: Bits
+    group_size: Size
+
+
+class CodedLayout(_Layout):
+    """CodedLinear: `n_bytes` bytes that decode to codes on a lattice."""
+
+    kind: Literal["coded"] = "coded"
+    n_in: Size
+    n_out: Size
+    bias: bool
+    n_bytes: ByteCount
+    base: Positive
+    order: Literal["columns", "rows"]
+
+
+FactorLayout = Annotated[
+    DenseLayout | Int8Layout | PackedLayout | CodedLayout, Field(discriminator="kind")
+]
+
+
 class LowRankLayout(_Layout):
     """LowRankLinear and its two factors."""
 
     kind: Literal["low_rank"] = "low_rank"
-    down: Annotated[DenseLayout | Int8Layout, Field(discriminator="kind")]
-    up: Annotated[DenseLayout | Int8Layout, Field(discriminator="kind")]
+    down: FactorLayout
+    up: FactorLayout
+
+
+class PackedEmbeddingLayout(_Layout):
+    """PackedEmbedding."""
+
+    kind: Literal["packed_embedding"] = "packed_embedding"
+    n: Size
+    dim: Size
+    bits: Bits
+    group_size: Size
+
+
+class CodedEmbeddingLayout(_Layout):
+    """CodedEmbedding."""
+
+    kind: Literal["coded_embedding"] = "coded_embedding"
+    n: Size
+    dim: Size
+    n_bytes: ByteCount
+    base: Positive
+    order: Literal["columns", "rows"]
 
 
 class Int8EmbeddingLayout(_Layout):
@@ -60,7 +115,15 @@ class Int8EmbeddingLayout(_Layout):
 
 
 Layout = Annotated[
-    DenseLayout | Int8Layout | LowRankLayout | Int8EmbeddingLayout, Field(discriminator="kind")
+    DenseLayout
+    | Int8Layout
+    | PackedLayout
+    | CodedLayout
+    | LowRankLayout
+    | Int8EmbeddingLayout
+    | PackedEmbeddingLayout
+    | CodedEmbeddingLayout,
+    Field(discriminator="kind"),
 ]
 _LAYOUTS: TypeAdapter[dict[str, Layout]] = TypeAdapter(dict[str, Layout])
 
@@ -83,16 +146,38 @@ def layout_of(module: nn.Module) -> Layout | None:
     """Describe a linear or embedding layer of ours, or a plain nn.Linear; None for anything else."""
     if isinstance(module, LowRankLinear):
         return LowRankLayout(down=_factor_layout(module.down), up=_factor_layout(module.up))
-    if isinstance(module, Int8Linear | nn.Linear):
+    if isinstance(module, Factor | CodedLinear):
         return _factor_layout(module)
     if isinstance(module, Int8Embedding):
         n, dim = module.codes.shape
         return Int8EmbeddingLayout(n=n, dim=dim, scales=module.scale.numel())
+    if isinstance(module, PackedEmbedding):
+        n = module.packed.shape[0]
+        return PackedEmbeddingLayout(
+            n=n, dim=module.n_in, bits=module.bits, group_size=module.group_size
+        )
+    if isinstance(module, CodedEmbedding):
+        return CodedEmbeddingLayout(
+            n=module.n_out, dim=module.n_in,
+            n_bytes=module.packed.numel(), base=module.base, order=module.order,
+        )  # fmt: skip
     return None
 
 
-def _factor_layout(module: Factor) -> DenseLayout | Int8Layout:
-    n_in, n_out, has_bias = module.in_features, module.out_features, module.bias is not None
+def _factor_layout(
+    module: Factor | CodedLinear,
+) -> DenseLayout | Int8Layout | PackedLayout | CodedLayout:
+    has_bias = module.bias is not None
+    if isinstance(module, CodedLinear):
+        return CodedLayout(
+            n_in=module.n_in, n_out=module.n_out, bias=has_bias,
+            n_bytes=module.packed.numel(), base=module.base, order=module.order,
+        )  # fmt: skip
+    n_in, n_out = module.in_features, module.out_features
+    if isinstance(module, PackedLinear):
+        return PackedLayout(
+            n_in=n_in, n_out=n_out, bias=has_bias, bits=module.bits, group_size=module.group_size
+        )
     if isinstance(module, Int8Linear):
         n_padded, scales = module.codes.shape[1], module.scale.numel()
         return Int8Layout(n_in=n_in, n_padded=n_padded, n_out=n_out, bias=has_bias, scales=scales)
@@ -103,28 +188,64 @@ def build(layout: Layout, dtype: torch.dtype) -> nn.Module:
     """Make the module a layout describes, without values, on the meta device.
 
     Args:
-        dtype: of floating-point weights and biases; scales are float32 always.
+        dtype: of floating-point weights and biases; scales have their own.
     """
     match layout:
-        case DenseLayout() | Int8Layout():
-            return _build_factor(layout, dtype)
         case LowRankLayout():
-            return LowRankLinear(_build_factor(layout.down, dtype), _build_factor(layout.up, dtype))
+            # A coded factor becomes one of the layers LowRankLinear names when it is expanded.
+            down, up = (_build_linear(part, dtype) for part in (layout.down, layout.up))
+            return LowRankLinear(down, up)  # type: ignore[arg-type]
         case Int8EmbeddingLayout():
-            codes = torch.empty(layout.n, layout.dim, dtype=torch.int8, device="meta")
-            return Int8Embedding(codes, _empty_scale(layout.scales), dtype)
+            codes = _empty(layout.n, layout.dim, dtype=torch.int8)
+            return Int8Embedding(codes, _empty(layout.scales), dtype)
+        case PackedEmbeddingLayout():
+            parts = _packed_parts(layout.n, layout.dim, layout.bits, layout.group_size)
+            return PackedEmbedding(
+                *parts, dtype, bits=layout.bits, n_in=layout.dim, group_size=layout.group_size
+            )
+        case CodedEmbeddingLayout():
+            return CodedEmbedding(_coded(layout), layout.n, layout.dim, dtype)
+        case _:
+            return _build_linear(layout, dtype)
 
 
-def _build_factor(layout: DenseLayout | Int8Layout, dtype: torch.dtype) -> Factor:
+def _build_linear(
+    layout: DenseLayout | Int8Layout | PackedLayout | CodedLayout, dtype: torch.dtype
+) -> nn.Module:
+    n_in, n_out = layout.n_in, layout.n_out
     if isinstance(layout, DenseLayout):
-        return nn.Linear(layout.n_in, layout.n_out, bias=layout.bias, dtype=dtype, device="meta")
-    codes = torch.empty(layout.n_out, layout.n_padded, dtype=torch.int8, device="meta")
-    bias = torch.empty(layout.n_out, dtype=dtype, device="meta") if layout.bias else None
-    return Int8Linear(codes, _empty_scale(layout.scales), bias, in_features=layout.n_in)
+        return nn.Linear(n_in, n_out, bias=layout.bias, dtype=dtype, device="meta")
+    bias = _empty(n_out, dtype=dtype) if layout.bias else None
+    match layout:
+        case CodedLayout():
+            return CodedLinear(_coded(layout), n_out, n_in, bias)
+        case PackedLayout():
+            parts = _packed_parts(n_out, n_in, layout.bits, layout.group_size)
+            return PackedLinear(
+                *parts, bias, bits=layout.bits, n_in=n_in, group_size=layout.group_size
+            )
+        case Int8Layout():
+            codes = _empty(n_out, layout.n_padded, dtype=torch.int8)
+            return Int8Linear(codes, _empty(layout.scales), bias, in_features=n_in)
 
 
-def _empty_scale(count: int) -> torch.Tensor:
-    return torch.empty(count, dtype=torch.float32, device="meta")
+def _packed_parts(
+    n_out: int, n_in: int, bits: int, group_size: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    packs, groups = -(-n_in // CODES_PER_PACK), -(-n_in // group_size)
+    return (
+        _empty(n_out, packs * bits, dtype=torch.uint8),
+        _empty(n_out, groups, dtype=torch.float16),
+        _empty(n_out, groups, dtype=torch.uint8),
+    )
+
+
+def _coded(layout: CodedLayout | CodedEmbeddingLayout) -> CodedWeight:
+    return CodedWeight(_empty(layout.n_bytes, dtype=torch.uint8), layout.base, layout.order)
+
+
+def _empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.empty(*shape, dtype=dtype, device="meta")
 
 
 def install(root: nn.Module, layouts: Mapping[str, Layout], dtype: torch.dtype) -> None:

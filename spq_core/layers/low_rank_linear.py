@@ -4,8 +4,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from spq_core.layers.int8_linear import Int8Linear
+from spq_core.layers.packed_linear import PackedLinear
 
-Factor = nn.Linear | Int8Linear
+Factor = nn.Linear | Int8Linear | PackedLinear
 
 
 class LowRankLinear(nn.Module):

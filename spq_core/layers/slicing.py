@@ -1,12 +1,15 @@
 """Read and cut linear layers, whatever form their weight is stored in."""
 
+from typing import NamedTuple
+
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from spq_core.layers.int8_linear import Int8Linear
-from spq_core.layers.low_rank_linear import LowRankLinear
+from spq_core.layers.low_rank_linear import Factor, LowRankLinear
+from spq_core.layers.packed_linear import PackedLinear
 
-AnyLinear = nn.Linear | Int8Linear | LowRankLinear
+AnyLinear = nn.Linear | Int8Linear | PackedLinear | LowRankLinear
 
 
 def float_weight(layer: AnyLinear) -> Float[Tensor, "out in"]:
@@ -14,7 +17,10 @@ def float_weight(layer: AnyLinear) -> Float[Tensor, "out in"]:
     if isinstance(layer, LowRankLinear):
         return float_weight(layer.up) @ float_weight(layer.down)
     if isinstance(layer, Int8Linear):
-        return layer.unpadded_codes().float() * layer.scale.data[:, None]
+        weight = layer.unpadded_codes().float() * layer.scale.data[:, None]
+        return weight if layer.input_scale is None else weight * layer.input_scale.data
+    if isinstance(layer, PackedLinear):
+        return layer.widened()
     return layer.weight.float()
 
 
@@ -39,6 +45,8 @@ def keep_rows(layer: AnyLinear, kept: Int64[Tensor, " k"]) -> AnyLinear:
     if isinstance(layer, LowRankLinear):
         return LowRankLinear(layer.down, _factor(keep_rows(layer.up, kept)))
     bias = None if layer.bias is None else layer.bias.data[kept]
+    if isinstance(layer, PackedLinear):
+        raise TypeError("rows of packed codes are not cut; prune before quantizing")
     if isinstance(layer, Int8Linear):
         scale = layer.scale.data
         kept_scale = scale if scale.numel() == 1 else scale[kept]
@@ -51,15 +59,34 @@ def keep_columns(layer: AnyLinear, kept: Int64[Tensor, " k"]) -> AnyLinear:
     if isinstance(layer, LowRankLinear):
         return LowRankLinear(_factor(keep_columns(layer.down, kept)), layer.up)
     bias = None if layer.bias is None else layer.bias.data
+    if isinstance(layer, PackedLinear):
+        raise TypeError("columns of packed codes are not cut; prune before quantizing")
     if isinstance(layer, Int8Linear):
         return Int8Linear.of(layer.unpadded_codes()[:, kept].contiguous(), layer.scale.data, bias)
     return dense_linear(layer.weight.data[:, kept].contiguous(), bias)
 
 
-def _factor(layer: AnyLinear) -> nn.Linear | Int8Linear:
+def _factor(layer: AnyLinear) -> Factor:
     if isinstance(layer, LowRankLinear):
         raise TypeError("a factor cannot itself be a low-rank pair")
     return layer
+
+
+class EmbeddingAndHead(NamedTuple):
+    """What stands around the decoder layers, before it is quantized."""
+
+    embedding: nn.Embedding
+    head: nn.Linear
+    tied: bool
+    """Whether both hold one matrix."""
+
+
+def embedding_and_head(block: nn.Module, embedding_path: str, head_path: str) -> EmbeddingAndHead:
+    """The embedding and head of a model's outermost block."""
+    embedding, head = block.get_submodule(embedding_path), block.get_submodule(head_path)
+    if not isinstance(embedding, nn.Embedding) or not isinstance(head, nn.Linear):
+        raise TypeError(f"{embedding_path} and {head_path} are not an embedding and a linear layer")
+    return EmbeddingAndHead(embedding, head, head.weight is embedding.weight)
 
 
 def linear_at(block: nn.Module, name: str) -> AnyLinear:

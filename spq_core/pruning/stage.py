@@ -6,25 +6,42 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from spq_core.calibration.inputs import InputMoments, LayerInputs
 from spq_core.families.family import Family
-from spq_core.layers.slicing import linear_at
+from spq_core.layers.slicing import bias_of, dense_linear, float_weight, linear_at
+from spq_core.pruning.compensation import compensate, score_neurons
 from spq_core.pruning.neurons import cut_mlp, strongest_neurons
 from spq_core.pruning.ratios import layer_ratios
 from spq_core.recipe import PruneStage as PruneSettings
 from spq_core.report import ModuleReport
 
 
+def forget(_name: str, _kept: Tensor) -> None:
+    """Nobody needs to know which rows a matrix keeps."""
+
+
 @dataclass(slots=True)
 class PruneStage:
-    """Collects a score per neuron in the survey, then cuts."""
+    """Collects what ratios and scores depend on in the survey, then cuts."""
 
     settings: PruneSettings
     family: Family
+    on_cut: Callable[[str, Tensor], None] = forget
+    """Told about each matrix that loses rows, and which it keeps."""
     name: str = "prune"
-    needs_survey: bool = True
     needs_calibration: bool = True
     scores: dict[str, Tensor] = field(default_factory=dict)
     """Per decoder layer, the mean absolute output of each neuron."""
+
+    @property
+    def needs_survey(self) -> bool:
+        """Whether a layer's ratio depends on the others."""
+        return self.settings.layer_ratios == "activation" or self.settings.score == "activation"
+
+    @property
+    def needs_inputs(self) -> bool:
+        """Whether scores or the update look at what the following matrix receives."""
+        return self.settings.score != "activation" or self.settings.update != "none"
 
     def survey(self, path: str, block: nn.Module, run_samples: Callable[[], None]) -> None:
         """Average |output| of the scored matrix over samples and tokens (pads included)."""
@@ -42,22 +59,23 @@ class PruneStage:
             handle.remove()
         self.scores[path] = torch.stack(means).mean(dim=0)
 
-    def apply(self, path: str, block: nn.Module) -> list[ModuleReport]:
-        """Cut the block's MLP to its strongest neurons."""
+    def apply(self, path: str, block: nn.Module, inputs: LayerInputs | None) -> list[ModuleReport]:
+        """Cut the block's MLP to its strongest neurons, and let the matrix behind them adapt."""
         if not self._has_mlp(block):
             return []
-        ratio = self.ratios()[path]
-        scores = self.scores[path]
+        ratio = self._ratio(path)
+        scores = self._scores(path, block, inputs)
         kept = strongest_neurons(scores, ratio)
         applied = kept.numel() < scores.numel()
         if applied:
-            cut_mlp(block, self.family, kept)
+            self._cut(path, block, kept, inputs)
         figures: dict[str, float | int | str] = {
             "ratio": ratio,
             "kept": kept.numel(),
             "neurons": scores.numel(),
-            "mean_activation": float(scores.mean()),
         }
+        if path in self.scores:
+            figures["mean_activation"] = float(self.scores[path].mean())
         return [
             ModuleReport(
                 layer=f"{path}.{name}",
@@ -68,6 +86,39 @@ class PruneStage:
             )
             for name in (*self.family.mlp_in, self.family.mlp_out)
         ]
+
+    def _ratio(self, path: str) -> float:
+        if self.settings.layer_ratios == "uniform":
+            return self.settings.max_ratio
+        return self.ratios()[path]
+
+    def _scores(self, path: str, block: nn.Module, inputs: LayerInputs | None) -> Tensor:
+        if self.settings.score == "activation":
+            return self.scores[path]
+        weight = float_weight(linear_at(block, self.family.mlp_out))
+        return score_neurons(self.settings.score, weight, self._behind(inputs))
+
+    def _cut(self, path: str, block: nn.Module, kept: Tensor, inputs: LayerInputs | None) -> None:
+        following = linear_at(block, self.family.mlp_out)
+        updated = None
+        if self.settings.update != "none":
+            updated = compensate(
+                self.settings.update, float_weight(following), bias_of(following),
+                kept, self._behind(inputs),
+            )  # fmt: skip
+        cut_mlp(block, self.family, kept)
+        if updated is not None:
+            block.set_submodule(self.family.mlp_out, dense_linear(*updated))
+        for name in self.family.mlp_in:
+            self.on_cut(f"{path}.{name}", kept)
+        if inputs is not None:
+            inputs.cut(self.family.mlp_out)
+
+    def _behind(self, inputs: LayerInputs | None) -> InputMoments:
+        """Moments of what the matrix behind the neurons receives."""
+        if inputs is None:
+            raise RuntimeError("this score or update needs calibrated inputs")
+        return inputs.moments(self.family.mlp_out)
 
     def ratios(self) -> dict[str, float]:
         """Pruning ratio per decoder layer; the survey must be complete."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from spq_core.calibration.inputs import LayerInputs
 from spq_core.families.family import Family
 from spq_core.layers.int8_linear import Int8Embedding, Int8Linear
 from spq_core.layers.slicing import bias_of
@@ -35,6 +36,7 @@ class QuantizeStage:
     """The source's dtype: what a quantized embedding returns."""
     name: str = "quantize"
     needs_calibration: bool = False
+    needs_inputs: bool = False
     shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
     """(out, in) of each linear layer seen in the survey, by full name."""
 
@@ -53,8 +55,9 @@ class QuantizeStage:
             }
         )
 
-    def apply(self, path: str, block: nn.Module) -> list[ModuleReport]:
+    def apply(self, path: str, block: nn.Module, inputs: LayerInputs | None) -> list[ModuleReport]:
         """Quantize the block's linear layers, and its embedding when it has one."""
+        del inputs
         if not self.needs_survey:
             self.survey(path, block, lambda: None)
         per_channel = per_channel_names(

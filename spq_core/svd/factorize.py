@@ -54,3 +54,39 @@ def truncate(weight: Float[Tensor, "out in"], spectrum: Spectrum, rank: int) -> 
     inverse = torch.where(values > 0, 1 / values, 0.0)
     down = inverse[:, None] * (vectors.T @ exact)
     return LowRankFactors((vectors * values).float(), down.float())
+
+
+def decompose_output(
+    weight: Float[Tensor, "out in"], second_moment: Float[Tensor, "in in"]
+) -> Spectrum:
+    """Decompose the outputs W x: σ_i² and directions are those of W E[x xᵀ] Wᵀ, in float64.
+
+    SVD-LLM (arXiv:2403.07378) whitens W by a Cholesky factor of E[x xᵀ] and inverts it again. The
+    eigenvectors of the outputs' second moment give the same factors without either, so there is no
+    factorisation that can fail, and no damping; and as they are the optimum for both factors at
+    once, alternating least squares has nothing left to refine.
+    """
+    exact = weight.double()
+    eigenvalues, vectors = torch.linalg.eigh(exact @ second_moment.double() @ exact.T)
+    return Spectrum(eigenvalues.flip(0).clamp(min=0).sqrt(), vectors.flip(1))
+
+
+def project_outputs(
+    weight: Float[Tensor, "out in"], outputs: Spectrum, rank: int, singular_values: str = "down"
+) -> LowRankFactors:
+    """Return up = U_r, down = U_rᵀ W: the outputs' projection on their strongest directions.
+
+    Its squared output error is Σ_{i>r} σ_i², the least any rank-r matrix leaves.
+
+    Args:
+        outputs: from `decompose_output`.
+        singular_values: `down` as above; `up` moves them to the first factor's columns, `split`
+            half of each.
+    """
+    vectors = outputs.vectors[:, :rank]
+    down = vectors.T @ weight.double()
+    values = outputs.singular_values[:rank]
+    floor = torch.finfo(torch.float32).eps * values[0]
+    moved = values.clamp(min=floor) ** {"down": 0.0, "split": 0.5, "up": 1.0}[singular_values]
+    moved = moved if float(values[0]) > 0 else torch.ones_like(moved)
+    return LowRankFactors((vectors * moved).float().contiguous(), (down / moved[:, None]).float())

@@ -3,14 +3,23 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from spq_core.calibration.inputs import LayerInputs
 from spq_core.families.family import Family
 from spq_core.layers.low_rank_linear import LowRankLinear
 from spq_core.layers.slicing import bias_of, dense_linear, float_weight, linear_at
 from spq_core.recipe import SvdStage as SvdSettings
 from spq_core.report import ModuleReport
-from spq_core.svd.factorize import decompose, truncate
+from spq_core.svd.factorize import (
+    LowRankFactors,
+    Spectrum,
+    decompose,
+    decompose_output,
+    project_outputs,
+    truncate,
+)
 from spq_core.svd.rank import decide_rank
 
 
@@ -22,29 +31,50 @@ class SvdStage:
     family: Family
     name: str = "svd"
     needs_survey: bool = False
-    needs_calibration: bool = False
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether factors follow the outputs, which takes inputs."""
+        return self.settings.objective == "output"
+
+    @property
+    def needs_inputs(self) -> bool:
+        """The same: there is no survey."""
+        return self.needs_calibration
 
     def survey(self, path: str, block: nn.Module, run_samples: Callable[[], None]) -> None:
         """Nothing to learn: each matrix decides for itself."""
 
-    def apply(self, path: str, block: nn.Module) -> list[ModuleReport]:
+    def apply(self, path: str, block: nn.Module, inputs: LayerInputs | None) -> list[ModuleReport]:
         """Factorise the block's attention projections."""
         present = dict(block.named_modules())
         return [
-            self._factorise(path, block, name) for name in self.family.attention if name in present
+            self._factorise(path, block, name, inputs if self.needs_calibration else None)
+            for name in self.family.attention
+            if name in present
         ]
 
-    def _factorise(self, path: str, block: nn.Module, name: str) -> ModuleReport:
+    def _factorise(
+        self, path: str, block: nn.Module, name: str, inputs: LayerInputs | None
+    ) -> ModuleReport:
         layer = linear_at(block, name)
         weight = float_weight(layer)
-        spectrum = decompose(weight)
+        plain = decompose(weight) if inputs is None or self.settings.rank_rule == "weight" else None
+        outputs = None
+        if inputs is not None:
+            outputs = decompose_output(weight, inputs.moments(name).second)
+        judged = plain if plain is not None else outputs
+        if judged is None:
+            raise RuntimeError("no spectrum to choose a rank from")
         n_out, n_in = weight.shape
-        decision = decide_rank(spectrum.singular_values, (n_out, n_in), self.settings.variance)
+        decision = decide_rank(judged.singular_values, (n_out, n_in), self.settings.variance)
         if decision.factorise:
-            up, down = truncate(weight, spectrum, decision.rank)
+            up, down = _factors(weight, plain, outputs, decision.rank, self.settings)
             block.set_submodule(
                 name, LowRankLinear(dense_linear(down, None), dense_linear(up, bias_of(layer)))
             )
+            if inputs is not None:
+                inputs.changed(name)
         return ModuleReport(
             layer=f"{path}.{name}",
             stage=self.name,
@@ -56,3 +86,23 @@ class SvdStage:
                 "full_rank": min(n_out, n_in),
             },
         )
+
+
+def _factors(
+    weight: Tensor,
+    plain: Spectrum | None,
+    outputs: Spectrum | None,
+    rank: int,
+    settings: SvdSettings,
+) -> LowRankFactors:
+    if outputs is not None:
+        return project_outputs(weight, outputs, rank, settings.singular_values)
+    if plain is None:
+        raise RuntimeError("no spectrum to truncate")
+    factors = truncate(weight, plain, rank)
+    moved = plain.singular_values[:rank].float().clamp(min=torch.finfo(torch.float32).tiny)
+    share = {"up": 0.0, "split": 0.5, "down": 1.0}[settings.singular_values]
+    if share == 0.0:
+        return factors
+    moved = moved**share
+    return LowRankFactors(factors.up / moved, factors.down * moved[:, None])

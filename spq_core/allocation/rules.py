@@ -1,0 +1,99 @@
+"""Share out bytes: one number, searched for, that sets the level of every matrix.
+
+`loss` gives all matrices one level. At that point no byte would save more loss elsewhere: the loss
+a matrix gains per bit it gives up is 2 ln 2 · level / 24 per weight, whatever the matrix, so equal
+levels are the optimum of the Lagrangian. The other rules are those of published methods, read for
+lattices instead of ranks, and stand here for comparison.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from spq_core.allocation.curve import LEVELS, Curve
+from spq_core.errors import RecipeError
+
+Levels = dict[str, float]
+Rule = Callable[[float, Mapping[str, Curve]], Levels]
+STEPS_OF_SEARCH = 60
+
+
+def one_level(number: float, curves: Mapping[str, Curve]) -> Levels:
+    """The same level for all: least expected loss for the bytes."""
+    return dict.fromkeys(curves, 2.0**-number)
+
+
+def equal_bits(number: float, curves: Mapping[str, Curve]) -> Levels:
+    """The same bits per weight for all."""
+    return {name: curve.level_with_bits(number) for name, curve in curves.items()}
+
+
+def equal_error(number: float, curves: Mapping[str, Curve]) -> Levels:
+    """One relative tolerance for all (PGSVD, arXiv:2510.05544, algorithm 1)."""
+    return {name: curve.level_with_error(2.0**-number) for name, curve in curves.items()}
+
+
+def by_importance(blocks: Mapping[str, float]) -> Rule:
+    """More bits where a block turns its input more (MGAA, arXiv:2507.03294).
+
+    Bits per weight are affine in the block's importance, one bit apart between the least and the
+    most important; inside a block all matrices have one relative error.
+
+    Args:
+        blocks: matrix name → importance of its block, 1 − mean cosine of input and output.
+    """
+    low, high = min(blocks.values()), max(blocks.values())
+    spread = (high - low) or 1.0
+
+    def rule(number: float, curves: Mapping[str, Curve]) -> Levels:
+        levels: Levels = {}
+        by_value: dict[float, dict[str, Curve]] = {}
+        for name, curve in curves.items():
+            importance = blocks.get(name, (low + high) / 2)
+            by_value.setdefault(importance, {})[name] = curve
+        for importance, members in by_value.items():
+            bits = number + (importance - low) / spread - 0.5
+            wanted = sum(
+                curve.elements * bits / 8 + curve.overhead_bytes for curve in members.values()
+            )
+            levels |= search(equal_error, members, wanted)
+        return levels
+
+    return rule
+
+
+def search(rule: Rule, curves: Mapping[str, Curve], wanted_bytes: float) -> Levels:
+    """The levels of a rule whose bytes come closest to `wanted_bytes`."""
+    low, high = 0.0, 64.0
+    for _ in range(STEPS_OF_SEARCH):
+        middle = (low + high) / 2
+        if total_bytes(curves, rule(middle, curves)) > wanted_bytes:
+            high = middle
+        else:
+            low = middle
+    return rule(low, curves)
+
+
+def total_bytes(curves: Mapping[str, Curve], levels: Mapping[str, float]) -> float:
+    """Predicted bytes of all matrices."""
+    return sum(curve.bytes_at(levels[name]) for name, curve in curves.items())
+
+
+def expected_loss(curves: Mapping[str, Curve], levels: Mapping[str, float]) -> float:
+    """Predicted KL of all matrices together, in nats per token."""
+    return sum(curve.loss_at(levels[name]) for name, curve in curves.items())
+
+
+def check_reachable(curves: Mapping[str, Curve], wanted_bytes: float, fixed_bytes: float) -> None:
+    """Refuse a size that no lattice has.
+
+    Raises:
+        RecipeError: with the range that can be reached.
+    """
+    coarse: Sequence[float] = [
+        total_bytes(curves, dict.fromkeys(curves, LEVELS[at])) for at in (-1, 0)
+    ]
+    if not coarse[0] <= wanted_bytes <= coarse[1]:
+        low, high = (round(value + fixed_bytes) for value in coarse)
+        raise RecipeError(
+            f"target asks for {round(wanted_bytes + fixed_bytes):,} bytes; "
+            f"this model and these stages reach {low:,} to {high:,}"
+        )

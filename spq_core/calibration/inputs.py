@@ -1,0 +1,97 @@
+"""What the matrices of a block receive from the calibration samples, measured when asked for."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Group = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InputMoments:
+    """First and second moments of one input over all samples and tokens."""
+
+    mean: Float[Tensor, " n"]
+    second: Float[Tensor, "n n"]
+    """E[x xᵀ], not centred."""
+
+
+class _Reached(Exception):  # noqa: N818 - a signal, not an error
+    """The samples have come as far as they need to."""
+
+
+@dataclass(slots=True)
+class LayerInputs:
+    """Moments of a block's inputs in its present state.
+
+    Matrices that receive the same input share one measurement, and a measurement is kept until a
+    matrix in front of it changes. So each distinct input is measured once per state, and a stage
+    that works through a block in order sees what its own changes do to later inputs.
+    """
+
+    block: nn.Module
+    groups: tuple[Group, ...]
+    """Names of matrices in the order data meets them; those of one group receive the same input."""
+    run_sample: Callable[[int], object]
+    """Send sample `i` through the block, once."""
+    n_samples: int
+    measured: dict[Group, InputMoments] = field(default_factory=dict)
+
+    def moments(self, name: str) -> InputMoments:
+        """Moments of what the matrix `name` receives."""
+        group = next(group for group in self.groups if name in group)
+        if group not in self.measured:
+            self.measured[group] = self._measure(group[0])
+        return self.measured[group]
+
+    def changed(self, name: str) -> None:
+        """Forget what was measured behind a matrix."""
+        position = next(i for i, group in enumerate(self.groups) if name in group)
+        for group in self.groups[position + 1 :]:
+            self.measured.pop(group, None)
+
+    def cut(self, name: str) -> None:
+        """Forget also what the matrix itself receives: its input became narrower."""
+        self.measured.pop(next(group for group in self.groups if name in group), None)
+        self.changed(name)
+
+    @torch.no_grad()
+    def _measure(self, name: str) -> InputMoments:
+        total: Tensor | None = None
+        second: Tensor | None = None
+        tokens = 0
+        with _stopping_at(self.block.get_submodule(name)) as received:
+            for index in range(self.n_samples):
+                try:
+                    self.run_sample(index)
+                except _Reached:
+                    rows = received.pop().flatten(0, -2).float()
+                    tokens += rows.shape[0]
+                    if total is None or second is None:
+                        total, second = rows.sum(dim=0), rows.T @ rows
+                    else:
+                        total += rows.sum(dim=0)
+                        second.addmm_(rows.T, rows)
+        if total is None or second is None:
+            raise RuntimeError(f"no sample reached {name}")
+        return InputMoments(total / tokens, second / tokens)
+
+
+@contextmanager
+def _stopping_at(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect the module's input and stop the forward pass there."""
+    received: list[Tensor] = []
+
+    def stop(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        received.append(arguments[0])
+        raise _Reached
+
+    handle = module.register_forward_pre_hook(stop)
+    try:
+        yield received
+    finally:
+        handle.remove()

@@ -1,0 +1,211 @@
+"""How much each output of each matrix counts: one pass forward, one back, a layer at a time.
+
+Let g be the gradient of the log-likelihood of a token drawn from the model's own prediction with
+respect to a matrix's output y. To second order the KL divergence that an output error Δy causes
+is ½ E[(g · Δy)²] (the Fisher information; Martens 2014, arXiv:1412.1193). With the outputs' and
+inputs' statistics taken as independent (K-FAC, arXiv:1503.05671) and the rows of a matrix one by
+one, an error ΔW costs
+    ½ Σ_i E[g_i²] · ΔW_i E[x xᵀ] ΔW_iᵀ   nats per token.
+
+Hidden states wait on disk between the two passes, so one decoder layer is resident at a time.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int64
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from spq_core.calibration.inputs import InputMoments
+from spq_core.calibration.stream import CalibrationStream, begin_stream, widen_small_parts
+from spq_core.modeling.blocks import load_layer, load_rest
+from spq_core.modeling.checkpoint import Checkpoint
+from spq_core.modeling.skeleton import Skeleton
+from spq_core.progress import Progress
+
+LOGIT_TOKENS = 128
+"""Logits exist for this many tokens at a time: a vocabulary may have hundreds of thousands."""
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixStatistics:
+    """What one matrix receives, and how much each of its outputs counts."""
+
+    inputs: InputMoments
+    output_weights: Float[Tensor, " out"]
+    """E[g_i²]."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingStatistics:
+    """The same for embedding and head."""
+
+    head_inputs: Float[Tensor, "dim dim"]
+    """E[h hᵀ] of what the head receives."""
+    probabilities: Float[Tensor, " vocabulary"]
+    """Mean predicted probability of each token, which weights its row of the head: the KL of an
+    error δ of logit v is ½ p_v (1 − p_v) δ²."""
+    gradients: Float[Tensor, "dim dim"]
+    """E[g gᵀ] at the embedding's output."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerStatistics:
+    """One decoder layer."""
+
+    matrices: dict[str, MatrixStatistics]
+    """By name within the layer."""
+    turn: float
+    """1 − mean cosine between a token's states before and after the layer."""
+
+
+Visit = Callable[[int, nn.Module, LayerStatistics], None]
+"""(layer index, layer, its statistics)."""
+
+
+def measure_sensitivity(
+    skeleton: Skeleton,
+    checkpoint: Checkpoint,
+    windows: Int64[Tensor, "n length"],
+    scratch: Path,
+    progress: Progress,
+    visit: Visit,
+) -> EmbeddingStatistics:
+    """Show each decoder layer with its statistics, last layer first.
+
+    Args:
+        scratch: folder for hidden states; n · length · dim · 4 bytes per layer.
+    """
+    progress.stage("sensitivity", 2 * skeleton.n_layers, "layers")
+    stream = begin_stream(skeleton, checkpoint, windows)
+    scratch.mkdir(parents=True, exist_ok=True)
+    turns: list[float] = []
+    for index in range(skeleton.n_layers):
+        before = torch.cat(stream.hidden)
+        save_file({"hidden": before}, _states_file(scratch, index))
+        stream.advance(index, load_layer(skeleton, checkpoint, index))
+        cosine = functional.cosine_similarity(before, torch.cat(stream.hidden), dim=-1)
+        turns.append(1 - float(cosine.mean()))
+        progress.advance(f"forward, layer {index}")
+    statistics, gradients = _through_head(skeleton, checkpoint, stream)
+    for index in reversed(range(skeleton.n_layers)):
+        states = load_file(_states_file(scratch, index))["hidden"]
+        _states_file(scratch, index).unlink()
+        layer = load_layer(skeleton, checkpoint, index)
+        found, gradients = _back_through(skeleton, stream, index, layer, states, gradients)
+        visit(index, layer, LayerStatistics(found, turns[index]))
+        progress.advance(f"back, layer {index}")
+    rows = torch.cat(gradients).flatten(0, -2)
+    embedding_scale = float(
+        getattr(skeleton.model.get_submodule(skeleton.embedding_path), "scalar_embed_scale", 1.0)
+    )
+    return EmbeddingStatistics(
+        head_inputs=statistics.head_inputs,
+        probabilities=statistics.probabilities,
+        gradients=rows.T @ rows / rows.shape[0] * embedding_scale**2,
+    )
+
+
+def _states_file(scratch: Path, index: int) -> Path:
+    return scratch / f"states-{index}.safetensors"
+
+
+def _through_head(
+    skeleton: Skeleton, checkpoint: Checkpoint, stream: CalibrationStream
+) -> tuple[EmbeddingStatistics, list[Tensor]]:
+    """Statistics of the head, and gradients of the sampled log-likelihood at the last layer."""
+    rest = load_rest(skeleton, checkpoint)
+    widen_small_parts(rest, skeleton)
+    head = rest.get_submodule(skeleton.head_path)
+    generator = torch.Generator().manual_seed(0)
+    rest.set_submodule(skeleton.head_path, nn.Identity())
+    probabilities = torch.zeros(head.weight.shape[0], dtype=torch.float64)
+    second = torch.zeros(head.weight.shape[1], head.weight.shape[1])
+    weight, bias = head.weight.detach().float(), head.bias
+    gradients: list[Tensor] = []
+    tokens = 0
+    for position, states in enumerate(stream.hidden):
+        stream.hidden[position] = states.detach().requires_grad_()
+        normed = stream.through_rest(skeleton, rest, position)[0]
+        at_head = torch.empty_like(normed)
+        for start in range(0, normed.shape[0], LOGIT_TOKENS):
+            rows = normed[start : start + LOGIT_TOKENS].detach().requires_grad_()
+            logits = functional.linear(rows, weight, bias)
+            predicted = logits.detach().softmax(dim=-1)
+            probabilities += predicted.sum(dim=0)
+            drawn = torch.multinomial(predicted, 1, generator=generator)[:, 0]
+            loss = functional.cross_entropy(logits, drawn, reduction="sum")
+            (at_head[start : start + LOGIT_TOKENS],) = torch.autograd.grad(loss, rows)
+        (gradient,) = torch.autograd.grad(normed, stream.hidden[position], at_head)
+        gradients.append(gradient)
+        stream.hidden[position] = states
+        second.addmm_(normed.detach().T, normed.detach())
+        tokens += normed.shape[0]
+    return (
+        EmbeddingStatistics(second / tokens, (probabilities / tokens).float(), second),
+        gradients,
+    )
+
+
+def _back_through(
+    skeleton: Skeleton,
+    stream: CalibrationStream,
+    index: int,
+    layer: nn.Module,
+    states: Tensor,
+    gradients: list[Tensor],
+) -> tuple[dict[str, MatrixStatistics], list[Tensor]]:
+    """Run a layer again, this time with gradients, and pass them on."""
+    groups = skeleton.family.shared_inputs
+    sums: dict[tuple[str, ...], list[Tensor]] = {}
+    squares: dict[str, Tensor] = {}
+    handles = []
+    for group in groups:
+        handles.append(
+            layer.get_submodule(group[0]).register_forward_pre_hook(_collector(sums, group))
+        )
+        handles += [
+            layer.get_submodule(name).register_full_backward_hook(_squarer(squares, name))
+            for name in group
+        ]
+    passed: list[Tensor] = []
+    for position, gradient in enumerate(gradients):
+        stream.hidden[position] = states[position : position + 1].clone().requires_grad_()
+        output = stream.through_layer(index, layer, position)
+        passed += torch.autograd.grad(output, stream.hidden[position], gradient)
+    for handle in handles:
+        handle.remove()
+    tokens = states.shape[0] * states.shape[1]
+    found: dict[str, MatrixStatistics] = {}
+    for group in groups:
+        moments = InputMoments(*(total / tokens for total in sums[group]))
+        for name in group:
+            found[name] = MatrixStatistics(moments, squares[name] / tokens)
+    return found, passed
+
+
+def _collector(
+    sums: dict[tuple[str, ...], list[Tensor]], group: tuple[str, ...]
+) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def collect(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        rows = arguments[0].detach().flatten(0, -2)
+        parts = [rows.sum(dim=0), rows.T @ rows]
+        if group in sums:
+            parts = [old + new for old, new in zip(sums[group], parts, strict=True)]
+        sums[group] = parts
+
+    return collect
+
+
+def _squarer(
+    squares: dict[str, Tensor], name: str
+) -> Callable[[nn.Module, object, tuple[Tensor, ...]], None]:
+    def square(_module: nn.Module, _into: object, out: tuple[Tensor, ...]) -> None:
+        total = out[0].detach().flatten(0, -2).square().sum(dim=0)
+        squares[name] = squares[name] + total if name in squares else total
+
+    return square

@@ -1,0 +1,164 @@
+"""Lattice codes as they are stored: a byte string whose length is about their entropy.
+
+The string is the steps, then Huffman-coded codes (DEFLATE without matches, from the standard
+library). DEFLATE starts a new table every few thousand codes, so it pays to write codes of equal
+spread next to each other: by column, or by row with the rows ordered by their step. The shorter of
+the two is kept.
+
+The modules here stand in a model only between its construction and the end of loading: `expand`
+turns them into 8-bit layers, which compute.
+"""
+
+import zlib
+
+import numpy as np
+import torch
+from jaxtyping import Int8
+from torch import Tensor, nn
+
+from spq_core.errors import ArtifactError
+from spq_core.kernels.int8_matmul import pad_columns
+from spq_core.layers.int8_linear import Int8Embedding, Int8Linear
+from spq_core.layers.steps import CodedWeight, Order, Steps
+
+RAW = -15
+"""DEFLATE's window without header and checksum: the artifact's manifest has every file's digest."""
+MEMORY_LEVELS = (8, 9)
+"""Two lengths of DEFLATE's blocks."""
+CODES_PER_BYTE = 8
+"""A Huffman code has at least one bit, so a byte holds at most this many."""
+
+
+def encode(codes: Int8[Tensor, "out n_in"], steps: Steps) -> CodedWeight:
+    """Store codes and their steps."""
+    by_step = torch.argsort(steps.rows.int(), stable=True)
+    arrangements: dict[Order, Tensor] = {"columns": codes.T, "rows": codes[by_step]}
+    candidates = [
+        (order, _deflate(arranged.contiguous().numpy().tobytes(), level))
+        for order, arranged in arrangements.items()
+        for level in MEMORY_LEVELS
+    ]
+    order, shortest = min(candidates, key=lambda candidate: len(candidate[1]))
+    stored = torch.from_numpy(np.frombuffer(bytearray(shortest), dtype=np.uint8))
+    return CodedWeight(torch.cat([steps.rows, steps.columns, stored]), steps.base, order)
+
+
+def decode(coded: CodedWeight, n_out: int, n_in: int) -> tuple[Int8[Tensor, "out n_in"], Steps]:
+    """Return what was given to `encode`.
+
+    Raises:
+        ArtifactError: the string does not hold n_out · n_in codes.
+    """
+    rows, columns, stored = (
+        part.contiguous()
+        for part in coded.packed.split([n_out, n_in, len(coded.packed) - n_out - n_in])
+    )
+    steps = Steps(coded.base, rows, columns)
+    count = n_out * n_in
+    if count > CODES_PER_BYTE * len(stored):
+        raise ArtifactError(f"{len(stored)} bytes cannot hold {count} codes")
+    reader = zlib.decompressobj(RAW)
+    try:
+        raw = reader.decompress(stored.numpy(), count)
+    except zlib.error as error:
+        raise ArtifactError(f"the codes cannot be decoded: {error}") from None
+    if len(raw) != count:
+        raise ArtifactError(f"the codes end after {len(raw)} of {count}")
+    flat = torch.from_numpy(np.frombuffer(bytearray(raw), dtype=np.int8))
+    if coded.order == "columns":
+        return flat.view(n_in, n_out).T.contiguous(), steps
+    codes = torch.empty(n_out, n_in, dtype=torch.int8)
+    codes[torch.argsort(rows.int(), stable=True)] = flat.view(n_out, n_in)
+    return codes, steps
+
+
+def _deflate(raw: bytes, memory_level: int) -> bytes:
+    writer = zlib.compressobj(9, zlib.DEFLATED, RAW, memory_level, zlib.Z_HUFFMAN_ONLY)
+    return writer.compress(raw) + writer.flush()
+
+
+class Coded(nn.Module):
+    """A stored matrix: one parameter, `packed`."""
+
+    def __init__(self, coded: CodedWeight, n_out: int, n_in: int) -> None:
+        super().__init__()
+        self.packed = nn.Parameter(coded.packed, requires_grad=False)
+        self.base, self.order = coded.base, coded.order
+        self.n_out, self.n_in = n_out, n_in
+
+    def decoded(self) -> tuple[Int8[Tensor, "out n_in"], Steps]:
+        """Codes and steps, on the CPU."""
+        stored = CodedWeight(self.packed.data.cpu(), self.base, self.order)
+        return decode(stored, self.n_out, self.n_in)
+
+
+class CodedLinear(Coded):
+    """A linear layer before `expand`."""
+
+    def __init__(self, coded: CodedWeight, n_out: int, n_in: int, bias: Tensor | None) -> None:
+        super().__init__(coded, n_out, n_in)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    def expand(self) -> Int8Linear:
+        """Make the layer that computes."""
+        codes, steps = self.decoded()
+        bias = None if self.bias is None else self.bias.data
+        return lattice_linear(codes, steps, bias).to(self.packed.device)
+
+
+class CodedEmbedding(Coded):
+    """An embedding before `expand`."""
+
+    def __init__(self, coded: CodedWeight, n: int, dim: int, dtype: torch.dtype) -> None:
+        super().__init__(coded, n, dim)
+        self.dtype = dtype
+
+    def expand(self) -> Int8Embedding:
+        """Make the embedding that computes."""
+        codes, steps = self.decoded()
+        return lattice_embedding(codes, steps, self.dtype).to(self.packed.device)
+
+
+def lattice_linear(
+    codes: Int8[Tensor, "out n_in"],
+    steps: Steps,
+    bias: Tensor | None,
+    coded: CodedWeight | None = None,
+) -> Int8Linear:
+    """Make an 8-bit layer of lattice codes; `coded` is their stored form, if they are to be stored."""
+    return Int8Linear(
+        pad_columns(codes), steps.row_steps, bias,
+        in_features=codes.shape[1], input_scale=steps.column_steps, coded=coded,
+    )  # fmt: skip
+
+
+def lattice_embedding(
+    codes: Int8[Tensor, "n dim"],
+    steps: Steps,
+    dtype: torch.dtype,
+    coded: CodedWeight | None = None,
+) -> Int8Embedding:
+    """Make an 8-bit embedding of lattice codes."""
+    return Int8Embedding(codes, steps.row_steps, dtype, input_scale=steps.column_steps, coded=coded)
+
+
+def tied_head(embedding: Int8Embedding) -> Int8Linear:
+    """Make the output head that shares an embedding's codes and scales."""
+    head = Int8Linear(
+        embedding.codes.data, embedding.scale.data,
+        in_features=embedding.codes.shape[1], coded=embedding.coded,
+    )  # fmt: skip
+    head.codes, head.scale = embedding.codes, embedding.scale
+    head.input_scale = embedding.input_scale
+    return head
+
+
+def stored_form(module: nn.Module) -> Coded | None:
+    """The coded twin of an 8-bit layer on a lattice; None for anything else."""
+    if isinstance(module, Int8Linear) and module.coded is not None:
+        bias = None if module.bias is None else module.bias.data
+        return CodedLinear(module.coded, module.out_features, module.in_features, bias)
+    if isinstance(module, Int8Embedding) and module.coded is not None:
+        n, dim = module.codes.shape
+        return CodedEmbedding(module.coded, n, dim, module.dtype_anchor.dtype)
+    return None

@@ -1,0 +1,50 @@
+"""Steps of a lattice: one byte a row and one a column, on a logarithmic grid."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+OCTAVE = 16
+"""Grid points per doubling of a step."""
+
+
+class Steps(NamedTuple):
+    """Step of weight (i, j) = base · 2^((rows_i + columns_j) / 16)."""
+
+    base: float
+    rows: UInt8[Tensor, " out"]
+    columns: UInt8[Tensor, " n_in"]
+
+    @property
+    def row_steps(self) -> Float[Tensor, " out"]:
+        """Base · 2^(rows / 16), float32."""
+        return self.base * powers(self.rows)
+
+    @property
+    def column_steps(self) -> Float[Tensor, " n_in"]:
+        """2^(columns / 16), float32."""
+        return powers(self.columns)
+
+
+Order = Literal["columns", "rows"]
+
+
+class CodedWeight(NamedTuple):
+    """The stored form of one matrix on a lattice; see `coded`."""
+
+    packed: UInt8[Tensor, " n_bytes"]
+    base: float
+    order: Order
+
+
+def powers(exponents: UInt8[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """2^(exponents / 16), equal on every machine: each value is computed once, in float64."""
+    table = torch.tensor([2.0 ** (k / OCTAVE) for k in range(256)], dtype=torch.float64).float()
+    return table.to(exponents.device)[exponents.long()]
+
+
+def exponents_of(ratios: Float[Tensor, " n"]) -> UInt8[Tensor, " n"]:
+    """The nearest grid point of each ratio; ratios go from 1 to 2^(255/16)."""
+    return (OCTAVE * ratios.log2()).round().clamp(0, 255).to(torch.uint8)

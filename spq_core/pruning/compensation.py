@@ -1,0 +1,77 @@
+"""Scores of an MLP's neurons by what the next matrix loses, and how that matrix makes up for them.
+
+x is the input of the matrix W behind the neurons, C = E[x xᵀ] and μ = E[x].
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from spq_core.calibration.inputs import InputMoments
+
+DAMPING = 0.01
+"""Share of each input's energy added to it before a solve."""
+
+
+def score_neurons(
+    rule: str, weight: Float[Tensor, "out n"], moments: InputMoments
+) -> Float[Tensor, " n"]:
+    """Return how much each input of `weight` counts.
+
+    `wanda`: mean_i |W_ij| · sqrt(E x_j²) (Wanda's metric per structure, as in arXiv:2312.11983).
+    `flap`: Var(x_j) · Σ_i W_ij² (FLAP, arXiv:2312.11983), for a bias that makes up for the mean.
+    `obs`: Σ_i W_ij² / [C⁻¹]_jj, the output error left after the best update of the other columns
+    (optimal brain surgeon; arXiv:2412.18110).
+    """
+    exact = weight.double()
+    energy = moments.second.diagonal().double()
+    if rule == "wanda":
+        scores = exact.abs().mean(dim=0) * energy.sqrt()
+    elif rule == "flap":
+        variance = (energy - moments.mean.double().square()).clamp(min=0)
+        scores = variance * exact.square().sum(dim=0)
+    else:
+        inverse = torch.linalg.inv(_damped(moments.second.double()))
+        scores = exact.square().sum(dim=0) / inverse.diagonal()
+    return scores.float()
+
+
+class Compensated(NamedTuple):
+    """The kept columns after an update, and the bias if there is one."""
+
+    weight: Float[Tensor, "out k"]
+    bias: Float[Tensor, " out"] | None
+
+
+def compensate(
+    rule: str,
+    weight: Float[Tensor, "out n"],
+    bias: Float[Tensor, " out"] | None,
+    kept: Int64[Tensor, " k"],
+    moments: InputMoments,
+) -> Compensated:
+    """Return the columns `kept` and the bias, changed so that outputs stay as they were.
+
+    `bias`: what the removed inputs contribute on average goes into the bias, if there is one.
+    `least_squares`: the columns are W C[:, K] C[K, K]⁻¹, the least output error for these inputs;
+    with a bias the moments are centred and the bias takes the difference of the means.
+    """
+    exact, mean = weight.double(), moments.mean.double()
+    chosen = exact[:, kept]
+    if rule == "least_squares":
+        second = moments.second.double()
+        if bias is not None:
+            second = second - torch.outer(mean, mean)
+        inner = _damped(second[kept][:, kept])
+        chosen = torch.linalg.solve(inner, (exact @ second[:, kept]).T).T
+    if bias is not None and rule != "none":
+        bias = (bias.double() + exact @ mean - chosen @ mean[kept]).float()
+    return Compensated(chosen.float().contiguous(), bias)
+
+
+def _damped(second: Tensor) -> Tensor:
+    energy = second.diagonal()
+    floor = 1e-6 * energy.mean().clamp(min=torch.finfo(torch.float32).tiny)
+    return second + torch.diag(DAMPING * energy + floor)

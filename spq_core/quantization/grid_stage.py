@@ -1,0 +1,168 @@
+"""The quantization stage for integer grids: 8, 4 or 3 bits, rounded plainly or with feedback."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from spq_core.calibration.inputs import LayerInputs
+from spq_core.families.family import Family
+from spq_core.layers.packed_linear import PackedEmbedding, PackedLinear, pack
+from spq_core.layers.slicing import bias_of, embedding_and_head
+from spq_core.quantization.feedback import Feedback, feedback_of
+from spq_core.quantization.grid import Grid, choose_grid, round_to_grid
+from spq_core.quantization.matrices import matrices
+from spq_core.recipe import QuantizeStage as QuantizeSettings
+from spq_core.report import ModuleReport
+
+ROWS_AT_ONCE = 8192
+
+
+@dataclass(slots=True)
+class GridStage:
+    """Wiring only; the mathematics is in `grid` and `feedback`."""
+
+    settings: QuantizeSettings
+    family: Family
+    head_path: str
+    embedding_path: str
+    dtype: torch.dtype
+    """The source's dtype: what a quantized embedding returns."""
+    name: str = "quantize"
+    needs_survey: bool = False
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether rounding looks at inputs."""
+        return self.settings.method == "gptq" or self.settings.scale_search
+
+    @property
+    def needs_inputs(self) -> bool:
+        """The same: there is no survey."""
+        return self.needs_calibration
+
+    def survey(self, path: str, block: nn.Module, run_samples: Callable[[], None]) -> None:
+        """Nothing to learn: each matrix decides for itself."""
+
+    def apply(self, path: str, block: nn.Module, inputs: LayerInputs | None) -> list[ModuleReport]:
+        """Quantize the block's matrices, each on what its quantized predecessors make of the samples."""
+        if not path:
+            return self._embedding_and_head(block, inputs)
+        reports: list[ModuleReport] = []
+        for matrix in matrices(block, self.family, inputs if self.needs_calibration else None):
+            packed, error = self._quantize(matrix.linear.weight.data, matrix.second)
+            block.set_submodule(matrix.name, packed.linear(bias_of(matrix.linear)))
+            reports.append(self._report(f"{path}.{matrix.name}", packed, error))
+        return reports
+
+    def _embedding_and_head(
+        self, block: nn.Module, inputs: LayerInputs | None
+    ) -> list[ModuleReport]:
+        """A tied matrix is rounded as a head: that is where its errors are multiplied."""
+        embedding, head, tied = embedding_and_head(block, self.embedding_path, self.head_path)
+        reports: list[ModuleReport] = []
+        calibrated = inputs is not None and self.needs_calibration
+        if not tied or self.settings.embedding:
+            second = inputs.moments(self.head_path).second if inputs and calibrated else None
+            packed, error = self._quantize(head.weight.data, second)
+            block.set_submodule(self.head_path, packed.linear(bias_of(head)))
+            reports.append(self._report(self.head_path, packed, error))
+            if tied:
+                table = packed.embedding(self.dtype)
+                linear = block.get_submodule(self.head_path)
+                for part in ("packed", "scale", "zero"):
+                    setattr(table, part, getattr(linear, part))
+                block.set_submodule(self.embedding_path, table)
+        if self.settings.embedding and not tied:
+            packed, error = self._quantize(embedding.weight.data, None)
+            block.set_submodule(self.embedding_path, packed.embedding(self.dtype))
+            reports.append(self._report(self.embedding_path, packed, error))
+        return reports
+
+    def _quantize(self, weight: Tensor, second: Tensor | None) -> tuple["_Packed", float]:
+        """Round some thousand rows at a time, and measure the relative error of the weights."""
+        settings = self.settings
+        feedback: Feedback | None = None
+        if second is not None and settings.method == "gptq":
+            feedback = feedback_of(
+                second, settings.damping, strongest_first=settings.strongest_first
+            )
+        energy = (
+            (second.diagonal() if second is not None else torch.ones(weight.shape[1]))
+            if settings.scale_search
+            else None
+        )
+        parts: list[_Packed] = []
+        lost = total = 0.0
+        for rows in _row_blocks(weight):
+            grid = choose_grid(
+                rows, settings.bits, settings.group_size,
+                symmetric=settings.symmetric, column_weights=energy,
+            )  # fmt: skip
+            rounded = round_to_grid(rows, grid, feedback, sparsity=settings.sparsity)
+            parts.append(_Packed.of(rounded.codes, grid))
+            lost += float((rounded.widened() - rows).double().square().sum())
+            total += float(rows.double().square().sum())
+        return _Packed.joined(parts), (lost / total) ** 0.5 if total else 0.0
+
+    def _report(self, full: str, packed: "_Packed", error: float) -> ModuleReport:
+        stored = packed.codes.numel() + 3 * packed.scale.numel()
+        weights = packed.codes.shape[0] * packed.n_in
+        return ModuleReport(
+            layer=full,
+            stage=self.name,
+            applied=True,
+            figures={
+                "bits": round(8 * stored / weights, 3),
+                "group_size": packed.group_size,
+                "relative_error": round(error, 5),
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """Codes on a grid in the form layers hold them."""
+
+    codes: Tensor
+    scale: Tensor
+    zero: Tensor
+    bits: int
+    n_in: int
+    group_size: int
+
+    @classmethod
+    def of(cls, codes: Tensor, grid: Grid) -> "_Packed":
+        """Pack one block of rows."""
+        packed = pack(codes, grid.bits)
+        return cls(packed, grid.scale.half(), grid.zero, grid.bits, codes.shape[1], grid.group_size)
+
+    @classmethod
+    def joined(cls, parts: list["_Packed"]) -> "_Packed":
+        """Put blocks of rows under each other."""
+        first = parts[0]
+        codes, scale, zero = (
+            torch.cat([getattr(part, name) for part in parts])
+            for name in ("codes", "scale", "zero")
+        )
+        return cls(codes, scale, zero, first.bits, first.n_in, first.group_size)
+
+    def linear(self, bias: Tensor | None) -> PackedLinear:
+        """Make a linear layer."""
+        return PackedLinear(
+            self.codes, self.scale, self.zero, bias,
+            bits=self.bits, n_in=self.n_in, group_size=self.group_size,
+        )  # fmt: skip
+
+    def embedding(self, dtype: torch.dtype) -> PackedEmbedding:
+        """Make an embedding."""
+        return PackedEmbedding(
+            self.codes, self.scale, self.zero, dtype,
+            bits=self.bits, n_in=self.n_in, group_size=self.group_size,
+        )  # fmt: skip
+
+
+def _row_blocks(weight: Tensor) -> Iterator[Tensor]:
+    for start in range(0, weight.shape[0], ROWS_AT_ONCE):
+        yield weight[start : start + ROWS_AT_ONCE].float()
