@@ -1,39 +1,31 @@
-"""Compress a model folder: stages applied layer by layer, one decoder layer in memory at a time.
+"""Compress a model folder into an artifact folder."""
 
-A pass walks over all blocks (decoder layers in order, then the rest of the model). A stage whose
-choice depends on the whole model needs a pass of its own to look before it changes anything, so a
-recipe is cut into passes at such stages; between passes, changed blocks lie on disk. The last pass
-writes each finished block as a final shard.
-"""
-
+import hashlib
+import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from spq_core.allocation.budget import Budget
+from spq_core.allocation.budget import Budget, empty_budget
 from spq_core.artifact.format import CLASS_PREFIX, FORMAT_VERSION, METHOD
-from spq_core.artifact.manifest import MANIFEST_FILE, Manifest, Source
+from spq_core.artifact.manifest import MANIFEST_FILE, Manifest, Source, file_sha256
 from spq_core.artifact.spool import Spool
 from spq_core.artifact.write import ArtifactWriter
-from spq_core.calibration.inputs import LayerInputs
 from spq_core.calibration.samples import CalibrationSamples, calibration_samples
-from spq_core.calibration.stream import CalibrationStream, begin_stream, widen_small_parts
 from spq_core.calibration.texts import Text
 from spq_core.errors import RecipeError
 from spq_core.families.architectures import ARTIFACT_PREFIX
 from spq_core.layers.layout import CodedLayout, Int8Layout, Layout, PackedLayout
 from spq_core.memory import peak_rss_bytes, reset_peak_rss
 from spq_core.model_files import check_model_folder
-from spq_core.modeling.blocks import load_layer, load_rest
 from spq_core.modeling.checkpoint import Checkpoint, open_checkpoint
 from spq_core.modeling.skeleton import Skeleton, load_skeleton
+from spq_core.passes import Run
 from spq_core.progress import Progress, Silent
 from spq_core.pruning.stage import PruneStage, forget
 from spq_core.quantization.grid_stage import GridStage
@@ -45,13 +37,12 @@ from spq_core.recipe import QuantizeStage as QuantizeSettings
 from spq_core.recipe import Recipe
 from spq_core.recipe import SvdStage as SvdSettings
 from spq_core.report import CompressionReport, ModuleReport
+from spq_core.resume import RunState, StateFolder
 from spq_core.stage import Stage
 from spq_core.svd.stage import SvdStage
 from spq_core.weight_files import stored_bytes
 
 ARTIFACT_EXTRA_FILES = ("config.json", MANIFEST_FILE)
-REST = ""
-"""Path of the block that holds everything outside the decoder layers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,27 +52,6 @@ class SourceModel:
     folder: Path
     name: str
     revision: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """One walk over all blocks."""
-
-    apply: tuple[Stage, ...]
-    survey: Stage | None
-    """Looks at the blocks after `apply`; None in the last pass, which writes them."""
-
-
-def plan_passes(stages: Sequence[Stage]) -> tuple[Pass, ...]:
-    """Cut stages into passes: each stage that needs a survey ends the pass before it."""
-    passes: list[Pass] = []
-    pending: list[Stage] = []
-    for stage in stages:
-        if stage.needs_survey:
-            passes.append(Pass(tuple(pending), stage))
-            pending = []
-        pending.append(stage)
-    return (*passes, Pass(tuple(pending), None))
 
 
 def build_stages(
@@ -120,14 +90,17 @@ def compress(
     *,
     text: Text | None = None,
     progress: Progress | None = None,
+    resume: bool = False,
 ) -> CompressionReport:
     """Compress the model in `source.folder` into the new folder `out`.
 
     Args:
         text: where calibration samples come from; needed by recipes with a calibrated stage.
         progress: told about each block; may raise to stop the run, which then leaves no folder.
+        resume: go on where an earlier run of the same compression was killed, if one was.
 
     Raises:
+        ArtifactError: `resume` finds the state of a different compression.
         SpqError: the recipe, the model or the text cannot be used; `out` does not exist then.
     """
     started = time.monotonic()
@@ -137,17 +110,25 @@ def compress(
     skeleton = load_skeleton(source.folder)
     progress = progress or Silent()
     samples = _samples_for(recipe, source, text)
+    states = StateFolder(
+        out.with_name(f"{out.name}.state"), _fingerprint(recipe, source, checkpoint, samples)
+    )
+    found = states.load() if resume else None
     scratch = out.with_name(f"{out.name}.spool")
-    budget = _plan(recipe, source, skeleton, checkpoint, samples, scratch, progress)
-    stages = build_stages(recipe, skeleton, checkpoint, budget)
-    run = _Run(source, checkpoint, skeleton, stages, samples, progress)
-    writer = ArtifactWriter(out, skeleton.n_layers + 1, checkpoint.dtype)
-    with writer:
-        modules = run.all_passes(writer)
-        writer.write_index()
-        writer.write_config(_artifact_config(skeleton, writer, run.head_shares_codes))
-        writer.carry_files(source.folder)
-        writer.finish(_manifest(run, recipe, modules))
+    with _cleaned_up(scratch, states):
+        budget = _budget(recipe, source, skeleton, checkpoint, samples, scratch, progress, found)
+        stages = build_stages(recipe, skeleton, checkpoint, budget)
+        writer = ArtifactWriter(
+            out, skeleton.n_layers + 1, checkpoint.dtype, resumed=found is not None
+        )
+        run = Run(checkpoint, skeleton, stages, samples, progress, writer, Spool(scratch), states)
+        with writer:
+            modules = run.all_passes(found)
+            writer.write_index()
+            writer.write_config(_artifact_config(skeleton, writer, run.head_shares_codes))
+            writer.carry_files(source.folder)
+            writer.finish(_manifest(source, checkpoint, skeleton, samples, recipe, modules))
+        states.remove()
     return CompressionReport(
         recipe=recipe.document(),
         recipe_sha256=recipe.sha256(),
@@ -163,109 +144,6 @@ def compress(
     )
 
 
-@dataclass(slots=True)
-class _Run:
-    """State of one compression while its passes run."""
-
-    source: SourceModel
-    checkpoint: Checkpoint
-    skeleton: Skeleton
-    stages: tuple[Stage, ...]
-    samples: CalibrationSamples | None
-    progress: Progress
-    head_shares_codes: bool = False
-
-    def all_passes(self, writer: ArtifactWriter) -> list[ModuleReport]:
-        """Walk all passes and return what the stages report, in order."""
-        passes = plan_passes(self.stages)
-        reports: list[ModuleReport] = []
-        spool = Spool(writer.folder.with_name(f"{writer.folder.name}.spool"))
-        try:
-            for number, one in enumerate(passes, start=1):
-                names = "+".join(stage.name for stage in one.apply) or "look"
-                total = self.skeleton.n_layers + 1
-                self.progress.stage(f"{names} (pass {number}/{len(passes)})", total, "blocks")
-                reports += self._one_pass(one, spool, writer)
-        finally:
-            shutil.rmtree(spool.folder, ignore_errors=True)
-        return reports
-
-    def _one_pass(self, one: Pass, spool: Spool, writer: ArtifactWriter) -> Iterator[ModuleReport]:
-        stream = self._stream_for(one)
-        for number, path in enumerate(self._paths()):
-            block = self._load(number, path, spool)
-            inputs = self._inputs(stream, one, number, block)
-            for stage in one.apply:
-                for report in stage.apply(path, block, inputs):
-                    self.progress.record("layer", asdict(report))
-                    yield report
-            if one.survey is not None:
-                one.survey.survey(path, block, lambda: _advance(stream, number, block))  # noqa: B023
-                if one.apply:
-                    spool.keep(path, block, self._original(number, path))
-            else:
-                if path != REST:
-                    _advance(stream, number, block)
-                self._note_tying(path, block)
-                writer.write_block(number + 1, path, block, self._original(number, path))
-            self.progress.advance(path or "embedding and head")
-
-    def _inputs(
-        self, stream: CalibrationStream | None, one: Pass, number: int, block: nn.Module
-    ) -> LayerInputs | None:
-        """What the stages of a pass may ask about a block."""
-        if stream is None or not any(stage.needs_inputs for stage in one.apply):
-            return None
-        if number < self.skeleton.n_layers:
-            return LayerInputs(
-                block,
-                self.skeleton.family.shared_inputs,
-                partial(stream.through_layer, number, block),
-                len(stream.hidden),
-            )
-        widen_small_parts(block, self.skeleton)
-        return LayerInputs(
-            block,
-            ((self.skeleton.head_path,),),
-            partial(stream.through_rest, self.skeleton, block),
-            len(stream.hidden),
-        )
-
-    def _paths(self) -> list[str]:
-        return [*(self.skeleton.layer_path(i) for i in range(self.skeleton.n_layers)), REST]
-
-    def _load(self, number: int, path: str, spool: Spool) -> nn.Module:
-        if spool.holds(path):
-            return spool.restore(path, self._original(number, path), self.checkpoint.dtype)
-        if path == REST:
-            rest: nn.Module = load_rest(self.skeleton, self.checkpoint)
-            return rest
-        return load_layer(self.skeleton, self.checkpoint, number)
-
-    def _original(self, number: int, path: str) -> nn.Module:
-        return self.skeleton.empty_rest() if path == REST else self.skeleton.empty_layer(number)
-
-    def _stream_for(self, one: Pass) -> CalibrationStream | None:
-        surveyed = one.survey is not None and one.survey.needs_calibration
-        asked = any(stage.needs_inputs for stage in one.apply)
-        if self.samples is None or not (surveyed or asked):
-            return None
-        return begin_stream(self.skeleton, self.checkpoint, self.samples.windows)
-
-    def _note_tying(self, path: str, block: nn.Module) -> None:
-        if path == REST:
-            head = block.get_submodule(self.skeleton.head_path)
-            embedding = block.get_submodule(self.skeleton.embedding_path)
-            shared = ("codes", "packed", "weight")
-            name = next(part for part in shared if hasattr(head, part))
-            self.head_shares_codes = getattr(head, name) is getattr(embedding, name, None)
-
-
-def _advance(stream: CalibrationStream | None, number: int, block: nn.Module) -> None:
-    if stream is not None:
-        stream.advance(number, block)
-
-
 def _samples_for(
     recipe: Recipe, source: SourceModel, text: Text | None
 ) -> CalibrationSamples | None:
@@ -278,7 +156,36 @@ def _samples_for(
     return calibration_samples(recipe.calibration, text, source.folder)
 
 
-def _plan(
+@contextmanager
+def _cleaned_up(scratch: Path, states: StateFolder) -> Iterator[None]:
+    """Leave nothing behind after success or an error; what a killed or interrupted run leaves can be resumed."""
+    try:
+        yield
+    except Exception:
+        states.remove()
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _fingerprint(
+    recipe: Recipe, source: SourceModel, checkpoint: Checkpoint, samples: CalibrationSamples | None
+) -> str:
+    """Digest of everything a result depends on but the number of threads."""
+    digest = hashlib.sha256(recipe.sha256().encode())
+    for file in sorted({header.file for header in checkpoint.tensors.values()} | {"config.json"}):
+        digest.update(f"{file} {file_sha256(source.folder / file)}\n".encode())
+    if samples is not None:
+        digest.update(samples.windows.numpy().tobytes())
+    digest.update(json.dumps(_versions(), sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("spq", "torch", "transformers", "safetensors")}
+
+
+def _budget(
     recipe: Recipe,
     source: SourceModel,
     skeleton: Skeleton,
@@ -286,21 +193,20 @@ def _plan(
     samples: CalibrationSamples | None,
     scratch: Path,
     progress: Progress,
+    found: RunState | None,
 ) -> Budget | None:
-    """Share out the target's bytes, if the recipe has one."""
+    """Share out the target's bytes, if the recipe has one; a resumed run has its budget already."""
     target = recipe.target
     quantize = next((one for one in recipe.stages if isinstance(one, QuantizeSettings)), None)
-    if target is None or quantize is None or samples is None or target.bytes_ratio is None:
+    if target is None or quantize is None or samples is None:
         return None
-    try:
-        return plan_budget(
-            skeleton, checkpoint, samples.windows, quantize,
-            allocation=target.allocation,
-            artifact_bytes=target.bytes_ratio * stored_bytes(source.folder),
-            scratch=scratch, progress=progress,
-        )  # fmt: skip
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    if found is not None:
+        return empty_budget()
+    return plan_budget(
+        skeleton, checkpoint, samples.windows, quantize,
+        target=target, source_bytes=stored_bytes(source.folder),
+        scratch=scratch / "sensitivity", progress=progress,
+    )  # fmt: skip
 
 
 def _artifact_config(skeleton: Skeleton, writer: ArtifactWriter, shares: bool) -> dict[str, Any]:  # noqa: FBT001
@@ -328,21 +234,28 @@ def _artifact_config(skeleton: Skeleton, writer: ArtifactWriter, shares: bool) -
     }
 
 
-def _manifest(run: _Run, recipe: Recipe, modules: Sequence[ModuleReport]) -> Manifest:
+def _manifest(
+    source: SourceModel,
+    checkpoint: Checkpoint,
+    skeleton: Skeleton,
+    samples: CalibrationSamples | None,
+    recipe: Recipe,
+    modules: Sequence[ModuleReport],
+) -> Manifest:
     return Manifest(
         source=Source(
-            name=run.source.name,
-            revision=run.source.revision,
-            dtype=_dtype_name(run.checkpoint),
-            bytes=stored_bytes(run.source.folder),
-            parameters=run.checkpoint.parameters,
+            name=source.name,
+            revision=source.revision,
+            dtype=_dtype_name(checkpoint),
+            bytes=stored_bytes(source.folder),
+            parameters=checkpoint.parameters,
         ),
-        family=run.skeleton.family.name,
+        family=skeleton.family.name,
         recipe=recipe.document(),
         recipe_sha256=recipe.sha256(),
-        calibration=None if run.samples is None else run.samples.description,
+        calibration=None if samples is None else samples.description,
         modules=[asdict(report) for report in modules],
-        versions={name: version(name) for name in ("spq", "torch", "transformers", "safetensors")},
+        versions=_versions(),
         files={},
     )
 

@@ -1,12 +1,20 @@
 """What the pipeline asks of a stage."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from spq_core.calibration.inputs import LayerInputs
 from spq_core.report import ModuleReport
+
+
+class StageState(NamedTuple):
+    """What a stage knows between two blocks, in a form that can be stored without pickle."""
+
+    values: dict[str, Any]
+    """JSON values."""
+    tensors: dict[str, Tensor]
 
 
 class Stage(Protocol):
@@ -48,4 +56,12 @@ class Stage(Protocol):
             inputs: what the block's matrices receive, in its present state and behind all blocks
                 as they are after compression; None if no stage needs calibration.
         """
+        ...
+
+    def state(self) -> StageState:
+        """What the stage has learned so far."""
+        ...
+
+    def restore(self, state: StageState) -> None:
+        """Take up the work where `state` left it."""
         ...

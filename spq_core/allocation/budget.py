@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from spq_core.allocation.curve import Curve
-from spq_core.allocation.rules import Levels, Rule, one_level, search, total_bytes
+from spq_core.allocation.rules import Levels, rule_named, search, total_bytes
 from spq_core.calibration.sensitivity import EmbeddingStatistics
 
 TEMPER = 0.7
@@ -42,7 +43,10 @@ class Budget:
     embedding: EmbeddingStatistics
     wanted_bytes: float
     """For all matrices together."""
-    rule: Rule = one_level
+    allocation: str = "loss"
+    """Name of the rule; see `rules`."""
+    turns: dict[str, float] = field(default_factory=dict)
+    """Importance of each matrix's layer, for the rule `mgaa`."""
     spent: dict[str, int] = field(default_factory=dict)
     predicted: dict[str, float] = field(default_factory=dict)
     """Bytes the curves gave for what is spent."""
@@ -51,7 +55,8 @@ class Budget:
         """Levels of the matrices that are not yet paid for."""
         rest = {name: curve for name, curve in self.curves.items() if name not in self.spent}
         left = self.wanted_bytes - sum(self.spent.values())
-        return search(self.rule, rest, left / self.excess())
+        rule = rule_named(self.allocation, self.turns)
+        return search(rule, rest, left / self.excess())
 
     def excess(self) -> float:
         """Bytes spent over bytes predicted; 1 to begin with."""
@@ -67,3 +72,50 @@ class Budget:
         """Forget the rows of a matrix that pruning removed."""
         if name in self.row_weights:
             self.row_weights[name] = self.row_weights[name][kept]
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Everything as JSON values and tensors."""
+        names = list(self.curves)
+        curves = self.curves.values()
+        values = {
+            "names": names,
+            "elements": [curve.elements for curve in curves],
+            "overhead_bytes": [curve.overhead_bytes for curve in curves],
+            "wanted_bytes": self.wanted_bytes,
+            "allocation": self.allocation,
+            "turns": self.turns,
+            "spent": self.spent,
+            "predicted": self.predicted,
+        }
+        measured = [(curve.bits, curve.loss, curve.relative_error) for curve in curves]
+        tensors = {
+            "curves": torch.tensor(measured, dtype=torch.float64),
+            "head_inputs": self.embedding.head_inputs,
+            "probabilities": self.embedding.probabilities,
+            "gradients": self.embedding.gradients,
+        }
+        weights = {f"weights.{name}": weights for name, weights in self.row_weights.items()}
+        return values, tensors | weights
+
+    def restore(self, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Become the budget whose `state` this is."""
+        shapes = zip(values["elements"], values["overhead_bytes"], strict=True)
+        measured = tensors["curves"].tolist()
+        curves = [
+            Curve(elements, overhead, *(tuple(one) for one in parts))
+            for (elements, overhead), parts in zip(shapes, measured, strict=True)
+        ]
+        self.curves = dict(zip(values["names"], curves, strict=True))
+        self.row_weights = {name: tensors[f"weights.{name}"] for name in values["names"]}
+        self.embedding = EmbeddingStatistics(
+            tensors["head_inputs"], tensors["probabilities"], tensors["gradients"]
+        )
+        self.wanted_bytes = values["wanted_bytes"]
+        self.allocation, self.turns = values["allocation"], values["turns"]
+        self.spent, self.predicted = values["spent"], values["predicted"]
+
+
+def empty_budget() -> Budget:
+    """Stands in a stage until the state of a killed run is restored."""
+    nothing = torch.empty(0)
+    return Budget({}, {}, EmbeddingStatistics(nothing, nothing, nothing), 0.0)

@@ -81,15 +81,11 @@ def curve_of(
     scaled = weight.flatten()[flat].double()
     scaled = scaled * row_weights.double()[rows].sqrt() / column_steps.double()[columns]
     # Codes have 8 bits: a column's step is never below its largest weight over `HEADROOM`.
-    roots = row_weights.float().sqrt()
-    peaks = torch.stack(
-        [
-            (part.float().abs() * roots_part[:, None]).amax(dim=0)
-            for part, roots_part in zip(
-                weight.split(ROWS_AT_ONCE), roots.split(ROWS_AT_ONCE), strict=True
-            )
-        ]
-    ).amax(dim=0)
+    peaks = torch.zeros(weight.shape[1])
+    for start in range(0, weight.shape[0], ROWS_AT_ONCE):
+        some = slice(start, start + ROWS_AT_ONCE)
+        sized = weight[some].float().abs() * row_weights[some, None].float().sqrt()
+        peaks = torch.maximum(peaks, sized.amax(dim=0))
     finest = (peaks / HEADROOM / column_steps).double()[columns]
     energy = float(scaled.square().mean()) or 1.0
     bits, loss, relative = [], [], []

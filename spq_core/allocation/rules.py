@@ -60,6 +60,12 @@ def by_importance(blocks: Mapping[str, float]) -> Rule:
     return rule
 
 
+def rule_named(allocation: str, blocks: Mapping[str, float]) -> Rule:
+    """The rule that a recipe's `target.allocation` names; `blocks` as for `by_importance`."""
+    simple: dict[str, Rule] = {"loss": one_level, "uniform": equal_bits, "pgsvd": equal_error}
+    return simple[allocation] if allocation in simple else by_importance(blocks)
+
+
 def search(rule: Rule, curves: Mapping[str, Curve], wanted_bytes: float) -> Levels:
     """The levels of a rule whose bytes come closest to `wanted_bytes`."""
     low, high = 0.0, 64.0
@@ -70,6 +76,18 @@ def search(rule: Rule, curves: Mapping[str, Curve], wanted_bytes: float) -> Leve
         else:
             low = middle
     return rule(low, curves)
+
+
+def bytes_for_loss(rule: Rule, curves: Mapping[str, Curve], loss: float) -> float:
+    """The fewest bytes at which a rule expects at most `loss`."""
+    low, high = 0.0, 64.0
+    for _ in range(STEPS_OF_SEARCH):
+        middle = (low + high) / 2
+        if expected_loss(curves, rule(middle, curves)) > loss:
+            low = middle
+        else:
+            high = middle
+    return total_bytes(curves, rule(high, curves))
 
 
 def total_bytes(curves: Mapping[str, Curve], levels: Mapping[str, float]) -> float:

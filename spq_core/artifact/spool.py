@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -9,7 +10,7 @@ from torch import nn
 
 from spq_core.artifact.tensors import distinct_tensors, tie
 from spq_core.artifact.write import changed_layouts
-from spq_core.layers.layout import Layout, install
+from spq_core.layers.layout import Layout, install, parse_layouts
 from spq_core.modeling.blocks import fill
 
 
@@ -18,18 +19,23 @@ class Spool:
     """A scratch folder with one file per changed block."""
 
     folder: Path
+    files: dict[str, str] = field(default_factory=dict)
     layouts: dict[str, dict[str, Layout]] = field(default_factory=dict)
     aliases: dict[str, dict[str, str]] = field(default_factory=dict)
 
-    def keep(self, path: str, block: nn.Module, original: nn.Module) -> None:
-        """Store the block's state if it differs from the architecture's."""
+    def keep(self, number: int, path: str, block: nn.Module, original: nn.Module) -> None:
+        """Store the block's state after pass `number` if it differs from the architecture's.
+
+        An earlier pass's file stays until the run ends: a resumed run may have to start from it.
+        """
         changed = changed_layouts("", block, original)
         if not changed:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         stored = distinct_tensors(block)
         contiguous = {name: tensor.contiguous() for name, tensor in stored.tensors.items()}
-        save_file(contiguous, self._file(path))
+        self.files[path] = f"{number}-{path or 'rest'}.safetensors"
+        save_file(contiguous, self.folder / self.files[path])
         self.layouts[path], self.aliases[path] = changed, stored.aliases
 
     def holds(self, path: str) -> bool:
@@ -39,11 +45,22 @@ class Spool:
     def restore(self, path: str, empty: nn.Module, dtype: torch.dtype) -> nn.Module:
         """Fill an empty block with the state it was kept with."""
         install(empty, self.layouts[path], dtype)
-        tensors = load_file(self._file(path))
+        tensors = load_file(self.folder / self.files[path])
         aliases = self.aliases[path]
         fill(empty, tensors | {alias: tensors[kept] for alias, kept in aliases.items()})
         tie(empty, aliases)
         return empty
 
-    def _file(self, path: str) -> Path:
-        return self.folder / f"{path or 'rest'}.safetensors"
+    def state(self) -> dict[str, Any]:
+        """What is kept where, as JSON values."""
+        layouts = {
+            path: {name: layout.model_dump() for name, layout in changed.items()}
+            for path, changed in self.layouts.items()
+        }
+        return {"files": self.files, "layouts": layouts, "aliases": self.aliases}
+
+    def recall(self, state: dict[str, Any]) -> None:
+        """Find the blocks that a killed run kept."""
+        self.files.update(state["files"])
+        self.aliases.update(state["aliases"])
+        self.layouts.update({p: parse_layouts(found) for p, found in state["layouts"].items()})

@@ -17,7 +17,7 @@ from spq_core.artifact.tensors import distinct_tensors
 from spq_core.errors import ArtifactError
 from spq_core.layers.coded import Coded, stored_form
 from spq_core.layers.int8_linear import Int8Linear, Int8Weight
-from spq_core.layers.layout import Layout, layout_of
+from spq_core.layers.layout import Layout, layout_of, parse_layouts
 from spq_core.layers.low_rank_linear import LowRankLinear
 from spq_core.model_files import SIDE_FILES
 from spq_core.weight_files import INDEX_FILE
@@ -31,6 +31,8 @@ class ArtifactWriter:
     n_shards: int
     dtype: torch.dtype
     """Of floating-point tensors other than scales."""
+    resumed: bool = False
+    """Go on with what a killed run has written."""
     layouts: dict[str, Layout] = field(default_factory=dict)
     weight_map: dict[str, str] = field(default_factory=dict)
     tensor_bytes: int = 0
@@ -43,8 +45,9 @@ class ArtifactWriter:
     def __enter__(self) -> Self:
         if self.target.exists() and any(self.target.iterdir()):
             raise ArtifactError(f"{self.target} exists and is not empty; name another folder")
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
+        if not self.resumed:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         return self
 
     def __exit__(
@@ -53,7 +56,7 @@ class ArtifactWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is not None:
+        if kind is not None and issubclass(kind, Exception):
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def write_block(self, number: int, path: str, block: nn.Module, original: nn.Module) -> None:
@@ -70,6 +73,20 @@ class ArtifactWriter:
         (self.folder / file).chmod(0o644)
         self.weight_map.update(dict.fromkeys(tensors, file))
         self.tensor_bytes += sum(tensor.nbytes for tensor in tensors.values())
+
+    def state(self) -> dict[str, Any]:
+        """What is written so far, as JSON values."""
+        return {
+            "layouts": {name: layout.model_dump() for name, layout in self.layouts.items()},
+            "weight_map": self.weight_map,
+            "tensor_bytes": self.tensor_bytes,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what a killed run has written."""
+        self.layouts.update(parse_layouts(state["layouts"]))
+        self.weight_map.update(state["weight_map"])
+        self.tensor_bytes = state["tensor_bytes"]
 
     def write_index(self) -> None:
         """Write the index that names each tensor's shard."""

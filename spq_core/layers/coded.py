@@ -49,17 +49,16 @@ def decode(coded: CodedWeight, n_out: int, n_in: int) -> tuple[Int8[Tensor, "out
     Raises:
         ArtifactError: the string does not hold n_out · n_in codes.
     """
-    rows, columns, stored = (
-        part.contiguous()
-        for part in coded.packed.split([n_out, n_in, len(coded.packed) - n_out - n_in])
-    )
+    rows = coded.packed[:n_out].contiguous()
+    columns = coded.packed[n_out : n_out + n_in].contiguous()
+    stored = coded.packed[n_out + n_in :].contiguous()
     steps = Steps(coded.base, rows, columns)
     count = n_out * n_in
     if count > CODES_PER_BYTE * len(stored):
         raise ArtifactError(f"{len(stored)} bytes cannot hold {count} codes")
     reader = zlib.decompressobj(RAW)
     try:
-        raw = reader.decompress(stored.numpy(), count)
+        raw = reader.decompress(stored.numpy().tobytes(), count)
     except zlib.error as error:
         raise ArtifactError(f"the codes cannot be decoded: {error}") from None
     if len(raw) != count:

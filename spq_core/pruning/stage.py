@@ -14,6 +14,7 @@ from spq_core.pruning.neurons import cut_mlp, strongest_neurons
 from spq_core.pruning.ratios import layer_ratios
 from spq_core.recipe import PruneStage as PruneSettings
 from spq_core.report import ModuleReport
+from spq_core.stage import StageState
 
 
 def forget(_name: str, _kept: Tensor) -> None:
@@ -86,6 +87,14 @@ class PruneStage:
             )
             for name in (*self.family.mlp_in, self.family.mlp_out)
         ]
+
+    def state(self) -> StageState:
+        """The scores so far."""
+        return StageState({}, dict(self.scores))
+
+    def restore(self, state: StageState) -> None:
+        """Take up the scores."""
+        self.scores.update(state.tensors)
 
     def _ratio(self, path: str) -> float:
         if self.settings.layer_ratios == "uniform":

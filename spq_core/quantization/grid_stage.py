@@ -15,6 +15,7 @@ from spq_core.quantization.grid import Grid, choose_grid, round_to_grid
 from spq_core.quantization.matrices import matrices
 from spq_core.recipe import QuantizeStage as QuantizeSettings
 from spq_core.report import ModuleReport
+from spq_core.stage import StageState
 
 ROWS_AT_ONCE = 8192
 
@@ -55,6 +56,13 @@ class GridStage:
             block.set_submodule(matrix.name, packed.linear(bias_of(matrix.linear)))
             reports.append(self._report(f"{path}.{matrix.name}", packed, error))
         return reports
+
+    def state(self) -> StageState:
+        """Nothing: each matrix is treated by itself."""
+        return StageState({}, {})
+
+    def restore(self, state: StageState) -> None:
+        """Nothing to take up."""
 
     def _embedding_and_head(
         self, block: nn.Module, inputs: LayerInputs | None

@@ -98,7 +98,8 @@ def _round_rows(weight: Tensor, feedback: Feedback, steps: Steps, codes: Tensor)
         step = row_steps * column_steps[column]
         code = (values / step).round_().clamp_(-LARGEST_CODE, LARGEST_CODE)
         codes[:, column] = code.to(torch.int8)
-        return code * step
+        stored: Tensor = code * step
+        return stored
 
     return round_with_feedback(weight, feedback, round_column)
 

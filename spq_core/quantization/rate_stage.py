@@ -17,6 +17,7 @@ from spq_core.quantization.lattice import LatticeWeight, choose_steps, round_to_
 from spq_core.quantization.matrices import Matrix, matrices
 from spq_core.recipe import QuantizeStage as QuantizeSettings
 from spq_core.report import ModuleReport
+from spq_core.stage import StageState
 
 CLOSE_ENOUGH = 0.002
 """How far the last matrix may leave the budget off, as a share of all bytes."""
@@ -53,6 +54,14 @@ class RateStage:
             self._linear(path, block, matrix, levels)
             for matrix in matrices(block, self.family, inputs)
         ]
+
+    def state(self) -> StageState:
+        """The budget: its plan, and what is spent."""
+        return StageState(*self.budget.state())
+
+    def restore(self, state: StageState) -> None:
+        """Take up the budget."""
+        self.budget.restore(state.values, state.tensors)
 
     def _linear(
         self, path: str, block: nn.Module, matrix: Matrix, levels: Mapping[str, float]

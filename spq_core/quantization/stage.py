@@ -20,6 +20,7 @@ from spq_core.quantization.int8 import (
 from spq_core.recipe import QuantizeStage as QuantizeSettings
 from spq_core.recipe import ScaleMode
 from spq_core.report import ModuleReport
+from spq_core.stage import StageState
 
 WHOLE_MODEL_MODES = frozenset({ScaleMode.MIX_PERCENTILE, ScaleMode.MIX_MEANSTD})
 
@@ -77,6 +78,16 @@ class QuantizeStage:
             block.set_submodule(name, replacement)
             reports.append(self._report(full, linear, quantized))
         return reports
+
+    def state(self) -> StageState:
+        """The shapes seen so far."""
+        return StageState({name: list(shape) for name, shape in self.shapes.items()}, {})
+
+    def restore(self, state: StageState) -> None:
+        """Take up the shapes."""
+        self.shapes.update(
+            {name: (rows, columns) for name, (rows, columns) in state.values.items()}
+        )
 
     def _embedding_of(self, path: str, block: nn.Module) -> nn.Embedding | None:
         if not self.settings.embedding or path:

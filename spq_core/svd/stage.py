@@ -12,6 +12,7 @@ from spq_core.layers.low_rank_linear import LowRankLinear
 from spq_core.layers.slicing import bias_of, dense_linear, float_weight, linear_at
 from spq_core.recipe import SvdStage as SvdSettings
 from spq_core.report import ModuleReport
+from spq_core.stage import StageState
 from spq_core.svd.factorize import (
     LowRankFactors,
     Spectrum,
@@ -53,6 +54,13 @@ class SvdStage:
             for name in self.family.attention
             if name in present
         ]
+
+    def state(self) -> StageState:
+        """Nothing: each matrix is treated by itself."""
+        return StageState({}, {})
+
+    def restore(self, state: StageState) -> None:
+        """Nothing to take up."""
 
     def _factorise(
         self, path: str, block: nn.Module, name: str, inputs: LayerInputs | None

@@ -1,0 +1,220 @@
+"""Walk over a model's blocks, one in memory at a time, and let the stages of a recipe change them.
+
+A pass walks over all blocks (decoder layers in order, then the rest of the model). A stage whose
+choice depends on the whole model needs a pass of its own to look before it changes anything, so a
+recipe is cut into passes at such stages; between passes, changed blocks lie on disk. The last pass
+writes each finished block as a final shard.
+
+Calibration samples travel with the pass: a block is changed on the inputs that the changed blocks
+before it produce, and sends the samples on as it is after the change.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spq_core.artifact.spool import Spool
+from spq_core.artifact.write import ArtifactWriter
+from spq_core.calibration.inputs import LayerInputs
+from spq_core.calibration.samples import CalibrationSamples
+from spq_core.calibration.stream import CalibrationStream, begin_stream, widen_small_parts
+from spq_core.modeling.blocks import load_layer, load_rest
+from spq_core.modeling.checkpoint import Checkpoint
+from spq_core.modeling.skeleton import Skeleton
+from spq_core.progress import Progress
+from spq_core.report import ModuleReport
+from spq_core.resume import RunState, StateFolder
+from spq_core.stage import Stage, StageState
+
+REST = ""
+"""Path of the block that holds everything outside the decoder layers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One walk over all blocks."""
+
+    apply: tuple[Stage, ...]
+    survey: Stage | None
+    """Looks at the blocks after `apply`; None in the last pass, which writes them."""
+
+    @property
+    def needs_inputs(self) -> bool:
+        """Whether a stage asks what matrices receive."""
+        return any(stage.needs_inputs for stage in self.apply)
+
+    @property
+    def needs_samples(self) -> bool:
+        """Whether calibration samples travel with the pass."""
+        surveyed = self.survey is not None and self.survey.needs_calibration
+        return surveyed or self.needs_inputs
+
+
+def plan_passes(stages: Sequence[Stage]) -> tuple[Pass, ...]:
+    """Cut stages into passes: each stage that needs a survey ends the pass before it."""
+    passes: list[Pass] = []
+    pending: list[Stage] = []
+    for stage in stages:
+        if stage.needs_survey:
+            passes.append(Pass(tuple(pending), stage))
+            pending = []
+        pending.append(stage)
+    return (*passes, Pass(tuple(pending), None))
+
+
+@dataclass(slots=True)
+class Run:
+    """One compression while its passes run."""
+
+    checkpoint: Checkpoint
+    skeleton: Skeleton
+    stages: tuple[Stage, ...]
+    samples: CalibrationSamples | None
+    progress: Progress
+    writer: ArtifactWriter
+    spool: Spool
+    states: StateFolder
+    head_shares_codes: bool = False
+    reports: list[ModuleReport] = field(default_factory=list)
+
+    def all_passes(self, found: RunState | None) -> list[ModuleReport]:
+        """Walk all passes, from the state `found` if there is one, and return the stages' reports."""
+        passes = plan_passes(self.stages)
+        first_pass, first_block, hidden = 0, 0, None
+        if found is not None:
+            first_pass, first_block = self._take_up(found)
+            hidden = found.tensors.get("hidden")
+        for number in range(first_pass, len(passes)):
+            one = passes[number]
+            names = "+".join(stage.name for stage in one.apply) or "look"
+            total = self.skeleton.n_layers + 1
+            self.progress.stage(
+                f"{names} (pass {number + 1}/{len(passes)})", total - first_block, "blocks"
+            )
+            self._one_pass(number, one, first_block, hidden)
+            first_block, hidden = 0, None
+        return self.reports
+
+    def _one_pass(self, number: int, one: Pass, first: int, hidden: Tensor | None) -> None:
+        stream = self._stream_for(one)
+        if stream is not None and hidden is not None:
+            stream.hidden = [hidden[i : i + 1] for i in range(len(hidden))]
+        for position, path in list(enumerate(self._paths()))[first:]:
+            block = self._load(position, path)
+            inputs = self._inputs(stream, one, position, block)
+            for stage in one.apply:
+                for report in stage.apply(path, block, inputs):
+                    self.progress.record("layer", asdict(report))
+                    self.reports.append(report)
+            self._send_on(stream, one, position, path, block)
+            if one.survey is None:
+                self._note_tying(path, block)
+                self.writer.write_block(position + 1, path, block, self._original(position, path))
+            elif one.apply:
+                self.spool.keep(number, path, block, self._original(position, path))
+            self._save(number, position, stream)
+            self.progress.advance(path or "embedding and head")
+
+    def _send_on(
+        self,
+        stream: CalibrationStream | None,
+        one: Pass,
+        position: int,
+        path: str,
+        block: nn.Module,
+    ) -> None:
+        """Let the survey look, and push the samples through the block, once."""
+
+        def advance() -> None:
+            if stream is not None and path != REST:
+                stream.advance(position, block)
+
+        if one.survey is not None:
+            one.survey.survey(path, block, advance)
+        if one.survey is None or not one.survey.needs_calibration:
+            advance()
+
+    def _inputs(
+        self, stream: CalibrationStream | None, one: Pass, position: int, block: nn.Module
+    ) -> LayerInputs | None:
+        """What the stages of a pass may ask about a block."""
+        if stream is None or not one.needs_inputs:
+            return None
+        if position < self.skeleton.n_layers:
+            groups = self.skeleton.family.shared_inputs
+            run = partial(stream.through_layer, position, block)
+        else:
+            widen_small_parts(block, self.skeleton)
+            groups = ((self.skeleton.head_path,),)
+            run = partial(stream.through_rest, self.skeleton, block)
+        return LayerInputs(block, groups, run, len(stream.hidden))
+
+    def _save(self, number: int, position: int, stream: CalibrationStream | None) -> None:
+        """Store where the run stands after a block."""
+        if stream is None and len(self.stages) == 1:
+            return  # quick to repeat, and nothing but the shards is at stake
+        tensors = {} if stream is None else {"hidden": torch.cat(stream.hidden)}
+        stages: dict[str, Any] = {}
+        for stage in self.stages:
+            state = stage.state()
+            stages[stage.name] = state.values
+            tensors |= {f"{stage.name}/{name}": part for name, part in state.tensors.items()}
+        count = number * (self.skeleton.n_layers + 1) + position + 1
+        values = {
+            "done": count,
+            "reports": [asdict(report) for report in self.reports],
+            "stages": stages,
+            "writer": self.writer.state(),
+            "spool": self.spool.state(),
+            "head_shares_codes": self.head_shares_codes,
+        }
+        self.states.save(count, values, tensors)
+
+    def _take_up(self, found: RunState) -> tuple[int, int]:
+        """Restore what `_save` stored; return the pass and block to go on with."""
+        values = found.values
+        self.reports += [ModuleReport(**report) for report in values["reports"]]
+        for stage in self.stages:
+            prefix = f"{stage.name}/"
+            own = {
+                name.removeprefix(prefix): part
+                for name, part in found.tensors.items()
+                if name.startswith(prefix)
+            }
+            stage.restore(StageState(values["stages"][stage.name], own))
+        self.writer.restore(values["writer"])
+        self.spool.recall(values["spool"])
+        self.head_shares_codes = values["head_shares_codes"]
+        done: int = values["done"]
+        return divmod(done, self.skeleton.n_layers + 1)
+
+    def _paths(self) -> list[str]:
+        return [*(self.skeleton.layer_path(i) for i in range(self.skeleton.n_layers)), REST]
+
+    def _load(self, position: int, path: str) -> nn.Module:
+        if self.spool.holds(path):
+            return self.spool.restore(path, self._original(position, path), self.checkpoint.dtype)
+        if path == REST:
+            rest: nn.Module = load_rest(self.skeleton, self.checkpoint)
+            return rest
+        return load_layer(self.skeleton, self.checkpoint, position)
+
+    def _original(self, position: int, path: str) -> nn.Module:
+        return self.skeleton.empty_rest() if path == REST else self.skeleton.empty_layer(position)
+
+    def _stream_for(self, one: Pass) -> CalibrationStream | None:
+        if self.samples is None or not one.needs_samples:
+            return None
+        return begin_stream(self.skeleton, self.checkpoint, self.samples.windows)
+
+    def _note_tying(self, path: str, block: nn.Module) -> None:
+        if path == REST:
+            head = block.get_submodule(self.skeleton.head_path)
+            embedding = block.get_submodule(self.skeleton.embedding_path)
+            shared = ("codes", "packed", "weight")
+            name = next(part for part in shared if hasattr(head, part))
+            self.head_shares_codes = getattr(head, name) is getattr(embedding, name, None)

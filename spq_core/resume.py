@@ -1,0 +1,70 @@
+"""Where a run stands after each block, on disk, so that a killed run can go on and give equal bytes.
+
+A state is a JSON file and a safetensors file that it names; the JSON file is replaced in one step,
+so whatever moment a process dies at, one complete state is there.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from spq_core.errors import ArtifactError
+
+STATE_FILE = "state.json"
+
+
+class RunState(NamedTuple):
+    """A point between two blocks."""
+
+    values: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class StateFolder:
+    """The states of one run; only the newest is kept."""
+
+    folder: Path
+    fingerprint: str
+    """Of the model, the recipe, the samples and the versions: equal ones give equal results."""
+
+    def save(self, number: int, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Store state `number`, counted from 1, and remove the one before."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = f"state-{number}.safetensors"
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()}, self.folder / file
+        )
+        document = {"fingerprint": self.fingerprint, "tensors": file, "values": dict(values)}
+        new = self.folder / f"{STATE_FILE}.new"
+        new.write_text(json.dumps(document), encoding="utf-8")
+        os.replace(new, self.folder / STATE_FILE)  # noqa: PTH105
+        (self.folder / f"state-{number - 1}.safetensors").unlink(missing_ok=True)
+
+    def load(self) -> RunState | None:
+        """The newest state; None if there is none.
+
+        Raises:
+            ArtifactError: it belongs to another run.
+        """
+        path = self.folder / STATE_FILE
+        if not path.is_file():
+            return None
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["fingerprint"] != self.fingerprint:
+            raise ArtifactError(
+                f"{self.folder.name} holds the state of a run with another model, recipe, calibration "
+                "or version; finish that one, or start anew without --resume"
+            )
+        return RunState(document["values"], load_file(self.folder / document["tensors"]))
+
+    def remove(self) -> None:
+        """Forget all states."""
+        shutil.rmtree(self.folder, ignore_errors=True)
