@@ -70,6 +70,11 @@ DATA_OPTION = click.option(
     type=click.IntRange(16, 32768),
     help="Tokens per evaluation window; 1024, or the model's context if shorter.",
 )
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on where an earlier run of the same command was killed or interrupted.",
+)
 @DEVICE_OPTION
 @DATA_OPTION
 @JSON_OPTION
@@ -81,6 +86,7 @@ def compress_command(
     dataset: str | None,
     windows: int | None,
     length: int | None,
+    resume: bool,
     device: str,
     data_dir: Path | None,
     as_json: bool,
@@ -100,14 +106,14 @@ def compress_command(
             if recipe.needs_calibration or windows is not None:
                 text = _text(recipe.calibration.dataset, data_dir, Path(scratch))
             if windows is None or text is None:
-                report = compress(source, recipe, out, text=text, progress=progress)
+                report = compress(source, recipe, out, text=text, progress=progress, resume=resume)
                 document: dict[str, Any] = {"compression": asdict(report)}
             else:
                 settings = EvaluationSettings(perplexity=(text.name,), limit=windows, length=length)
                 result = compress_and_measure(
                     source, recipe, out, texts={text.name: text, recipe.calibration.dataset: text},
                     evaluation=settings, scratch=Path(scratch), progress=progress,
-                    device=choose_device(device),
+                    device=choose_device(device), resume=resume,
                 )  # fmt: skip
                 document = result.document()
                 _gate(recipe, out, result.rows)

@@ -72,6 +72,7 @@ def compress_and_measure(
     progress: Progress,
     license_id: str | None = None,
     device: str = "cpu",
+    resume: bool = False,
 ) -> RunResult:
     """Run a recipe and measure source, plain INT8 and result on the same data.
 
@@ -79,6 +80,7 @@ def compress_and_measure(
         texts: by dataset name; holds the calibration text and every evaluation text.
         scratch: an existing folder for the INT8 baseline.
         device: where models are measured; compression itself runs on the CPU.
+        resume: go on where a killed compression stopped.
 
     Raises:
         SpqError: the run failed.
@@ -86,7 +88,7 @@ def compress_and_measure(
     check_model_folder(source.folder)
     window_length([source.folder], evaluation)
     calibration = texts.get(recipe.calibration.dataset)
-    report = compress(source, recipe, out, text=calibration, progress=progress)
+    report = compress(source, recipe, out, text=calibration, progress=progress, resume=resume)
     try:
         result = _measured(report, source, out, texts, evaluation, scratch, progress, device)
     except BaseException:
