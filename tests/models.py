@@ -45,11 +45,19 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def save_tiny(folder: Path, family: str = "llama", dtype: torch.dtype = torch.float32) -> Path:
+def save_tiny(
+    folder: Path,
+    family: str = "llama",
+    dtype: torch.dtype = torch.float32,
+    *,
+    hidden: int = 96,
+    vocabulary: int = VOCABULARY,
+) -> Path:
     """Write a 3-layer model whose attention spectra decay, so that some matrices factorise."""
     model_type, sizes = FAMILIES[family]
     torch.manual_seed(7)
-    config = AutoConfig.for_model(model_type, **sizes)
+    changed = {"hidden_size": hidden, "vocab_size": vocabulary}
+    config = AutoConfig.for_model(model_type, **sizes | changed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

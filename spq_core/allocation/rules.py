@@ -6,7 +6,7 @@ levels are the optimum of the Lagrangian. The other rules are those of published
 lattices instead of ranks, and stand here for comparison.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from spq_core.allocation.curve import LEVELS, Curve
 from spq_core.errors import RecipeError
@@ -101,17 +101,14 @@ def expected_loss(curves: Mapping[str, Curve], levels: Mapping[str, float]) -> f
 
 
 def check_reachable(curves: Mapping[str, Curve], wanted_bytes: float, fixed_bytes: float) -> None:
-    """Refuse a size that no lattice has.
+    """Refuse a size below the coarsest lattice's. A size above the finest one's is a budget not used up.
 
     Raises:
-        RecipeError: with the range that can be reached.
+        RecipeError: with the least size that can be reached.
     """
-    coarse: Sequence[float] = [
-        total_bytes(curves, dict.fromkeys(curves, LEVELS[at])) for at in (-1, 0)
-    ]
-    if not coarse[0] <= wanted_bytes <= coarse[1]:
-        low, high = (round(value + fixed_bytes) for value in coarse)
+    least = total_bytes(curves, dict.fromkeys(curves, LEVELS[-1]))
+    if wanted_bytes < least:
         raise RecipeError(
-            f"target asks for {round(wanted_bytes + fixed_bytes):,} bytes; "
-            f"this model and these stages reach {low:,} to {high:,}"
+            f"target asks for {round(wanted_bytes + fixed_bytes):,} bytes; with these stages "
+            f"this model takes at least {round(least + fixed_bytes):,}"
         )

@@ -116,7 +116,10 @@ class RateStage:
             # Half a bit per weight is one octave of the level.
             octaves = 2 * 8 * over / weight.numel()
             level = min(max(level * 2.0**octaves, planned * FINEST), planned * COARSEST)
+            before = coded.packed.numel()
             rounded, coded = self._round(weight, second, budget.row_weights[name], level)
+            if coded.packed.numel() == before:
+                break  # as fine or as coarse as it gets
         budget.pay(name, level, coded.packed.numel())
         return rounded, coded
 

@@ -66,9 +66,9 @@ def dense_twin(artifact, folder):
                     target.bias.zero_()
                     target.bias[:rows] = bias.float()
     embedding = compressed.get_input_embeddings()
-    if hasattr(embedding, "codes"):
+    if not isinstance(embedding, torch.nn.Embedding):
         with torch.no_grad():
-            table = embedding.codes.float() * embedding.scale[:, None]
+            table = embedding(torch.arange(twin.config.vocab_size))
             twin.get_input_embeddings().weight.copy_(table)
     return compressed.eval(), twin.eval()
 

@@ -1,0 +1,189 @@
+"""Recipes that look at activations: what they promise, on tiny models of every family."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from spq_core.artifact.manifest import read_manifest, verify_files
+from spq_core.artifact.read import load_artifact
+from spq_core.calibration.texts import builtin_text
+from spq_core.errors import ArtifactError, RecipeError
+from spq_core.layers.coded import CodedLinear
+from spq_core.layers.int8_linear import Int8Linear
+from spq_core.layers.low_rank_linear import LowRankLinear
+from spq_core.layers.packed_linear import PackedLinear
+from spq_core.pipeline import SourceModel, compress
+from spq_core.recipe import parse_recipe
+from spq_core.weight_files import stored_bytes
+from tests.models import FAMILIES, save_tiny, some_ids
+from tests.spq_core.test_pipeline import dense_twin, relative_difference
+
+WINDOWS = {"dataset": "builtin", "form": "windows", "samples": 6, "length": 48}
+RATE = {"type": "quantize", "method": "rate"}
+GPTQ4 = {"type": "quantize", "method": "gptq", "bits": 4, "group_size": 32, "symmetric": False}
+GPTQ3 = {"type": "quantize", "method": "gptq", "bits": 3, "scale_search": True}
+ROUND4 = {"type": "quantize", "method": "round", "bits": 4, "group_size": 32, "symmetric": False}
+SVD = {"type": "svd", "objective": "output", "variance": 0.9, "singular_values": "down"}
+PRUNE = {"type": "prune", "score": "obs", "update": "least_squares", "max_ratio": 0.3}
+
+
+def recipe(*stages, **rest):
+    return parse_recipe({"stages": list(stages), "calibration": WINDOWS, **rest})
+
+
+def run(folder, out, what, **options):
+    source = SourceModel(folder=folder, name="tiny")
+    return compress(source, what, out, text=builtin_text(), **options)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "what",
+    [
+        recipe(SVD, PRUNE, RATE, target={"bytes_ratio": 0.2}),
+        recipe(SVD, PRUNE | {"layer_ratios": "uniform"}, GPTQ4),
+        recipe(GPTQ3),
+    ],
+    ids=["svd+prune+rate", "svd+prune+gptq4", "gptq3"],
+)
+def test_every_family_loads_and_computes_what_its_weights_say(tmp_path, family, what):
+    folder = save_tiny(tmp_path / "source", family)
+    run(folder, tmp_path / "out", what)
+    verify_files(tmp_path / "out", read_manifest(tmp_path / "out"))
+    compressed, twin = dense_twin(tmp_path / "out", folder)
+    with torch.no_grad():
+        ours, dense = compressed(some_ids()).logits, twin(some_ids()).logits
+    assert relative_difference(ours, dense) < 0.01
+    assert compressed.generate(some_ids(4), max_new_tokens=4, do_sample=False).shape[1] >= 5
+
+
+@pytest.mark.parametrize("ratio", [0.28, 0.4])
+@pytest.mark.parametrize("allocation", ["loss", "uniform", "pgsvd", "mgaa"])
+def test_a_byte_target_is_hit_whatever_the_rule(tmp_path, ratio, allocation):
+    folder = save_tiny(tmp_path / "source", "llama", torch.bfloat16, hidden=192, vocabulary=4096)
+    what = recipe(RATE, target={"bytes_ratio": ratio, "allocation": allocation})
+    report = run(folder, tmp_path / "out", what)
+    assert report.ratio_to_source == pytest.approx(ratio, rel=0.02)
+
+
+def test_more_bytes_bring_the_model_closer_to_its_source(tmp_path):
+    folder = save_tiny(tmp_path / "source", "llama", torch.bfloat16, hidden=192, vocabulary=4096)
+    source = load_logits(folder)
+    differences = []
+    for ratio in (0.25, 0.33, 0.42):
+        out = tmp_path / f"out-{ratio}"
+        run(folder, out, recipe(RATE, target={"bytes_ratio": ratio}))
+        differences.append(relative_difference(load_logits(out), source))
+    assert differences[0] > 1.5 * differences[1] > 2 * differences[2]
+    assert differences[2] < 0.05
+
+
+def load_logits(folder):
+    from spq_core.artifact.read import load_model
+
+    with torch.no_grad():
+        return load_model(folder, torch.float32)(builtin_ids()).logits
+
+
+def builtin_ids():
+    """Text of the kind that the models were calibrated on."""
+    text = builtin_text().evaluation[:200].encode()
+    return torch.tensor([[3 + (byte - 33) % 256 for byte in text]])
+
+
+def test_the_layers_are_of_the_kind_the_recipe_names(tmp_path):
+    folder = save_tiny(tmp_path / "source")
+    run(folder, tmp_path / "a", recipe(SVD, RATE, target={"bytes_ratio": 0.2}))
+    model = load_artifact(tmp_path / "a")
+    kinds = {type(module) for module in model.modules()}
+    assert {Int8Linear, LowRankLinear} <= kinds
+    assert CodedLinear not in kinds  # decoded on load
+    head, table = model.get_output_embeddings(), model.get_input_embeddings()
+    assert head.codes is table.codes  # still one matrix
+    run(folder, tmp_path / "b", recipe(GPTQ4))
+    packed = load_artifact(tmp_path / "b").get_submodule("model.layers.0.mlp.up_proj")
+    assert isinstance(packed, PackedLinear)
+    assert packed.packed.shape[1] == packed.in_features // 2
+
+
+def test_an_unreachable_target_names_what_can_be_reached(tmp_path):
+    folder = save_tiny(tmp_path / "source", "llama", torch.bfloat16)
+    with pytest.raises(RecipeError, match=r"asks for [\d,]+ bytes; .* takes at least [\d,]+"):
+        run(folder, tmp_path / "out", recipe(RATE, target={"bytes_ratio": 0.02}))
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_recipes_that_contradict_themselves_are_refused():
+    for stages, rest, message in [
+        ([RATE], {}, "needs a target"),
+        ([GPTQ4], {"target": {"bytes_ratio": 0.5}}, "needs a quantize stage with method rate"),
+        ([RATE], {"target": {"bytes_ratio": 0.5, "max_kl": 0.1}}, "either bytes_ratio or max_kl"),
+        ([GPTQ4 | {"mode": "tensor"}], {}, "mode tensor is for plain"),
+        ([ROUND4 | {"sparsity": 0.5}], {}, "sparsity needs method gptq"),
+    ]:
+        with pytest.raises(RecipeError, match=message):
+            recipe(*stages, **rest)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from spq_core.progress import Silent
+from tests.spq_core.test_calibrated_recipes import *
+
+class DiesAt(Silent):
+    count = 0
+    def advance(self, message):
+        type(self).count += 1
+        if self.count == int(sys.argv[3]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+what = recipe(SVD, PRUNE, RATE, target={"bytes_ratio": 0.2})
+run(Path(sys.argv[1]), Path(sys.argv[2]), what, resume=True, progress=DiesAt())
+"""
+
+
+def test_killed_anywhere_and_resumed_gives_the_same_bytes(tmp_path):
+    folder = save_tiny(tmp_path / "source", "llama")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
+
+    def attempt(out, dies_at):
+        arguments = [sys.executable, "-c", KILLED, str(folder), str(out), str(dies_at)]
+        return subprocess.run(arguments, env=environment, check=False).returncode
+
+    assert attempt(tmp_path / "whole", 10**9) == 0
+    # 6 steps of sensitivity, then two passes of 4 blocks
+    for dies_at in (2, 8, 12):
+        out = tmp_path / f"killed-{dies_at}"
+        assert attempt(out, dies_at) == -signal.SIGKILL
+        assert not out.exists()
+        assert attempt(out, 10**9) == 0
+        assert digests(out) == digests(tmp_path / "whole"), dies_at
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"source", "whole", *(f"killed-{n}" for n in (2, 8, 12))}
+
+
+def digests(folder):
+    manifest = read_manifest(folder)
+    verify_files(folder, manifest)
+    return json.dumps(manifest.model_dump(mode="json"), sort_keys=True)
+
+
+def test_a_state_of_another_run_is_refused(tmp_path):
+    folder = save_tiny(tmp_path / "source")
+    out = tmp_path / "out"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
+    subprocess.run(
+        [sys.executable, "-c", KILLED, str(folder), str(out), "9"], env=environment, check=False
+    )
+    other = recipe(SVD, PRUNE, RATE, target={"bytes_ratio": 0.21})
+    with pytest.raises(ArtifactError, match=r"another model, recipe, calibration"):
+        run(folder, out, other, resume=True)
+    run(folder, out, other)  # without --resume it starts anew
+    assert stored_bytes(out) > 0
