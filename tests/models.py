@@ -29,6 +29,11 @@ FAMILIES = {
     "qwen2": ("qwen2", LLAMA_SIZES | {"tie_word_embeddings": True}),
     "qwen3": ("qwen3", LLAMA_SIZES | {"head_dim": 24, "tie_word_embeddings": True}),
     "smollm3": ("smollm3", LLAMA_SIZES | {"tie_word_embeddings": True}),
+    "gemma2": ("gemma2", LLAMA_SIZES | {"head_dim": 24, "sliding_window": 32}),
+    "gemma3": ("gemma3_text", LLAMA_SIZES | {"head_dim": 24, "sliding_window": 32}),
+    "phi3": ("phi3", LLAMA_SIZES | {"tie_word_embeddings": False}),
+    "gpt-neox": ("gpt_neox", SIZES | {"intermediate_size": 160}),
+    "gpt2": ("gpt2", SIZES | {"n_inner": 160}),
     "opt": ("opt", SIZES | {"ffn_dim": 160, "word_embed_proj_dim": 96}),
 }
 

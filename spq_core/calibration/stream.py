@@ -23,8 +23,8 @@ class CalibrationStream:
     """
 
     hidden: list[Float[Tensor, "1 length dim"]]
-    arguments: list[dict[str, Any]]
-    """Per decoder layer, the keyword arguments the model calls it with (masks, rotations)."""
+    arguments: list[tuple[tuple[Any, ...], dict[str, Any]]]
+    """Per decoder layer, what the model calls it with behind the states (masks, rotations)."""
     attributes: dict[str, Any]
     """Plain attributes of the first layer, for whoever stands in its place."""
 
@@ -36,7 +36,8 @@ class CalibrationStream:
 
     def through_layer(self, index: int, layer: nn.Module, position: int) -> Tensor:
         """Output of decoder layer `index` for one sample; its states stay as they are."""
-        output: Tensor = layer(self.hidden[position], **self.arguments[index])
+        positional, named = self.arguments[index]
+        output: Tensor = layer(self.hidden[position], *positional, **named)
         return output
 
     def through_rest(self, skeleton: Skeleton, rest: PreTrainedModel, position: int) -> Tensor:
@@ -59,14 +60,14 @@ class _Recorder(nn.Module):
 
     def __init__(self, attributes: dict[str, Any], answer: Tensor | None = None) -> None:
         super().__init__()
-        self.arguments: dict[str, Any] = {}
+        self.arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
         self.answer = answer
         # Some models choose a layer's mask by an attribute of the layer itself.
         for name, value in attributes.items():
             setattr(self, name, value)
 
-    def forward(self, hidden_states: Tensor, **arguments: Any) -> Tensor:
-        self.arguments = arguments
+    def forward(self, hidden_states: Tensor, *positional: Any, **named: Any) -> Tensor:
+        self.arguments = (positional, named)
         return hidden_states if self.answer is None else self.answer
 
 

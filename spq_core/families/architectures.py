@@ -10,7 +10,11 @@ from typing import Any
 
 from spq_core.errors import UnsafeModelError, UnsupportedModelError
 
-SUPPORTED_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "opt")
+SUPPORTED_MODEL_TYPES = (
+    "llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma2", "gemma3_text", "phi3", "opt",
+    "gpt_neox", "gpt2",
+)  # fmt: skip
+EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 ARTIFACT_PREFIX = "spq_"
 
 
@@ -25,6 +29,11 @@ LARGEST = {
     "num_key_value_heads": 1 << 12,
     "max_position_embeddings": 1 << 24,
     "word_embed_proj_dim": 1 << 16,
+    "n_layer": 512,
+    "n_embd": 1 << 16,
+    "n_inner": 1 << 20,
+    "n_head": 1 << 12,
+    "n_positions": 1 << 24,
 }
 """Larger numbers in a config.json are a mistake or a trap: building the model would take all memory."""
 
@@ -75,6 +84,11 @@ def check_config(config: Mapping[str, Any]) -> str:
         raise UnsafeModelError(
             "unsafe_config",
             "config.json has an auto_map, which loads code from the repository; we never run that",
+        )
+    experts = next((name for name in EXPERT_COUNTS if config.get(name)), None)
+    if experts is not None:
+        raise UnsupportedModelError(
+            f"config.json has {experts} {str(config[experts])[:20]}: mixture-of-experts models are not supported"
         )
     if model_type not in SUPPORTED_MODEL_TYPES:
         raise UnsupportedModelError(

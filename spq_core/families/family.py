@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from spq_core.errors import UnsupportedModelError
 
@@ -23,9 +24,8 @@ class Family:
     shared_inputs: tuple[tuple[str, ...], ...]
     """All matrices in the order data meets them; those of one group receive the same input."""
 
-    def group_of(self, name: str) -> tuple[str, ...]:
-        """The group of matrices that receive what `name` receives."""
-        return next(group for group in self.shared_inputs if name in group)
+    rows_per_neuron: int = 1
+    """2 where one matrix holds gate and up projection, all rows of one before those of the other."""
 
 
 LLAMA_LIKE = Family(
@@ -54,7 +54,42 @@ OPT = Family(
         ("fc2",),
     ),
 )
-FAMILIES = (LLAMA_LIKE, OPT)
+PHI3 = Family(
+    name="phi3",
+    attention=("self_attn.qkv_proj", "self_attn.o_proj"),
+    mlp_in=("mlp.gate_up_proj",),
+    mlp_out="mlp.down_proj",
+    scored="mlp.gate_up_proj",
+    rows_per_neuron=2,
+    shared_inputs=(
+        ("self_attn.qkv_proj",),
+        ("self_attn.o_proj",),
+        ("mlp.gate_up_proj",),
+        ("mlp.down_proj",),
+    ),
+)
+GPT_NEOX = Family(
+    name="gpt-neox",
+    attention=("attention.query_key_value", "attention.dense"),
+    mlp_in=("mlp.dense_h_to_4h",),
+    mlp_out="mlp.dense_4h_to_h",
+    scored="mlp.dense_h_to_4h",
+    shared_inputs=(
+        ("attention.query_key_value",),
+        ("attention.dense",),
+        ("mlp.dense_h_to_4h",),
+        ("mlp.dense_4h_to_h",),
+    ),
+)
+GPT2 = Family(
+    name="gpt2",
+    attention=("attn.c_attn", "attn.c_proj"),
+    mlp_in=("mlp.c_fc",),
+    mlp_out="mlp.c_proj",
+    scored="mlp.c_fc",
+    shared_inputs=(("attn.c_attn",), ("attn.c_proj",), ("mlp.c_fc",), ("mlp.c_proj",)),
+)
+FAMILIES = (LLAMA_LIKE, OPT, PHI3, GPT_NEOX, GPT2)
 
 
 def match_family(layer: nn.Module) -> Family:
@@ -63,7 +98,9 @@ def match_family(layer: nn.Module) -> Family:
     Raises:
         UnsupportedModelError: no family fits; the message lists the linear layers found.
     """
-    linears = {name for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
+    linears = {
+        name for name, module in layer.named_modules() if isinstance(module, nn.Linear | Conv1D)
+    }
     for family in FAMILIES:
         if linears == {*family.attention, *family.mlp_in, family.mlp_out}:
             return family

@@ -108,14 +108,17 @@ class CodedLinear(Coded):
 class CodedEmbedding(Coded):
     """An embedding before `expand`."""
 
-    def __init__(self, coded: CodedWeight, n: int, dim: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, coded: CodedWeight, n: int, dim: int, dtype: torch.dtype, output_scale: float = 1.0
+    ) -> None:
         super().__init__(coded, n, dim)
-        self.dtype = dtype
+        self.dtype, self.output_scale = dtype, output_scale
 
     def expand(self) -> Int8Embedding:
         """Make the embedding that computes."""
         codes, steps = self.decoded()
-        return lattice_embedding(codes, steps, self.dtype).to(self.packed.device)
+        embedding = lattice_embedding(codes, steps, self.dtype, output_scale=self.output_scale)
+        return embedding.to(self.packed.device)
 
 
 def lattice_linear(
@@ -135,10 +138,15 @@ def lattice_embedding(
     codes: Int8[Tensor, "n dim"],
     steps: Steps,
     dtype: torch.dtype,
+    *,
+    output_scale: float,
     coded: CodedWeight | None = None,
 ) -> Int8Embedding:
     """Make an 8-bit embedding of lattice codes."""
-    return Int8Embedding(codes, steps.row_steps, dtype, input_scale=steps.column_steps, coded=coded)
+    return Int8Embedding(
+        codes, steps.row_steps, dtype,
+        output_scale=output_scale, input_scale=steps.column_steps, coded=coded,
+    )  # fmt: skip
 
 
 def tied_head(embedding: Int8Embedding) -> Int8Linear:
@@ -159,5 +167,6 @@ def stored_form(module: nn.Module) -> Coded | None:
         return CodedLinear(module.coded, module.out_features, module.in_features, bias)
     if isinstance(module, Int8Embedding) and module.coded is not None:
         n, dim = module.codes.shape
-        return CodedEmbedding(module.coded, n, dim, module.dtype_anchor.dtype)
+        dtype = module.dtype_anchor.dtype
+        return CodedEmbedding(module.coded, n, dim, dtype, module.output_scale)
     return None

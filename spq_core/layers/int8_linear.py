@@ -106,10 +106,12 @@ class Int8Embedding(Int8Weight):
         scale: Float[Tensor, " n_scales"],
         dtype: torch.dtype,
         *,
+        output_scale: float = 1.0,
         input_scale: Float[Tensor, " dim"] | None = None,
         coded: CodedWeight | None = None,
     ) -> None:
         super().__init__(codes, scale, input_scale=input_scale, coded=coded)
+        self.output_scale = output_scale
         # An empty buffer follows `model.to(dtype)`, so the output dtype does too.
         self.register_buffer("dtype_anchor", torch.empty(0, dtype=dtype), persistent=False)
         self.dtype_anchor: Tensor
@@ -120,7 +122,13 @@ class Int8Embedding(Int8Weight):
         rows = self.codes[ids].float() * scale
         if self.input_scale is not None:
             rows = rows * self.input_scale
-        return rows.to(self.dtype_anchor.dtype)
+        return scaled_rows(rows, self.output_scale, self.dtype_anchor.dtype)
 
     def extra_repr(self) -> str:
         return f"n={self.codes.shape[0]}, dim={self.codes.shape[1]}, scales={self.scale.numel()}"
+
+
+def scaled_rows(rows: Tensor, output_scale: float, dtype: torch.dtype) -> Tensor:
+    """Looked-up rows as the model wants them: some scale them, by a factor rounded to their dtype."""
+    factor = float(torch.tensor(output_scale, dtype=dtype))
+    return rows.to(dtype) if factor == 1.0 else (rows * factor).to(dtype)

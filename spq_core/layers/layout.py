@@ -90,6 +90,7 @@ class PackedEmbeddingLayout(_Layout):
     kind: Literal["packed_embedding"] = "packed_embedding"
     n: Size
     dim: Size
+    output_scale: Positive = 1.0
     bits: Bits
     group_size: Size
 
@@ -100,6 +101,7 @@ class CodedEmbeddingLayout(_Layout):
     kind: Literal["coded_embedding"] = "coded_embedding"
     n: Size
     dim: Size
+    output_scale: Positive = 1.0
     n_bytes: ByteCount
     base: Positive
     order: Literal["columns", "rows"]
@@ -111,6 +113,7 @@ class Int8EmbeddingLayout(_Layout):
     kind: Literal["int8_embedding"] = "int8_embedding"
     n: Size
     dim: Size
+    output_scale: Positive = 1.0
     scales: Size
 
 
@@ -150,15 +153,18 @@ def layout_of(module: nn.Module) -> Layout | None:
         return _factor_layout(module)
     if isinstance(module, Int8Embedding):
         n, dim = module.codes.shape
-        return Int8EmbeddingLayout(n=n, dim=dim, scales=module.scale.numel())
+        return Int8EmbeddingLayout(
+            n=n, dim=dim, output_scale=module.output_scale, scales=module.scale.numel()
+        )
     if isinstance(module, PackedEmbedding):
         n = module.packed.shape[0]
         return PackedEmbeddingLayout(
-            n=n, dim=module.n_in, bits=module.bits, group_size=module.group_size
-        )
+            n=n, dim=module.n_in, output_scale=module.output_scale,
+            bits=module.bits, group_size=module.group_size,
+        )  # fmt: skip
     if isinstance(module, CodedEmbedding):
         return CodedEmbeddingLayout(
-            n=module.n_out, dim=module.n_in,
+            n=module.n_out, dim=module.n_in, output_scale=module.output_scale,
             n_bytes=module.packed.numel(), base=module.base, order=module.order,
         )  # fmt: skip
     return None
@@ -197,14 +203,17 @@ def build(layout: Layout, dtype: torch.dtype) -> nn.Module:
             return LowRankLinear(down, up)  # type: ignore[arg-type]
         case Int8EmbeddingLayout():
             codes = _empty(layout.n, layout.dim, dtype=torch.int8)
-            return Int8Embedding(codes, _empty(layout.scales), dtype)
+            return Int8Embedding(
+                codes, _empty(layout.scales), dtype, output_scale=layout.output_scale
+            )
         case PackedEmbeddingLayout():
             parts = _packed_parts(layout.n, layout.dim, layout.bits, layout.group_size)
             return PackedEmbedding(
-                *parts, dtype, bits=layout.bits, n_in=layout.dim, group_size=layout.group_size
-            )
+                *parts, dtype, bits=layout.bits, n_in=layout.dim, group_size=layout.group_size,
+                output_scale=layout.output_scale,
+            )  # fmt: skip
         case CodedEmbeddingLayout():
-            return CodedEmbedding(_coded(layout), layout.n, layout.dim, dtype)
+            return CodedEmbedding(_coded(layout), layout.n, layout.dim, dtype, layout.output_scale)
         case _:
             return _build_linear(layout, dtype)
 

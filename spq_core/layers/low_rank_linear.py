@@ -21,6 +21,11 @@ class LowRankLinear(nn.Module):
         self.up = up
 
     @property
+    def in_features(self) -> int:
+        """Number of input columns."""
+        return self.down.in_features
+
+    @property
     def rank(self) -> int:
         """Width between the factors."""
         return self.down.out_features

@@ -12,6 +12,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from spq_core.layers.int8_linear import scaled_rows
+
 CODES_PER_PACK = 8
 BYTE = 0xFF
 TILE_BYTES = 4 << 20
@@ -128,13 +130,15 @@ class PackedEmbedding(PackedWeight):
         bits: int,
         n_in: int,
         group_size: int,
+        output_scale: float = 1.0,
     ) -> None:
         super().__init__(packed, scale, zero, bits=bits, n_in=n_in, group_size=group_size)
+        self.output_scale = output_scale
         # An empty buffer follows `model.to(dtype)`, so the output dtype does too.
         self.register_buffer("dtype_anchor", torch.empty(0, dtype=dtype), persistent=False)
         self.dtype_anchor: Tensor
 
     def forward(self, ids: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch dim"]:
         """Return the rows of `ids`."""
-        rows = self.widened(ids.flatten())
-        return rows.view(*ids.shape, self.n_in).to(self.dtype_anchor.dtype)
+        rows = self.widened(ids.flatten()).view(*ids.shape, self.n_in)
+        return scaled_rows(rows, self.output_scale, self.dtype_anchor.dtype)

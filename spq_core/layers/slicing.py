@@ -89,6 +89,11 @@ def embedding_and_head(block: nn.Module, embedding_path: str, head_path: str) ->
     return EmbeddingAndHead(embedding, head, head.weight is embedding.weight)
 
 
+def output_scale_of(embedding: nn.Embedding) -> float:
+    """What the model multiplies looked-up rows by (Gemma: the root of its width)."""
+    return float(getattr(embedding, "scalar_embed_scale", 1.0))
+
+
 def linear_at(block: nn.Module, name: str) -> AnyLinear:
     """The linear layer of that name, in whatever form it is stored."""
     module = block.get_submodule(name)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from spq_core.errors import ArtifactError, NumericalError
 from spq_core.modeling.checkpoint import Checkpoint
@@ -18,12 +19,24 @@ def load_layer(skeleton: Skeleton, checkpoint: Checkpoint, index: int) -> nn.Mod
         NumericalError: a weight is NaN or infinite.
     """
     layer = skeleton.empty_layer(index)
+    transposed = replace_conv1d(layer)
     prefix = skeleton.layer_path(index)
     stored = checkpoint.read(f"{prefix}.{name}" for name in layer.state_dict())
     tensors = {name.removeprefix(f"{prefix}."): tensor.float() for name, tensor in stored.items()}
+    for name in transposed:
+        tensors[name] = tensors[name].T.contiguous()
     _require_finite(prefix, tensors.items())
     fill(layer, tensors)
     return layer
+
+
+def replace_conv1d(layer: nn.Module) -> list[str]:
+    """Put linear layers where GPT-2 has its transposed ones; return the names of their weights."""
+    found = [(name, module) for name, module in layer.named_modules() if isinstance(module, Conv1D)]
+    for name, module in found:
+        n_in, n_out = module.weight.shape
+        layer.set_submodule(name, nn.Linear(n_in, n_out, device="meta"))
+    return [f"{name}.weight" for name, _ in found]
 
 
 def load_rest(skeleton: Skeleton, checkpoint: Checkpoint) -> PreTrainedModel:

@@ -13,6 +13,9 @@ from spq_core.weight_files import WeightHeader, read_header, weight_files
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 
+FORMER_NAMES = {"lm_head.weight": "embed_out.weight"}
+"""Names in files that transformers has since given up for others (GPT-NeoX)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -35,22 +38,33 @@ class Checkpoint:
         """Number of stored parameters."""
         return sum(header.n_elements for header in self.tensors.values())
 
+    def stored_name(self, name: str) -> str:
+        """The name of a model's tensor in the files: some leave out the base model's prefix.
+
+        Raises:
+            ArtifactError: there is no such tensor.
+        """
+        without_base = name.partition(".")[2]
+        for candidate in (name, without_base, FORMER_NAMES.get(name, name)):
+            if candidate in self.tensors:
+                return candidate
+        raise ArtifactError(f"{self.folder.name}: the weight files have no tensor {name!r}")
+
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Map the named tensors into memory, in their stored dtype.
 
         Raises:
             ArtifactError: a name is missing or a file cannot be read.
         """
-        by_file: dict[str, list[str]] = {}
+        by_file: dict[str, list[tuple[str, str]]] = {}
         for name in names:
-            if name not in self.tensors:
-                raise ArtifactError(f"{self.folder.name}: the weight files have no tensor {name!r}")
-            by_file.setdefault(self.tensors[name].file, []).append(name)
+            stored = self.stored_name(name)
+            by_file.setdefault(self.tensors[stored].file, []).append((name, stored))
         found: dict[str, Tensor] = {}
         for file, members in by_file.items():
             try:
                 with safe_open(self.folder / file, framework="pt") as handle:
-                    found.update({name: handle.get_tensor(name) for name in members})
+                    found.update({name: handle.get_tensor(stored) for name, stored in members})
             except SafetensorError as error:
                 raise ArtifactError(f"{file}: {error}") from None
         return found

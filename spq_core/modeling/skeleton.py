@@ -59,9 +59,7 @@ def load_skeleton(folder: Path) -> Skeleton:
     """
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation="sdpa"
-        )
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.eval()
     layers_path = _find_layers(model)
     return Skeleton(

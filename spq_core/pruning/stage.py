@@ -10,7 +10,7 @@ from spq_core.calibration.inputs import InputMoments, LayerInputs
 from spq_core.families.family import Family
 from spq_core.layers.slicing import bias_of, dense_linear, float_weight, linear_at
 from spq_core.pruning.compensation import compensate, score_neurons
-from spq_core.pruning.neurons import cut_mlp, strongest_neurons
+from spq_core.pruning.neurons import cut_mlp, rows_of, strongest_neurons
 from spq_core.pruning.ratios import layer_ratios
 from spq_core.recipe import PruneStage as PruneSettings
 from spq_core.report import ModuleReport
@@ -49,9 +49,11 @@ class PruneStage:
         if not self._has_mlp(block):
             return
         means: list[Tensor] = []
+        neurons = linear_at(block, self.family.mlp_out).in_features
 
         def note(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            means.append(output.detach().abs().flatten(0, -2).mean(dim=0, dtype=torch.float32))
+            outputs = output.detach()[..., -neurons:]  # the up projection, where both are fused
+            means.append(outputs.abs().flatten(0, -2).mean(dim=0, dtype=torch.float32))
 
         handle = linear_at(block, self.family.scored).register_forward_hook(note)
         try:
@@ -118,8 +120,9 @@ class PruneStage:
         cut_mlp(block, self.family, kept)
         if updated is not None:
             block.set_submodule(self.family.mlp_out, dense_linear(*updated))
+        rows = rows_of(kept, following.in_features, self.family)
         for name in self.family.mlp_in:
-            self.on_cut(f"{path}.{name}", kept)
+            self.on_cut(f"{path}.{name}", rows)
         if inputs is not None:
             inputs.cut(self.family.mlp_out)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from spq_core.calibration.inputs import LayerInputs
 from spq_core.families.family import Family
 from spq_core.layers.packed_linear import PackedEmbedding, PackedLinear, pack
-from spq_core.layers.slicing import bias_of, embedding_and_head
+from spq_core.layers.slicing import bias_of, embedding_and_head, output_scale_of
 from spq_core.quantization.feedback import Feedback, feedback_of
 from spq_core.quantization.grid import Grid, choose_grid, round_to_grid
 from spq_core.quantization.matrices import matrices
@@ -77,14 +77,16 @@ class GridStage:
             block.set_submodule(self.head_path, packed.linear(bias_of(head)))
             reports.append(self._report(self.head_path, packed, error))
             if tied:
-                table = packed.embedding(self.dtype)
+                table = packed.embedding(self.dtype, output_scale_of(embedding))
                 linear = block.get_submodule(self.head_path)
                 for part in ("packed", "scale", "zero"):
                     setattr(table, part, getattr(linear, part))
                 block.set_submodule(self.embedding_path, table)
         if self.settings.embedding and not tied:
             packed, error = self._quantize(embedding.weight.data, None)
-            block.set_submodule(self.embedding_path, packed.embedding(self.dtype))
+            block.set_submodule(
+                self.embedding_path, packed.embedding(self.dtype, output_scale_of(embedding))
+            )
             reports.append(self._report(self.embedding_path, packed, error))
         return reports
 
@@ -163,11 +165,12 @@ class _Packed:
             bits=self.bits, n_in=self.n_in, group_size=self.group_size,
         )  # fmt: skip
 
-    def embedding(self, dtype: torch.dtype) -> PackedEmbedding:
+    def embedding(self, dtype: torch.dtype, output_scale: float) -> PackedEmbedding:
         """Make an embedding."""
         return PackedEmbedding(
             self.codes, self.scale, self.zero, dtype,
             bits=self.bits, n_in=self.n_in, group_size=self.group_size,
+            output_scale=output_scale,
         )  # fmt: skip
 
 

@@ -106,7 +106,7 @@ def _matrices_of_rest(
 
 def _fixed_bytes(checkpoint: Checkpoint, curves: dict[str, Curve]) -> float:
     """Everything in the artifact that is not a quantized matrix."""
-    quantized = {f"{name}.weight" for name in curves}
+    quantized = {checkpoint.stored_name(f"{name}.weight") for name in curves}
     kept = sum(
         header.n_bytes for name, header in checkpoint.tensors.items() if name not in quantized
     )

@@ -10,7 +10,7 @@ from spq_core.allocation.budget import Budget
 from spq_core.calibration.inputs import LayerInputs
 from spq_core.families.family import Family
 from spq_core.layers.coded import encode, lattice_embedding, lattice_linear, tied_head
-from spq_core.layers.slicing import bias_of, embedding_and_head
+from spq_core.layers.slicing import bias_of, embedding_and_head, output_scale_of
 from spq_core.layers.steps import CodedWeight
 from spq_core.quantization.feedback import feedback_of
 from spq_core.quantization.lattice import LatticeWeight, choose_steps, round_to_lattice
@@ -96,7 +96,10 @@ class RateStage:
             weight = embedding.weight.data
             second = statistics.gradients + statistics.head_inputs if tied else statistics.gradients
             rounded, coded = self._last(self.embedding_path, weight, second)
-            replacement = lattice_embedding(rounded.codes, rounded.steps, self.dtype, coded)
+            replacement = lattice_embedding(
+                rounded.codes, rounded.steps, self.dtype,
+                output_scale=output_scale_of(embedding), coded=coded,
+            )  # fmt: skip
             block.set_submodule(self.embedding_path, replacement)
             if tied:
                 block.set_submodule(self.head_path, tied_head(replacement))

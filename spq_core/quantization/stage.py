@@ -9,7 +9,7 @@ from torch import nn
 from spq_core.calibration.inputs import LayerInputs
 from spq_core.families.family import Family
 from spq_core.layers.int8_linear import Int8Embedding, Int8Linear
-from spq_core.layers.slicing import bias_of
+from spq_core.layers.slicing import bias_of, output_scale_of
 from spq_core.quantization.granularity import per_channel_names
 from spq_core.quantization.int8 import (
     QuantizedWeight,
@@ -100,7 +100,9 @@ class QuantizeStage:
     ) -> ModuleReport:
         """One scale per token; a head tied to the embedding takes over codes and scales."""
         quantized = quantize_per_channel(embedding.weight.data)
-        replacement = Int8Embedding(quantized.codes, quantized.scale, self.dtype)
+        replacement = Int8Embedding(
+            quantized.codes, quantized.scale, self.dtype, output_scale=output_scale_of(embedding)
+        )
         head = block.get_submodule(self.head_path)
         tied = head.weight is embedding.weight
         block.set_submodule(self.embedding_path, replacement)

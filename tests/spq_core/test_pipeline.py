@@ -58,19 +58,27 @@ def dense_twin(artifact, folder):
         if isinstance(module, AnyLinear) and not name.endswith((".up", ".down")):
             target = twin.get_submodule(name)
             weight, bias = float_weight(module), bias_of(module)
-            rows, columns = weight.shape
+            full = target.weight if isinstance(target, torch.nn.Linear) else target.weight.T
+            rows, columns = places(name, weight.shape[0], full.shape[0]), weight.shape[1]
             with torch.no_grad():
-                target.weight.zero_()
-                target.weight[:rows, :columns] = weight
+                full.zero_()
+                full[rows, :columns] = weight
                 if bias is not None:
                     target.bias.zero_()
-                    target.bias[:rows] = bias.float()
+                    target.bias[rows] = bias.float()
     embedding = compressed.get_input_embeddings()
     if not isinstance(embedding, torch.nn.Embedding):
         with torch.no_grad():
-            table = embedding(torch.arange(twin.config.vocab_size))
+            table = embedding(torch.arange(twin.config.vocab_size)) / embedding.output_scale
             twin.get_input_embeddings().weight.copy_(table)
     return compressed.eval(), twin.eval()
+
+
+def places(name, rows, full):
+    """Where a matrix's remaining rows stand in the architecture's own; fused halves keep their starts."""
+    if not name.endswith("gate_up_proj"):
+        return torch.arange(rows)
+    return torch.cat([torch.arange(rows // 2), full // 2 + torch.arange(rows // 2)])
 
 
 def relative_difference(a, b):
