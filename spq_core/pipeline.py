@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from spq_core.allocation.budget import Budget, empty_budget
+from spq_core.allocation.budget import empty_budget
 from spq_core.artifact.format import CLASS_PREFIX, FORMAT_VERSION, METHOD
 from spq_core.artifact.manifest import MANIFEST_FILE, Manifest, Source, file_sha256
 from spq_core.artifact.spool import Spool
@@ -26,10 +26,10 @@ from spq_core.model_files import check_model_folder
 from spq_core.modeling.checkpoint import Checkpoint, open_checkpoint
 from spq_core.modeling.skeleton import Skeleton, load_skeleton
 from spq_core.passes import Run
+from spq_core.plan import NO_STRUCTURE, Plan, make_plan
 from spq_core.progress import Progress, Silent
 from spq_core.pruning.stage import PruneStage, forget
 from spq_core.quantization.grid_stage import GridStage
-from spq_core.quantization.plan import plan_budget
 from spq_core.quantization.rate_stage import RateStage
 from spq_core.quantization.stage import QuantizeStage
 from spq_core.recipe import PruneStage as PruneSettings
@@ -55,29 +55,25 @@ class SourceModel:
 
 
 def build_stages(
-    recipe: Recipe, skeleton: Skeleton, checkpoint: Checkpoint, budget: Budget | None = None
+    recipe: Recipe, skeleton: Skeleton, checkpoint: Checkpoint, plan: Plan
 ) -> tuple[Stage, ...]:
     """Make the recipe's stages for one model."""
-    return tuple(_build_stage(settings, skeleton, checkpoint, budget) for settings in recipe.stages)
+    return tuple(_build_stage(settings, skeleton, checkpoint, plan) for settings in recipe.stages)
 
 
 def _build_stage(
     settings: SvdSettings | PruneSettings | QuantizeSettings,
     skeleton: Skeleton,
     checkpoint: Checkpoint,
-    budget: Budget | None,
+    plan: Plan,
 ) -> Stage:
+    family, budget = skeleton.family, plan.budget
     if isinstance(settings, SvdSettings):
-        return SvdStage(settings, skeleton.family)
+        return SvdStage(settings, family, dict(plan.structure.ranks))
     if isinstance(settings, PruneSettings):
-        return PruneStage(settings, skeleton.family, forget if budget is None else budget.keep_rows)
-    parts = (
-        settings,
-        skeleton.family,
-        skeleton.head_path,
-        skeleton.embedding_path,
-        checkpoint.dtype,
-    )
+        on_cut = forget if budget is None else budget.keep_rows
+        return PruneStage(settings, family, on_cut, dict(plan.structure.neurons))
+    parts = (settings, family, skeleton.head_path, skeleton.embedding_path, checkpoint.dtype)
     if budget is not None:
         return RateStage(*parts, budget)
     return QuantizeStage(*parts) if settings.is_plain else GridStage(*parts)
@@ -116,8 +112,8 @@ def compress(
     found = states.load() if resume else None
     scratch = out.with_name(f"{out.name}.spool")
     with _cleaned_up(scratch, states):
-        budget = _budget(recipe, source, skeleton, checkpoint, samples, scratch, progress, found)
-        stages = build_stages(recipe, skeleton, checkpoint, budget)
+        plan = _plan(recipe, source, skeleton, checkpoint, samples, scratch, progress, found)
+        stages = build_stages(recipe, skeleton, checkpoint, plan)
         writer = ArtifactWriter(
             out, skeleton.n_layers + 1, checkpoint.dtype, resumed=found is not None
         )
@@ -185,7 +181,7 @@ def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("spq", "torch", "transformers", "safetensors")}
 
 
-def _budget(
+def _plan(
     recipe: Recipe,
     source: SourceModel,
     skeleton: Skeleton,
@@ -194,17 +190,16 @@ def _budget(
     scratch: Path,
     progress: Progress,
     found: RunState | None,
-) -> Budget | None:
-    """Share out the target's bytes, if the recipe has one; a resumed run has its budget already."""
-    target = recipe.target
-    quantize = next((one for one in recipe.stages if isinstance(one, QuantizeSettings)), None)
-    if target is None or quantize is None or samples is None:
-        return None
+) -> Plan:
+    """Decide what the target leaves open; a resumed run has decided already."""
+    if recipe.target is None or samples is None:
+        return Plan(NO_STRUCTURE, None)
     if found is not None:
-        return empty_budget()
-    return plan_budget(
-        skeleton, checkpoint, samples.windows, quantize,
-        target=target, source_bytes=stored_bytes(source.folder),
+        by_rate = any(isinstance(one, QuantizeSettings) for one in recipe.stages)
+        return Plan(NO_STRUCTURE, empty_budget() if by_rate else None)
+    return make_plan(
+        recipe, skeleton, checkpoint, samples.windows,
+        source_bytes=stored_bytes(source.folder),
         scratch=scratch / "sensitivity", progress=progress,
     )  # fmt: skip
 

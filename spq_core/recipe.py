@@ -30,6 +30,10 @@ class ScaleMode(StrEnum):
     MIX_MEANSTD = "mix_meanstd"
 
 
+AUTO = "auto"
+"""Leaves a number to the recipe's target: what is worth its bytes stays."""
+
+
 class SvdStage(Document):
     """Replace attention projections by low-rank pairs.
 
@@ -40,8 +44,9 @@ class SvdStage(Document):
 
     type: Literal["svd"]
     objective: Literal["weight", "output"] = "weight"
-    variance: Annotated[float, Field(gt=0.0, le=1.0)] = 0.96
-    """Share of the squared singular values to keep: of the weight, or of the output."""
+    variance: Annotated[float, Field(gt=0.0, le=1.0)] | Literal["auto"] = 0.96
+    """Share of the squared singular values to keep: of the weight, or of the output. `auto` lets
+    the target choose a rank per matrix, by loss per byte."""
     rank_rule: Literal["objective", "weight"] = "objective"
     """Whose spectrum `variance` is read off. `weight` with `objective: output` keeps the paper's
     ranks and skips, and spends them better."""
@@ -66,14 +71,20 @@ class PruneStage(Document):
     update: Literal["none", "bias", "least_squares"] = "none"
     """What is done to the following projection: nothing; the removed inputs' mean goes into its
     bias; its columns (and bias, where it has one) are fitted to the outputs it had."""
-    max_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
-    """Share of neurons removed from the quietest layer."""
+    max_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] | Literal["auto"] = 0.05
+    """Share of neurons removed from the quietest layer. `auto` lets the target choose a number per
+    layer, by loss per byte."""
     min_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of neurons removed from the loudest layer."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.min_ratio > self.max_ratio:
+        if self.max_ratio == AUTO:
+            if self.score == "activation":
+                raise ValueError(
+                    "max_ratio auto needs a score that looks at outputs: obs, flap or wanda"
+                )
+        elif self.min_ratio > float(self.max_ratio):
             raise ValueError(f"min_ratio {self.min_ratio} is above max_ratio {self.max_ratio}")
         return self
 
@@ -204,8 +215,16 @@ class Recipe(Document):
         )
         if by_rate and self.target is None:
             raise ValueError("quantize with method rate needs a target: bytes_ratio or max_kl")
-        if self.target is not None and not by_rate:
-            raise ValueError("a target needs a quantize stage with method rate")
+        auto = any(
+            AUTO in (getattr(stage, "variance", None), getattr(stage, "max_ratio", None))
+            for stage in self.stages
+        )
+        if auto and self.target is None:
+            raise ValueError("auto needs a target to choose by")
+        if self.target is not None and not by_rate and not auto:
+            raise ValueError(
+                "a target needs a quantize stage with method rate, or stages set to auto"
+            )
         return self
 
     @property

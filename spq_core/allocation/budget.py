@@ -47,6 +47,10 @@ class Budget:
     """Name of the rule; see `rules`."""
     turns: dict[str, float] = field(default_factory=dict)
     """Importance of each matrix's layer, for the rule `mgaa`."""
+    dense: frozenset[str] = frozenset()
+    """Matrices that stay as they are, because there are bytes for it."""
+    dense_bytes: int = 2
+    """Bytes of a weight that stays as it is."""
     spent: dict[str, int] = field(default_factory=dict)
     predicted: dict[str, float] = field(default_factory=dict)
     """Bytes the curves gave for what is spent."""
@@ -55,6 +59,8 @@ class Budget:
         """Levels of the matrices that are not yet paid for."""
         rest = {name: curve for name, curve in self.curves.items() if name not in self.spent}
         left = self.wanted_bytes - sum(self.spent.values())
+        for name in self.dense & rest.keys():
+            left -= self.dense_bytes * rest.pop(name).elements
         rule = rule_named(self.allocation, self.turns)
         return search(rule, rest, left / self.excess())
 
@@ -67,6 +73,12 @@ class Budget:
         """Enter what a matrix took; its parts are entered one by one."""
         self.spent[name] = self.spent.get(name, 0) + n_bytes
         self.predicted[name] = self.curves[name].bytes_at(level)
+
+    def stays(self, name: str) -> bool:
+        """Whether a matrix is left as it is; if so, it is paid for."""
+        if name in self.dense:
+            self.spent[name] = self.dense_bytes * self.curves[name].elements
+        return name in self.dense
 
     def keep_rows(self, name: str, kept: Tensor) -> None:
         """Forget the rows of a matrix that pruning removed."""
@@ -84,6 +96,8 @@ class Budget:
             "wanted_bytes": self.wanted_bytes,
             "allocation": self.allocation,
             "turns": self.turns,
+            "dense": sorted(self.dense),
+            "dense_bytes": self.dense_bytes,
             "spent": self.spent,
             "predicted": self.predicted,
         }
@@ -112,6 +126,7 @@ class Budget:
         )
         self.wanted_bytes = values["wanted_bytes"]
         self.allocation, self.turns = values["allocation"], values["turns"]
+        self.dense, self.dense_bytes = frozenset(values["dense"]), values["dense_bytes"]
         self.spent, self.predicted = values["spent"], values["predicted"]
 
 

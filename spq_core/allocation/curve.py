@@ -11,12 +11,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-LEVELS = tuple(2.0 ** (exponent / 2) for exponent in range(-120, 1))
-"""Levels at which a curve is measured, half an octave apart."""
-SAMPLE = 1 << 16
+LEVELS = tuple(2.0**exponent for exponent in range(-60, 1))
+"""Levels at which a curve is measured, an octave (half a bit) apart."""
+SAMPLE_ROWS = 64
 LARGEST_CODE = 127
 HEADROOM = 110
 """Codes that original weights may reach; feedback adds to them."""
+ROWS_LEFT_OUT = 0.1
+SATURATED = 1e-3
+"""Bits per weight that an octave must bring for a finer level to be tried."""
 ROWS_AT_ONCE = 8192
 HUFFMAN_EXCESS = 0.04
 """Bits per code by which DEFLATE's Huffman codes exceed the entropy, tables included (measured)."""
@@ -62,6 +65,36 @@ def _inverse(rising: list[float] | tuple[float, ...], wanted: float) -> float:
     return float(2.0 ** np.interp(wanted, rising, np.log2(LEVELS)))
 
 
+def fitted(
+    sizes: Float[Tensor, "rows n_in"],
+    rows: Float[Tensor, " rows"],
+    columns: Float[Tensor, " n_in"],
+) -> Float[Tensor, " rows"]:
+    """Row steps, enlarged where a weight would need a code beyond the headroom.
+
+    Args:
+        sizes: absolute weights. columns: steps that were fitted by `column_floors`.
+    """
+    peaks = (sizes / columns).amax(dim=1) / HEADROOM
+    return torch.maximum(rows, peaks)
+
+
+def column_floors(
+    sizes: Float[Tensor, "rows n_in"], rows: Float[Tensor, " rows"]
+) -> Float[Tensor, " n_in"]:
+    """Column steps at which all but a tenth of the rows stay within the headroom.
+
+    A column where most rows would leave it gets a larger step; where only a few would, `fitted`
+    enlarges the steps of those rows.
+    """
+    return torch.quantile(sizes / rows[:, None], 1 - ROWS_LEFT_OUT, dim=0) / HEADROOM
+
+
+def sample_rows(weight: Float[Tensor, "out n_in"]) -> Tensor:
+    """Indices of some rows, evenly spaced."""
+    return torch.linspace(0, weight.shape[0] - 1, min(weight.shape[0], SAMPLE_ROWS)).long()
+
+
 def curve_of(
     weight: Float[Tensor, "out n_in"],
     row_weights: Float[Tensor, " out"],
@@ -72,40 +105,38 @@ def curve_of(
     Args:
         row_weights: g, how much each output counts. column_steps: U_jj of its inputs.
     """
-    elements = weight.numel()
-    stride = max(1, elements // SAMPLE)
-    while stride > 1 and weight.shape[1] % stride == 0:
-        stride -= 1  # a divisor of the row length would sample a few columns only
-    flat = torch.arange(0, elements, stride)
-    rows, columns = flat // weight.shape[1], flat % weight.shape[1]
-    scaled = weight.flatten()[flat].double()
-    scaled = scaled * row_weights.double()[rows].sqrt() / column_steps.double()[columns]
-    # Codes have 8 bits: a column's step is never below its largest weight over `HEADROOM`.
-    peaks = torch.zeros(weight.shape[1])
-    for start in range(0, weight.shape[0], ROWS_AT_ONCE):
-        some = slice(start, start + ROWS_AT_ONCE)
-        sized = weight[some].float().abs() * row_weights[some, None].float().sqrt()
-        peaks = torch.maximum(peaks, sized.amax(dim=0))
-    finest = (peaks / HEADROOM / column_steps).double()[columns]
-    energy = float(scaled.square().mean()) or 1.0
-    bits, loss, relative = [], [], []
-    for level in LEVELS:
-        step = finest.clamp(min=level**0.5)
-        codes = (scaled / step).round().clamp(-LARGEST_CODE, LARGEST_CODE)
-        error = float((codes * step - scaled).square().mean())
+    picked = sample_rows(weight)
+    # In units of each weight's step at level 1.
+    scaled = weight[picked].float() * row_weights[picked, None].sqrt() / column_steps
+    sizes, even = scaled.abs(), torch.ones(len(picked))
+    floors = column_floors(sizes, even)
+    energy = float(scaled.double().square().mean()) or 1.0
+    bits, errors = [LEAST_BITS], [energy]
+    for level in reversed(LEVELS):
+        step = level**0.5
+        if step > 2 * float(sizes.max()):
+            continue  # all codes are zero
+        columns = floors.clamp(min=step)
+        steps = fitted(sizes, even, columns)[:, None] * columns
+        codes = (scaled / steps).round_()
+        errors.append(float((codes * steps - scaled).double().square().mean()))
         bits.append(max(LEAST_BITS, _entropy(codes) + HUFFMAN_EXCESS))
-        loss.append(0.5 * elements * error)
-        relative.append(error / energy)
+        if bits[-1] - bits[-2] < SATURATED and bits[-1] > 2 * LEAST_BITS:
+            break
+    coarse = sum(level**0.5 > 2 * float(sizes.max()) for level in LEVELS)
+    missing = len(LEVELS) - coarse - (len(bits) - 1)
+    all_bits = [bits[-1]] * missing + bits[:0:-1] + [bits[0]] * coarse
+    all_errors = [errors[-1]] * missing + errors[:0:-1] + [errors[0]] * coarse
     return Curve(
-        elements=elements,
+        elements=weight.numel(),
         overhead_bytes=sum(weight.shape),
-        bits=tuple(bits),
-        loss=tuple(loss),
-        relative_error=tuple(np.maximum.accumulate(relative).tolist()),
+        bits=tuple(np.minimum.accumulate(all_bits).tolist()),
+        loss=tuple(0.5 * weight.numel() * error for error in all_errors),
+        relative_error=tuple(np.maximum.accumulate(np.array(all_errors) / energy).tolist()),
     )
 
 
 def _entropy(codes: Tensor) -> float:
-    counts = torch.bincount((codes + LARGEST_CODE).long()).double()
+    counts = torch.bincount((codes + LARGEST_CODE).long().flatten()).double()
     shares = counts[counts > 0] / codes.numel()
     return float(-(shares * shares.log2()).sum())

@@ -78,6 +78,27 @@ def search(rule: Rule, curves: Mapping[str, Curve], wanted_bytes: float) -> Leve
     return rule(low, curves)
 
 
+def choose_dense(
+    curves: Mapping[str, Curve], wanted_bytes: float, stored_bytes: int
+) -> frozenset[str]:
+    """Matrices to leave as they are, when even the finest lattices leave bytes over.
+
+    Those that lose most per byte it takes to store them whole, as long as they fit.
+    """
+    finest = LEVELS[0]
+    left = wanted_bytes - total_bytes(curves, dict.fromkeys(curves, finest))
+    extra = {
+        name: stored_bytes * curve.elements - curve.bytes_at(finest)
+        for name, curve in curves.items()
+    }
+    chosen: set[str] = set()
+    for name in sorted(curves, key=lambda name: -curves[name].loss_at(finest) / extra[name]):
+        if extra[name] <= left:
+            chosen.add(name)
+            left -= extra[name]
+    return frozenset(chosen)
+
+
 def bytes_for_loss(rule: Rule, curves: Mapping[str, Curve], loss: float) -> float:
     """The fewest bytes at which a rule expects at most `loss`."""
     low, high = 0.0, 64.0

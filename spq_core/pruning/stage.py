@@ -12,6 +12,7 @@ from spq_core.layers.slicing import bias_of, dense_linear, float_weight, linear_
 from spq_core.pruning.compensation import compensate, score_neurons
 from spq_core.pruning.neurons import cut_mlp, rows_of, strongest_neurons
 from spq_core.pruning.ratios import layer_ratios
+from spq_core.recipe import AUTO
 from spq_core.recipe import PruneStage as PruneSettings
 from spq_core.report import ModuleReport
 from spq_core.stage import StageState
@@ -29,6 +30,8 @@ class PruneStage:
     family: Family
     on_cut: Callable[[str, Tensor], None] = forget
     """Told about each matrix that loses rows, and which it keeps."""
+    neurons: dict[str, int] = field(default_factory=dict)
+    """With `max_ratio: auto`, how many neurons each layer keeps."""
     name: str = "prune"
     needs_calibration: bool = True
     scores: dict[str, Tensor] = field(default_factory=dict)
@@ -37,6 +40,8 @@ class PruneStage:
     @property
     def needs_survey(self) -> bool:
         """Whether a layer's ratio depends on the others."""
+        if self.settings.max_ratio == AUTO:
+            return False
         return self.settings.layer_ratios == "activation" or self.settings.score == "activation"
 
     @property
@@ -66,8 +71,8 @@ class PruneStage:
         """Cut the block's MLP to its strongest neurons, and let the matrix behind them adapt."""
         if not self._has_mlp(block):
             return []
-        ratio = self._ratio(path)
         scores = self._scores(path, block, inputs)
+        ratio = self._ratio(path, scores.numel())
         kept = strongest_neurons(scores, ratio)
         applied = kept.numel() < scores.numel()
         if applied:
@@ -91,16 +96,20 @@ class PruneStage:
         ]
 
     def state(self) -> StageState:
-        """The scores so far."""
-        return StageState({}, dict(self.scores))
+        """The scores so far, and the numbers a target chose."""
+        return StageState(self.neurons, dict(self.scores))
 
     def restore(self, state: StageState) -> None:
         """Take up the scores."""
         self.scores.update(state.tensors)
+        self.neurons.update(state.values)
 
-    def _ratio(self, path: str) -> float:
+    def _ratio(self, path: str, neurons: int) -> float:
+        if self.settings.max_ratio == AUTO:
+            # half a neuron on top, so that rounding down gives the number back
+            return 1 - min(1.0, (self.neurons[path] + 0.5) / neurons)
         if self.settings.layer_ratios == "uniform":
-            return self.settings.max_ratio
+            return float(self.settings.max_ratio)
         return self.ratios()[path]
 
     def _scores(self, path: str, block: nn.Module, inputs: LayerInputs | None) -> Tensor:
@@ -135,7 +144,7 @@ class PruneStage:
     def ratios(self) -> dict[str, float]:
         """Pruning ratio per decoder layer; the survey must be complete."""
         means = [float(scores.mean()) for scores in self.scores.values()]
-        chosen = layer_ratios(means, self.settings.max_ratio, self.settings.min_ratio)
+        chosen = layer_ratios(means, float(self.settings.max_ratio), self.settings.min_ratio)
         return dict(zip(self.scores, chosen, strict=True))
 
     def _has_mlp(self, block: nn.Module) -> bool:

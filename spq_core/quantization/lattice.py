@@ -20,7 +20,13 @@ import torch
 from jaxtyping import Float, Int8
 from torch import Tensor
 
-from spq_core.allocation.curve import HEADROOM, LARGEST_CODE, ROWS_AT_ONCE
+from spq_core.allocation.curve import (
+    LARGEST_CODE,
+    ROWS_AT_ONCE,
+    column_floors,
+    fitted,
+    sample_rows,
+)
 from spq_core.layers.steps import Steps, exponents_of
 from spq_core.quantization.feedback import Feedback, output_error, round_with_feedback
 
@@ -46,18 +52,21 @@ def choose_steps(
 ) -> Steps:
     """Put the steps that share the loss evenly on the grid.
 
-    A column that holds weights of more than 110 steps gets larger ones: codes are 8 bits wide.
+    Where weights would take more than 110 steps they get larger ones: codes are 8 bits wide. That
+    goes by column where it is so for many rows, else by row.
 
     Args:
         weight: in any float dtype. row_weights: g, positive. level: of the loss per weight, times
             24; positive.
     """
-    rows = (level / row_weights.double()).sqrt()
-    columns = feedback.column_steps.double()
-    for at in _row_blocks(weight):
-        peaks = (weight[at].double().abs() / rows[at, None]).amax(dim=0) / HEADROOM
-        columns = torch.maximum(columns, peaks)
-    columns = columns.clamp(min=torch.finfo(torch.float32).tiny)
+    rows = (level / row_weights.float()).sqrt()
+    picked = sample_rows(weight)
+    floors = column_floors(weight[picked].float().abs(), rows[picked])
+    tiny = torch.finfo(torch.float32).tiny
+    columns = torch.maximum(feedback.column_steps, floors).clamp(min=tiny)
+    rows = torch.cat(
+        [fitted(weight[at].float().abs(), rows[at], columns) for at in _row_blocks(weight)]
+    )
     smallest_row, smallest_column = float(rows.min()), float(columns.min())
     return Steps(
         base=float(torch.tensor(smallest_row * smallest_column, dtype=torch.float32)),

@@ -53,6 +53,7 @@ class RateStage:
         return [
             self._linear(path, block, matrix, levels)
             for matrix in matrices(block, self.family, inputs)
+            if not self.budget.stays(f"{path}.{matrix.source}")
         ]
 
     def state(self) -> StageState:
@@ -84,7 +85,7 @@ class RateStage:
         embedding, head, tied = embedding_and_head(block, self.embedding_path, self.head_path)
         statistics = self.budget.embedding
         reports: list[ModuleReport] = []
-        if not tied:
+        if not tied and not self.budget.stays(self.head_path):
             weight, second = head.weight.data, statistics.head_inputs
             rounded, coded = self._last(self.head_path, weight, second)
             bias = bias_of(head)
@@ -92,7 +93,7 @@ class RateStage:
                 self.head_path, lattice_linear(rounded.codes, rounded.steps, bias, coded)
             )
             reports.append(self._report(self.head_path, rounded, coded))
-        if self.settings.embedding:
+        if self.settings.embedding and not self.budget.stays(self.embedding_path):
             weight = embedding.weight.data
             second = statistics.gradients + statistics.head_inputs if tied else statistics.gradients
             rounded, coded = self._last(self.embedding_path, weight, second)

@@ -1,7 +1,7 @@
 """The SVD stage: attention projections become low-rank pairs where that saves elements."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from spq_core.svd.factorize import (
     project_outputs,
     truncate,
 )
-from spq_core.svd.rank import decide_rank
+from spq_core.svd.rank import RankDecision, decide_rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,8 @@ class SvdStage:
 
     settings: SvdSettings
     family: Family
+    ranks: dict[str, int] = field(default_factory=dict)
+    """With `variance: auto`, the matrices to factorise and their ranks."""
     name: str = "svd"
     needs_survey: bool = False
 
@@ -55,12 +57,24 @@ class SvdStage:
             if name in present
         ]
 
+    def _decide(self, full: str, spectrum: Spectrum, shape: tuple[int, int]) -> RankDecision:
+        variance = self.settings.variance
+        if not isinstance(variance, str):
+            return decide_rank(spectrum.singular_values, shape, variance)
+        rank = self.ranks.get(full)
+        if rank is None:
+            whole = min(shape)
+            reason = "its bytes are worth more than a pair would save"
+            return RankDecision(whole, whole, factorise=False, reason=reason)
+        return RankDecision(rank, rank, factorise=True, reason="")
+
     def state(self) -> StageState:
-        """Nothing: each matrix is treated by itself."""
-        return StageState({}, {})
+        """The ranks a target chose."""
+        return StageState(self.ranks, {})
 
     def restore(self, state: StageState) -> None:
-        """Nothing to take up."""
+        """Take up the ranks."""
+        self.ranks.update(state.values)
 
     def _factorise(
         self, path: str, block: nn.Module, name: str, inputs: LayerInputs | None
@@ -75,7 +89,7 @@ class SvdStage:
         if judged is None:
             raise RuntimeError("no spectrum to choose a rank from")
         n_out, n_in = weight.shape
-        decision = decide_rank(judged.singular_values, (n_out, n_in), self.settings.variance)
+        decision = self._decide(f"{path}.{name}", judged, (n_out, n_in))
         if decision.factorise:
             up, down = _factors(weight, plain, outputs, decision.rank, self.settings)
             block.set_submodule(
