@@ -44,7 +44,7 @@ DATA_OPTION = click.option(
 @click.option(
     "--recipe",
     "recipe_name",
-    default="int8",
+    default="balanced",
     show_default=True,
     help="Catalog name, or a YAML/JSON file.",
 )

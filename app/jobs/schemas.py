@@ -55,7 +55,7 @@ class JobSubmission(_Body):
     """A request to compress a model."""
 
     model: ModelReference
-    recipe: Annotated[str, Field(max_length=64)] | dict[str, Any] = "int8"
+    recipe: Annotated[str, Field(max_length=64)] | dict[str, Any] = "balanced"
     """A catalog name, a recipe document, or a document with `extends`."""
     evaluation: EvaluationSettings = EvaluationSettings()
     output: OutputReference | None = None

@@ -78,6 +78,7 @@ class Budget:
         """Whether a matrix is left as it is; if so, it is paid for."""
         if name in self.dense:
             self.spent[name] = self.dense_bytes * self.curves[name].elements
+            self.predicted[name] = self.spent[name]
         return name in self.dense
 
     def keep_rows(self, name: str, kept: Tensor) -> None:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-LEVELS = tuple(2.0**exponent for exponent in range(-60, 1))
+LEVELS = tuple(2.0**exponent for exponent in range(-60, 41))
 """Levels at which a curve is measured, an octave (half a bit) apart."""
 SAMPLE_ROWS = 64
 LARGEST_CODE = 127

@@ -14,6 +14,8 @@ from spq_core.errors import RecipeError
 Levels = dict[str, float]
 Rule = Callable[[float, Mapping[str, Curve]], Levels]
 STEPS_OF_SEARCH = 60
+RANGE = (-42.0, 62.0)
+"""Of the number searched for: octaves of a level, bits, or octaves of an error."""
 
 
 def one_level(number: float, curves: Mapping[str, Curve]) -> Levels:
@@ -68,7 +70,7 @@ def rule_named(allocation: str, blocks: Mapping[str, float]) -> Rule:
 
 def search(rule: Rule, curves: Mapping[str, Curve], wanted_bytes: float) -> Levels:
     """The levels of a rule whose bytes come closest to `wanted_bytes`."""
-    low, high = 0.0, 64.0
+    low, high = RANGE
     for _ in range(STEPS_OF_SEARCH):
         middle = (low + high) / 2
         if total_bytes(curves, rule(middle, curves)) > wanted_bytes:
@@ -101,7 +103,7 @@ def choose_dense(
 
 def bytes_for_loss(rule: Rule, curves: Mapping[str, Curve], loss: float) -> float:
     """The fewest bytes at which a rule expects at most `loss`."""
-    low, high = 0.0, 64.0
+    low, high = RANGE
     for _ in range(STEPS_OF_SEARCH):
         middle = (low + high) / 2
         if expected_loss(curves, rule(middle, curves)) > loss:

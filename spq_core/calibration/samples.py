@@ -10,6 +10,7 @@ from torch import Tensor
 
 from spq_core.calibration.texts import Text, non_blank_lines, refuse_shared_lines
 from spq_core.calibration.windows import padded_lines, spread_windows
+from spq_core.model_files import read_json_object
 from spq_core.modeling.tokenizer import load_tokenizer
 from spq_core.recipe import Calibration
 
@@ -37,9 +38,11 @@ def calibration_samples(
     leaked = settings.allow_evaluation_text
     part = text.evaluation if leaked else text.calibration
     tokenizer = load_tokenizer(model_folder)
+    length = settings.length
     if settings.form == "windows":
+        length = min(length, _positions(model_folder) or length)
         lines = part.split("\n")
-        windows = spread_windows(tokenizer, part, settings.length, settings.samples)
+        windows = spread_windows(tokenizer, part, length, settings.samples)
     else:
         lines = non_blank_lines(part, settings.samples)
         windows = padded_lines(tokenizer, lines, settings.length)
@@ -52,7 +55,14 @@ def calibration_samples(
         "samples_sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
         "form": settings.form,
         "samples": settings.samples,
-        "length": settings.length,
+        "length": length,
         "is_evaluation_text": leaked,
     }
     return CalibrationSamples(windows, description)
+
+
+def _positions(model_folder: Path) -> int | None:
+    """How many positions the model has; windows are cut to it."""
+    config = read_json_object(model_folder / "config.json")
+    positions = config.get("max_position_embeddings", config.get("n_positions"))
+    return positions if isinstance(positions, int) else None

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from spq_core.svd.factorize import decompose, truncate
+from spq_core.svd.factorize import decompose, decompose_output, project_outputs, truncate
 
 
 @pytest.mark.parametrize("shape", [(30, 50), (50, 30), (40, 40)])
@@ -22,3 +22,20 @@ def test_zero_matrix_gives_finite_factors():
     zeros = torch.zeros(20, 30)
     up, down = truncate(zeros, decompose(zeros), 3)
     assert torch.equal(up @ down, zeros)
+
+
+@pytest.mark.parametrize("shape", [(30, 50), (50, 30)])
+@pytest.mark.parametrize("singular_values", ["up", "split", "down"])
+def test_output_error_is_the_dropped_energy_and_below_plain_svd(shape, singular_values):
+    generator = torch.Generator().manual_seed(2)
+    weight = torch.randn(shape, generator=generator)
+    rows = torch.randn(500, shape[1], generator=generator) * torch.logspace(0, -2, shape[1])
+    second = rows.T @ rows / 500
+    outputs = decompose_output(weight, second)
+    up, down = project_outputs(weight, outputs, 8, singular_values)
+    error = float(((rows @ (up @ down - weight).T).square().sum(dim=1)).mean())
+    dropped = float(outputs.singular_values[8:].square().sum())
+    assert error == pytest.approx(dropped, rel=1e-3)
+    plain_up, plain_down = truncate(weight, decompose(weight), 8)
+    plain = float(((rows @ (plain_up @ plain_down - weight).T).square().sum(dim=1)).mean())
+    assert error < 0.5 * plain

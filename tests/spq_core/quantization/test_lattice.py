@@ -1,0 +1,111 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spq_core.allocation.curve import curve_of
+from spq_core.errors import ArtifactError
+from spq_core.layers.coded import decode, encode, lattice_linear
+from spq_core.layers.slicing import float_weight
+from spq_core.layers.steps import CodedWeight, Steps
+from spq_core.quantization.feedback import damped, feedback_of, output_error
+from spq_core.quantization.grid import choose_grid, round_to_grid
+from spq_core.quantization.lattice import choose_steps, round_to_lattice
+from tests.spq_core.quantization.test_feedback import correlated_inputs
+
+
+def example(rows=96, columns=64):
+    generator = torch.Generator().manual_seed(5)
+    weight = torch.randn(rows, columns, generator=generator)
+    return weight, correlated_inputs(columns, 2000), torch.rand(rows, generator=generator) + 0.2
+
+
+def rounded_at(level, weight, second, row_weights):
+    feedback = feedback_of(second)
+    return round_to_lattice(
+        weight, feedback, choose_steps(weight, feedback, row_weights, level), second
+    )
+
+
+def test_fine_lattices_cost_a_twelfth_of_their_level_per_weight():
+    weight, second, row_weights = example()
+    level = 1e-2
+    lattice = rounded_at(level, weight, second, row_weights)
+    cost = (row_weights * output_error(weight, lattice.widened(), damped(second, 0.01))).sum()
+    assert float(cost) / weight.numel() == pytest.approx(level / 12, rel=0.1)
+
+
+def test_a_lattice_beats_a_grid_of_the_same_bytes_by_far():
+    weight, second, row_weights = example(256)
+    grid = choose_grid(weight, 4, 32, symmetric=False)
+    bits = 4 + 24 / 32
+    by_grid = round_to_grid(weight, grid, feedback_of(second)).widened()
+    level = curve_of(weight, row_weights, feedback_of(second).column_steps).level_with_bits(bits)
+    lattice = rounded_at(level, weight, second, row_weights)
+    stored = encode(lattice.codes, lattice.steps).packed.numel() * 8 / weight.numel()
+    assert stored < bits + 0.3  # 320 bytes of steps weigh more here than in a real matrix
+    ours, theirs = (
+        float((row_weights * output_error(weight, changed, second)).sum())
+        for changed in (lattice.widened(), by_grid)
+    )
+    assert ours < 0.5 * theirs
+
+
+def test_weights_far_above_the_rest_keep_their_value():
+    weight, second, row_weights = example()
+    weight[3, 7], weight[:, 9] = 80.0, weight[:, 9] * 50
+    lattice = rounded_at(1e-3, weight, second, row_weights)
+    assert lattice.codes.abs().max() <= 127
+    assert lattice.relative_error < 0.02
+
+
+@given(st.integers(1, 20), st.integers(1, 30), st.integers(0, 127), st.integers(0, 2**31))
+def test_coding_loses_nothing(rows, columns, largest, seed):
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(-largest, largest + 1, (rows, columns), generator=generator)
+    steps = Steps(
+        0.5,
+        torch.randint(0, 256, (rows,), generator=generator).to(torch.uint8),
+        torch.randint(0, 256, (columns,), generator=generator).to(torch.uint8),
+    )
+    back, found = decode(encode(codes.to(torch.int8), steps), rows, columns)
+    assert torch.equal(back.long(), codes)
+    assert torch.equal(found.rows, steps.rows)
+    assert torch.equal(found.columns, steps.columns)
+    assert found.base == 0.5
+
+
+def test_coding_takes_little_more_than_the_entropy():
+    generator = torch.Generator().manual_seed(6)
+    codes = (torch.randn(512, 576, generator=generator) * 3).round().to(torch.int8)
+    counts = torch.bincount(codes.flatten().long() + 127).double()
+    shares = counts[counts > 0] / codes.numel()
+    entropy = float(-(shares * shares.log2()).sum())
+    steps = Steps(1.0, torch.zeros(512, dtype=torch.uint8), torch.zeros(576, dtype=torch.uint8))
+    bits = 8 * encode(codes, steps).packed.numel() / codes.numel()
+    assert entropy < bits < entropy + 0.09
+
+
+def test_damaged_codes_are_refused():
+    codes = torch.randint(-9, 10, (40, 50), generator=torch.Generator().manual_seed(8)).char()
+    steps = Steps(1.0, torch.zeros(40, dtype=torch.uint8), torch.zeros(50, dtype=torch.uint8))
+    coded = encode(codes, steps)
+    cut = CodedWeight(coded.packed[:-20], coded.base, coded.order)
+    broken = CodedWeight(torch.full_like(coded.packed, 255), coded.base, coded.order)
+    for damaged, message in [(cut, "codes end after"), (broken, "cannot be decoded")]:
+        with pytest.raises(ArtifactError, match=message):
+            decode(damaged, 40, 50)
+    with pytest.raises(ArtifactError, match="cannot hold"):
+        decode(coded, 40_000, 50_000)
+
+
+@pytest.mark.parametrize("tokens", [1, 40])
+def test_a_layer_of_lattice_codes_multiplies_by_the_widened_weight(tokens):
+    weight, second, row_weights = example()
+    lattice = rounded_at(1e-2, weight, second, row_weights)
+    layer = lattice_linear(lattice.codes, lattice.steps, None)
+    torch.testing.assert_close(float_weight(layer), lattice.widened())
+    x = torch.randn(tokens, 64, generator=torch.Generator().manual_seed(7))
+    expected = x @ lattice.widened().T
+    assert (layer(x) - expected).norm() < 0.01 * expected.norm()
+    assert layer.to(torch.bfloat16).input_scale.dtype == torch.float32
