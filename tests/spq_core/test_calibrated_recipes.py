@@ -13,6 +13,7 @@ import torch
 from spq_core.artifact.manifest import read_manifest, verify_files
 from spq_core.artifact.read import load_artifact
 from spq_core.calibration.texts import builtin_text
+from spq_core.catalog import resolve
 from spq_core.errors import ArtifactError, RecipeError
 from spq_core.layers.coded import CodedLinear
 from spq_core.layers.int8_linear import Int8Linear
@@ -70,6 +71,27 @@ def test_a_byte_target_is_hit_whatever_the_rule(tmp_path, ratio, allocation):
     what = recipe(RATE, target={"bytes_ratio": ratio, "allocation": allocation})
     report = run(folder, tmp_path / "out", what)
     assert report.ratio_to_source == pytest.approx(ratio, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["svd-only", "prune-only", "quant-only"])
+def test_one_method_alone_hits_its_target_too(tmp_path, name):
+    folder = save_tiny(tmp_path / "source", "llama", torch.bfloat16, hidden=192)
+    what = resolve({"extends": name, "calibration": WINDOWS, "target": {"bytes_ratio": 0.85}})
+    report = run(folder, tmp_path / "out", what)
+    assert report.ratio_to_source == pytest.approx(0.85, rel=0.03)
+    kinds = {type(module) for module in load_artifact(tmp_path / "out").modules()}
+    assert (LowRankLinear in kinds) == (name == "svd-only")
+    assert (Int8Linear in kinds) == (name == "quant-only")
+
+
+def test_rank_neurons_and_bits_share_one_target(tmp_path):
+    folder = save_tiny(tmp_path / "source", "llama", torch.bfloat16, hidden=192, vocabulary=4096)
+    stages = [SVD | {"variance": "auto"}, PRUNE | {"max_ratio": "auto"}, RATE]
+    report = run(folder, tmp_path / "out", recipe(*stages, target={"bytes_ratio": 0.3}))
+    assert report.ratio_to_source == pytest.approx(0.3, rel=0.02)
+    by_stage = {module.stage for module in report.modules if module.applied}
+    # its attention matrices have decaying spectra: a lower rank is worth it there
+    assert {"svd", "quantize"} <= by_stage
 
 
 def test_more_bytes_bring_the_model_closer_to_its_source(tmp_path):

@@ -39,10 +39,14 @@ def test_the_expected_loss_of_an_error_is_the_kl_it_causes(tmp_path, windows, fa
         if isinstance(module, torch.nn.ModuleList) and len(module) == 3
     )  # fmt: skip
     generator = torch.Generator().manual_seed(1)
-    for name, statistics in found[where].matrices.items():
+    family_names = load_skeleton(folder).family
+    # Behind attention, errors of different tokens meet in one sum, which K-FAC leaves out; in random
+    # models, whose attention is even, that is most of it. So the oracle is for the MLP.
+    for name in (*family_names.mlp_in, family_names.mlp_out):
+        statistics = found[where].matrices[name]
         weight = layers[where].get_submodule(name).weight
         ours = weight.T if type(layers[where].get_submodule(name)).__name__ == "Conv1D" else weight
-        noise = torch.randn(ours.shape, generator=generator) * ours.std() * 0.1
+        noise = torch.randn(ours.shape, generator=generator) * ours.detach().std() * 0.1
         energy = ((noise @ statistics.inputs.second) * noise).sum(dim=1)
         expected = 0.5 * float((statistics.output_weights * energy).sum())
         with torch.no_grad():
@@ -51,7 +55,6 @@ def test_the_expected_loss_of_an_error_is_the_kl_it_causes(tmp_path, windows, fa
             after = model(windows).logits.log_softmax(-1)
             weight.copy_(original)
         kl = float((before.exp() * (before - after)).sum(-1).mean())
-        # K-FAC leaves out correlations; on these models it is right within a factor of two.
         assert 0.4 < kl / expected < 2.5, (name, kl, expected)
 
 

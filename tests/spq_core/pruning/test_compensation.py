@@ -49,7 +49,9 @@ def test_a_neuron_that_others_can_replace_is_removed_without_loss():
     assert int(score_neurons("obs", weight, moments(rows)).argmin()) in {1, 4, 7}
     kept = torch.tensor([j for j in range(12) if j != 4])
     updated = compensate("least_squares", weight, None, kept, moments(rows))
-    assert output_loss(rows, weight, None, kept, updated) < 0.01 * float((rows @ weight.T).square().mean())
+    assert output_loss(rows, weight, None, kept, updated) < 0.01 * float(
+        (rows @ weight.T).square().mean()
+    )
 
 
 def test_an_obs_score_is_the_loss_after_the_best_update():

@@ -31,7 +31,9 @@ def test_fine_lattices_cost_a_twelfth_of_their_level_per_weight():
     weight, second, row_weights = example()
     level = 1e-2
     lattice = rounded_at(level, weight, second, row_weights)
-    cost = (row_weights * output_error(weight, lattice.widened(), damped(second, 0.01))).sum()
+    cost = (
+        row_weights * output_error(weight, lattice.widened(), damped(second, 0.01).float())
+    ).sum()
     assert float(cost) / weight.numel() == pytest.approx(level / 12, rel=0.1)
 
 
