@@ -95,3 +95,13 @@ def _stopping_at(module: nn.Module) -> Iterator[list[Tensor]]:
         yield received
     finally:
         handle.remove()
+
+
+def input_of(module: nn.Module, run: Callable[[], object]) -> Tensor:
+    """What a module receives when `run` is called; the forward pass ends there."""
+    with _stopping_at(module) as received:
+        try:
+            run()
+        except _Reached:
+            return received.pop()
+    raise RuntimeError("the forward pass did not reach the module")

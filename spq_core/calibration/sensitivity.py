@@ -12,6 +12,7 @@ Hidden states wait on disk between the two passes, so one decoder layer is resid
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,8 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from spq_core.calibration.inputs import InputMoments
+from spq_core.calibration.inputs import InputMoments, input_of
 from spq_core.calibration.stream import CalibrationStream, begin_stream, widen_small_parts
+from spq_core.layers.slicing import bias_of
 from spq_core.modeling.blocks import load_layer, load_rest
 from spq_core.modeling.checkpoint import Checkpoint
 from spq_core.modeling.skeleton import Skeleton
@@ -29,6 +31,7 @@ from spq_core.progress import Progress
 
 LOGIT_TOKENS = 128
 """Logits exist for this many tokens at a time: a vocabulary may have hundreds of thousands."""
+HEAD_ROWS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,35 +123,79 @@ def _through_head(
     """Statistics of the head, and gradients of the sampled log-likelihood at the last layer."""
     rest = load_rest(skeleton, checkpoint)
     widen_small_parts(rest, skeleton)
-    head = rest.get_submodule(skeleton.head_path)
+    head = linear_head(rest, skeleton)
+    cap = getattr(skeleton.config, "final_logit_softcapping", None)
     generator = torch.Generator().manual_seed(0)
-    rest.set_submodule(skeleton.head_path, nn.Identity())
-    probabilities = torch.zeros(head.weight.shape[0], dtype=torch.float64)
-    second = torch.zeros(head.weight.shape[1], head.weight.shape[1])
-    weight, bias = head.weight.detach().float(), head.bias
+    probabilities = torch.zeros(head.out_features, dtype=torch.float64)
+    second = torch.zeros(head.in_features, head.in_features)
     gradients: list[Tensor] = []
     tokens = 0
     for position, states in enumerate(stream.hidden):
         stream.hidden[position] = states.detach().requires_grad_()
-        normed = stream.through_rest(skeleton, rest, position)[0]
+        normed = input_of(head, partial(stream.through_rest, skeleton, rest, position))
         at_head = torch.empty_like(normed)
-        for start in range(0, normed.shape[0], LOGIT_TOKENS):
-            rows = normed[start : start + LOGIT_TOKENS].detach().requires_grad_()
-            logits = functional.linear(rows, weight, bias)
-            predicted = logits.detach().softmax(dim=-1)
+        for start in range(0, normed.shape[1], LOGIT_TOKENS):
+            some = slice(start, start + LOGIT_TOKENS)
+            predicted, at_head[0, some] = _drawn_gradient(
+                head, normed.detach()[0, some], cap, generator
+            )
             probabilities += predicted.sum(dim=0)
-            drawn = torch.multinomial(predicted, 1, generator=generator)[:, 0]
-            loss = functional.cross_entropy(logits, drawn, reduction="sum")
-            (at_head[start : start + LOGIT_TOKENS],) = torch.autograd.grad(loss, rows)
         (gradient,) = torch.autograd.grad(normed, stream.hidden[position], at_head)
         gradients.append(gradient)
         stream.hidden[position] = states
-        second.addmm_(normed.detach().T, normed.detach())
-        tokens += normed.shape[0]
+        rows = normed.detach()[0]
+        second.addmm_(rows.T, rows)
+        tokens += rows.shape[0]
     return (
         EmbeddingStatistics(second / tokens, (probabilities / tokens).float(), second),
         gradients,
     )
+
+
+def linear_head(rest: nn.Module, skeleton: Skeleton) -> nn.Linear:
+    """The output head of a model's outermost block."""
+    head = rest.get_submodule(skeleton.head_path)
+    if not isinstance(head, nn.Linear):
+        raise TypeError(f"{skeleton.head_path} is not a linear layer")
+    return head
+
+
+@torch.no_grad()
+def _drawn_gradient(
+    head: nn.Linear,
+    rows: Float[Tensor, "tokens dim"],
+    cap: float | None,
+    generator: torch.Generator,
+) -> tuple[Float[Tensor, "tokens vocabulary"], Float[Tensor, "tokens dim"]]:
+    """Predicted probabilities, and the gradient of −log p of a drawn token at the head's input.
+
+    Written out, so that some thousand rows of the head exist in float32 at a time.
+
+    Args:
+        cap: some models bound logits z by cap · tanh(z / cap).
+    """
+    vocabulary = head.out_features
+    bias = bias_of(head)
+    logits = torch.empty(rows.shape[0], vocabulary)
+    for start in range(0, vocabulary, HEAD_ROWS):
+        some = slice(start, start + HEAD_ROWS)
+        logits[:, some] = rows @ head.weight[some].float().T
+    if bias is not None:
+        logits += bias
+    slope: Tensor | None = None
+    if cap is not None:
+        bounded = (logits / cap).tanh_()
+        slope, logits = 1 - bounded.square(), cap * bounded
+    predicted = logits.softmax(dim=-1)
+    drawn = torch.multinomial(predicted, 1, generator=generator)
+    error = predicted.scatter_add(1, drawn, torch.full(drawn.shape, -1.0))
+    if slope is not None:
+        error *= slope
+    gradient = torch.zeros_like(rows)
+    for start in range(0, vocabulary, HEAD_ROWS):
+        some = slice(start, start + HEAD_ROWS)
+        gradient += error[:, some] @ head.weight[some].float()
+    return predicted, gradient
 
 
 def _back_through(
