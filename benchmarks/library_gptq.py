@@ -14,6 +14,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
@@ -24,26 +25,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("model")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--text", type=Path, required=True)
-    parser.add_argument("--bits", type=int, default=4)
-    parser.add_argument("--group", type=int, default=32)
-    parser.add_argument("--symmetric", action="store_true")
-    parser.add_argument("--embedding-bits", type=int, default=4)
-    parser.add_argument("--embedding-group", type=int, default=32)
-    parser.add_argument("--samples", type=int, default=32)
-    parser.add_argument("--length", type=int, default=512)
-    options = parser.parse_args()
+    options = read_options()
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    per_row = options.group == 0
     weights = QuantizationArgs(
         num_bits=options.bits,
         symmetric=options.symmetric,
-        strategy="channel" if per_row else "group",
-        group_size=None if per_row else options.group,
+        strategy="group",
+        group_size=options.group,
     )
     started = time.monotonic()
     oneshot(
@@ -58,26 +47,47 @@ def main() -> None:
     )
     seconds = time.monotonic() - started
     source = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
-    stored = 0.0
-    with torch.no_grad():
-        for name, parameter in source.named_parameters():
-            quantized = model.get_parameter(name)
-            if name.endswith("_proj.weight"):
-                parameter.copy_(quantized)
-                stored += grid_bytes(parameter, options.bits, options.group, options.symmetric)
-            elif name == "model.embed_tokens.weight":
-                bits, group = options.embedding_bits, options.embedding_group
-                parameter.copy_(rounded(parameter, bits, group))
-                stored += grid_bytes(parameter, bits, group, symmetric=False)
-            else:
-                stored += 2 * parameter.numel()
+    stored = take_over(source, model, options)
     source.save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
     document = {"bytes": round(stored), "seconds": seconds, "options": vars(options)}
     (options.out / "bytes.json").write_text(json.dumps(document, default=str), encoding="utf-8")
 
 
-def calibration(tokenizer, options) -> Dataset:
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--bits", type=int, default=4)
+    parser.add_argument("--group", type=int, default=32)
+    parser.add_argument("--symmetric", action="store_true")
+    parser.add_argument("--embedding-bits", type=int, default=4)
+    parser.add_argument("--embedding-group", type=int, default=32)
+    parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument("--length", type=int, default=512)
+    return parser.parse_args()
+
+
+@torch.no_grad()
+def take_over(source: Any, quantized: Any, options: argparse.Namespace) -> float:
+    """Copy quantized weights into the source model, and count what they take when packed."""
+    stored = 0.0
+    for name, parameter in source.named_parameters():
+        if name.endswith("_proj.weight"):
+            parameter.copy_(quantized.get_parameter(name))
+            zeros = 0 if options.symmetric else options.bits
+            stored += grid_bytes(parameter, options.bits, options.group, zeros)
+        elif name == "model.embed_tokens.weight":
+            bits, group = options.embedding_bits, options.embedding_group
+            parameter.copy_(rounded(parameter, bits, group))
+            stored += grid_bytes(parameter, bits, group, bits)
+        else:
+            stored += 2 * parameter.numel()
+    return stored
+
+
+def calibration(tokenizer: Any, options: argparse.Namespace) -> Dataset:
     """The windows that our recipes use: evenly spaced over the text."""
     ids = tokenizer(options.text.read_text(encoding="utf-8"))["input_ids"]
     count = len(ids) // options.length
@@ -88,13 +98,13 @@ def calibration(tokenizer, options) -> Dataset:
     )
 
 
-def grid_bytes(weight, bits: int, group: int, symmetric: bool) -> float:
-    """Codes, a float16 scale per group, and a zero point of `bits` bits where there is one."""
-    groups = weight.shape[0] * math.ceil(weight.shape[1] / (group or weight.shape[1]))
-    return (bits * weight.numel() + groups * (16 + (0 if symmetric else bits))) / 8
+def grid_bytes(weight: torch.Tensor, bits: int, group: int, zero_bits: int) -> float:
+    """Codes, and a float16 scale and a zero point per group."""
+    groups = weight.shape[0] * math.ceil(weight.shape[1] / group)
+    return (bits * weight.numel() + groups * (16 + zero_bits)) / 8
 
 
-def rounded(weight, bits: int, group: int):
+def rounded(weight: torch.Tensor, bits: int, group: int) -> torch.Tensor:
     """Round to nearest, asymmetric, per group."""
     parts = weight.reshape(weight.shape[0], -1, group)
     low, high = parts.amin(-1, keepdim=True).clamp(max=0), parts.amax(-1, keepdim=True).clamp(min=0)
