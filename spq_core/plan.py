@@ -16,7 +16,6 @@ from spq_core.allocation.curve import Curve, curve_of
 from spq_core.allocation.rules import (
     bytes_for_loss,
     check_reachable,
-    choose_dense,
     one_level,
     rule_named,
     search,
@@ -184,12 +183,11 @@ def _by_rate(
         survey.price_parts(levels, 0.0)
         structure = decide(survey.directions, survey.neurons, price_at(next(iter(levels.values()))))
         _shrink_curves(curves, survey, structure)
-    dense = choose_dense(curves, wanted, checkpoint.dtype.itemsize)
     return Plan(
         structure,
         Budget(
             curves, survey.row_weights, statistics, wanted,
-            allocation=target.allocation, turns=survey.turns, dense=dense,
+            allocation=target.allocation, turns=survey.turns,
             dense_bytes=checkpoint.dtype.itemsize,
         ),
     )  # fmt: skip

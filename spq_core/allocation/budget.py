@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from spq_core.allocation.curve import Curve
-from spq_core.allocation.rules import Levels, rule_named, search, total_bytes
+from spq_core.allocation.rules import Levels, choose_dense, rule_named, search, total_bytes
 from spq_core.calibration.sensitivity import EmbeddingStatistics
 
 TEMPER = 0.7
@@ -48,7 +48,7 @@ class Budget:
     turns: dict[str, float] = field(default_factory=dict)
     """Importance of each matrix's layer, for the rule `mgaa`."""
     dense: frozenset[str] = frozenset()
-    """Matrices that stay as they are, because there are bytes for it."""
+    """Of the matrices that remain, those that stay as they are, because there are bytes for it."""
     dense_bytes: int = 2
     """Bytes of a weight that stays as it is."""
     spent: dict[str, int] = field(default_factory=dict)
@@ -59,7 +59,8 @@ class Budget:
         """Levels of the matrices that are not yet paid for."""
         rest = {name: curve for name, curve in self.curves.items() if name not in self.spent}
         left = self.wanted_bytes - sum(self.spent.values())
-        for name in self.dense & rest.keys():
+        self.dense = choose_dense(rest, left / self.excess(), self.dense_bytes)
+        for name in self.dense:
             left -= self.dense_bytes * rest.pop(name).elements
         rule = rule_named(self.allocation, self.turns)
         return search(rule, rest, left / self.excess())
@@ -97,7 +98,6 @@ class Budget:
             "wanted_bytes": self.wanted_bytes,
             "allocation": self.allocation,
             "turns": self.turns,
-            "dense": sorted(self.dense),
             "dense_bytes": self.dense_bytes,
             "spent": self.spent,
             "predicted": self.predicted,
@@ -127,7 +127,7 @@ class Budget:
         )
         self.wanted_bytes = values["wanted_bytes"]
         self.allocation, self.turns = values["allocation"], values["turns"]
-        self.dense, self.dense_bytes = frozenset(values["dense"]), values["dense_bytes"]
+        self.dense_bytes = values["dense_bytes"]
         self.spent, self.predicted = values["spent"], values["predicted"]
 
 
