@@ -15,7 +15,7 @@ from spq_core.artifact.manifest import MANIFEST_FILE, read_manifest, verify_file
 from spq_core.calibration.texts import BUILTIN, Text, builtin_text, find_text
 from spq_core.catalog import read_request, resolve
 from spq_core.console import ConsoleProgress
-from spq_core.errors import DatasetError, RecipeError, SpqError
+from spq_core.errors import DatasetError, EvaluationError, RecipeError, SpqError
 from spq_core.evaluation.measure import choose_device, measure
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.summary import summary_rows
@@ -196,6 +196,63 @@ def evaluate_command(
     if as_json:
         document = rows[-1] | {"rows": rows, "evaluation": asdict(measurement)}
         click.echo(json.dumps(document, indent=1))
+    else:
+        click.echo(figures_table(rows))
+
+
+@click.command("compare")
+@click.argument(
+    "folders",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+)
+@click.option(
+    "--dataset",
+    default="wikitext2",
+    show_default=True,
+    help="Text by name: wikitext2, c4, builtin, or a name in --data-dir.",
+)
+@click.option(
+    "--windows", default=32, show_default=True, type=click.IntRange(1), help="Number of windows."
+)
+@click.option("--throughput/--no-throughput", default=True, help="Time prefill and decoding.")
+@DEVICE_OPTION
+@DATA_OPTION
+@JSON_OPTION
+def compare_command(
+    folders: tuple[Path, ...],
+    dataset: str,
+    windows: int,
+    throughput: bool,
+    device: str,
+    data_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure model folders side by side; KL and top-1 are against the first."""
+    if len({folder.resolve().name for folder in folders}) < len(folders):
+        raise EvaluationError(
+            "two of the folders have one name; the table could not tell them apart"
+        )
+    logging.disable_progress_bar()
+    named = {folder.resolve().name: folder for folder in folders}
+    for folder in folders:
+        if (folder / MANIFEST_FILE).is_file():
+            verify_files(folder, read_manifest(folder))
+    progress = ConsoleProgress()
+    try:
+        with tempfile.TemporaryDirectory(prefix="spq-") as scratch:
+            text = _text(dataset, data_dir, Path(scratch))
+        settings = EvaluationSettings(perplexity=(text.name,), limit=windows, throughput=throughput)
+        measurement = measure(
+            named, {text.name: text}, settings, progress,
+            reference=next(iter(named)), device=choose_device(device),
+        )  # fmt: skip
+    finally:
+        progress.close()
+    rows = [asdict(row) for row in summary_rows(measurement)]
+    if as_json:
+        click.echo(json.dumps({"rows": rows, "evaluation": asdict(measurement)}, indent=1))
     else:
         click.echo(figures_table(rows))
 

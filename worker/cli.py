@@ -17,6 +17,7 @@ COMMANDS = {
         "Compress a model folder or Hub model, without a service.",
     ),
     "evaluate": ("spq_core.cli:evaluate_command", "Measure any model folder."),
+    "compare": ("spq_core.cli:compare_command", "Measure model folders side by side."),
     "inspect": ("spq_core.documents_cli:inspect_command", "Show what is in an artifact."),
     "recipes": ("spq_core.documents_cli:recipes_command", "List the recipe catalog."),
     "serve": (

@@ -59,6 +59,24 @@ def test_compress_evaluate_inspect(model, tmp_path):
     assert "all digests match" in spq("inspect", out).stdout
 
 
+def test_compare_sets_folders_side_by_side(model, tmp_path):
+    for name in ("svd-only", "small"):
+        small = {"extends": name, "calibration": {"samples": 4, "length": 48}}
+        small["target"] = {"bytes_ratio": 0.9 if name == "svd-only" else 0.2}
+        (tmp_path / f"{name}.json").write_text(json.dumps(small))
+        spq(
+            "compress", model, "--recipe", tmp_path / f"{name}.json", "--dataset", "builtin",
+            "--out", tmp_path / name,
+        )  # fmt: skip
+    options = ("--dataset", "builtin", "--windows", 2, "--no-throughput")
+    done = spq("compare", model, tmp_path / "svd-only", tmp_path / "small", *options, "--json")
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["name"] for row in rows] == [model.name, "svd-only", "small"]
+    assert rows[0]["kl"] is None
+    assert rows[1]["kl"] > 0
+    assert rows[2]["bytes_on_disk"] < rows[1]["bytes_on_disk"] < rows[0]["bytes_on_disk"]
+
+
 def test_compress_with_figures_prints_the_table(model, tmp_path):
     done = spq(
         "compress",
