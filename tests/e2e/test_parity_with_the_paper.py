@@ -50,21 +50,21 @@ def paper_run(smollm2, shared, tmp_path_factory):
     kept = {}
     plain_apply = PruneStage.apply
 
-    def noting_apply(stage, path, block):
-        reports = plain_apply(stage, path, block)
+    def noting_apply(stage, path, block, inputs):
+        reports = plain_apply(stage, path, block, inputs)
         if path:
             scores, ratio = stage.scores[path], stage.ratios()[path]
             count = int(scores.numel() * (1 - ratio))
             kept[path] = (ratio, torch.topk(scores, count).indices.sort().values)
         return reports
 
-    patch = pytest.MonkeyPatch()
-    patch.setattr(PruneStage, "apply", noting_apply)
     out = tmp_path_factory.mktemp("paper") / "out"
     recipe = resolve({"extends": "spq-paper", "calibration": {"allow_evaluation_text": True}})
     text = find_text("wikitext2", shared / "data")
-    report = compress(SourceModel(folder=smollm2, name="SmolLM2-135M"), recipe, out, text=text)
-    patch.undo()
+    source = SourceModel(folder=smollm2, name="SmolLM2-135M")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PruneStage, "apply", noting_apply)
+        report = compress(source, recipe, out, text=text)
     return out, report, kept, text
 
 
