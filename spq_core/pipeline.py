@@ -26,7 +26,7 @@ from spq_core.model_files import check_model_folder
 from spq_core.modeling.checkpoint import Checkpoint, open_checkpoint
 from spq_core.modeling.skeleton import Skeleton, load_skeleton
 from spq_core.passes import Run
-from spq_core.plan import NO_STRUCTURE, Plan, make_plan
+from spq_core.plan import NO_STRUCTURE, Plan, make_plan, rate_settings
 from spq_core.progress import Progress, Silent
 from spq_core.pruning.stage import PruneStage, forget
 from spq_core.quantization.grid_stage import GridStage
@@ -111,6 +111,9 @@ def compress(
     )
     found = states.load() if resume else None
     scratch = out.with_name(f"{out.name}.spool")
+    if found is None:  # what another run left must not be taken for this one's
+        states.remove()
+        shutil.rmtree(scratch, ignore_errors=True)
     with _cleaned_up(scratch, states):
         plan = _plan(recipe, source, skeleton, checkpoint, samples, scratch, progress, found)
         stages = build_stages(recipe, skeleton, checkpoint, plan)
@@ -195,7 +198,7 @@ def _plan(
     if recipe.target is None or samples is None:
         return Plan(NO_STRUCTURE, None)
     if found is not None:
-        by_rate = any(isinstance(one, QuantizeSettings) for one in recipe.stages)
+        by_rate = rate_settings(recipe) is not None
         return Plan(NO_STRUCTURE, empty_budget() if by_rate else None)
     return make_plan(
         recipe, skeleton, checkpoint, samples.windows,

@@ -35,7 +35,7 @@ from spq_core.calibration.sensitivity import (
     MatrixStatistics,
     measure_sensitivity,
 )
-from spq_core.errors import RecipeError
+from spq_core.errors import RecipeError, UnsupportedModelError
 from spq_core.layers.slicing import float_weight, linear_at
 from spq_core.modeling.checkpoint import Checkpoint
 from spq_core.modeling.skeleton import Skeleton
@@ -100,7 +100,7 @@ class _Survey:
 
     def enter(self, name: str, weight: Tensor, weights: Tensor, second: Tensor) -> None:
         """Measure a matrix's curve, if it will be quantized by rate."""
-        settings = _rate_settings(self.recipe)
+        settings = rate_settings(self.recipe)
         if settings is None:
             return
         if self.factorised is None or self.factorised[0] is not second:
@@ -157,8 +157,12 @@ def make_plan(
     survey = _Survey(skeleton, recipe, target)
     picked = windows[_evenly(len(windows), max(1, SENSITIVITY_TOKENS // windows.shape[1]))]
     statistics = measure_sensitivity(skeleton, checkpoint, picked, scratch, progress, survey.visit)
-    if _rate_settings(recipe) is None:
+    if rate_settings(recipe) is None:
         return Plan(_by_structure_alone(survey, checkpoint, source_bytes), None)
+    if statistics.gradients.shape != statistics.head_inputs.shape:
+        raise UnsupportedModelError(
+            "the embedding is narrower than the layers; recipes with a target do not support that"
+        )
     tokens = token_weights(statistics.probabilities, picked.numel())
     for name, second in _matrices_of_rest(skeleton, recipe, statistics).items():
         stored = f"{name}.weight"
@@ -170,7 +174,7 @@ def _by_rate(
     survey: _Survey, checkpoint: Checkpoint, statistics: EmbeddingStatistics, source_bytes: int
 ) -> Plan:
     target, curves = survey.target, survey.curves
-    fixed = _fixed_bytes(checkpoint, curves)
+    fixed = _fixed_bytes(survey.skeleton, checkpoint, curves)
     rule = rule_named(target.allocation, survey.turns)
     if target.bytes_ratio is not None:
         wanted = target.bytes_ratio * source_bytes - fixed
@@ -200,7 +204,8 @@ def _by_structure_alone(survey: _Survey, checkpoint: Checkpoint, source_bytes: i
         raise RecipeError("without quantization a target is a bytes_ratio, for stages set to auto")
     survey.price_parts(None, checkpoint.dtype.itemsize)
     whole = structure_bytes(*parts, 0.0)
-    kept = source_bytes - whole + FIXED_BYTES + BYTES_PER_MATRIX * len(survey.directions)
+    stored = sum(_stored_bytes(survey.skeleton, checkpoint).values())
+    kept = stored - whole + FIXED_BYTES + BYTES_PER_MATRIX * len(survey.directions)
     wanted = survey.target.bytes_ratio * source_bytes - kept
     price = price_for_bytes(*parts, wanted)
     least = structure_bytes(*parts, 2.0**20)
@@ -238,7 +243,7 @@ def _matrices_of_rest(
     skeleton: Skeleton, recipe: Recipe, statistics: EmbeddingStatistics
 ) -> dict[str, Tensor]:
     """Head and embedding with the second moment their errors are weighed by, in the order of the run."""
-    settings = _rate_settings(recipe)
+    settings = rate_settings(recipe)
     embedding = settings is not None and settings.embedding
     if skeleton.tied:
         both = statistics.head_inputs + statistics.gradients
@@ -249,16 +254,24 @@ def _matrices_of_rest(
     return found
 
 
-def _fixed_bytes(checkpoint: Checkpoint, curves: dict[str, Curve]) -> float:
+def _fixed_bytes(skeleton: Skeleton, checkpoint: Checkpoint, curves: dict[str, Curve]) -> float:
     """Everything in the artifact that is not a quantized matrix."""
-    quantized = {checkpoint.stored_name(f"{name}.weight") for name in curves}
-    kept = sum(
-        header.n_bytes for name, header in checkpoint.tensors.items() if name not in quantized
-    )
+    quantized = {f"{name}.weight" for name in curves}
+    stored = _stored_bytes(skeleton, checkpoint)
+    kept = sum(n_bytes for name, n_bytes in stored.items() if name not in quantized)
     return kept + FIXED_BYTES + BYTES_PER_MATRIX * len(curves)
 
 
-def _rate_settings(recipe: Recipe) -> QuantizeStage | None:
+def _stored_bytes(skeleton: Skeleton, checkpoint: Checkpoint) -> dict[str, int]:
+    """Bytes of the tensors that an artifact would hold: files may have masks and repeated heads too."""
+    names = set(skeleton.model.state_dict())
+    if skeleton.tied:
+        names.discard(f"{skeleton.head_path}.weight")
+    return {name: checkpoint.tensors[checkpoint.stored_name(name)].n_bytes for name in names}
+
+
+def rate_settings(recipe: Recipe) -> QuantizeStage | None:
+    """The recipe's stage that quantizes by rate, if it has one."""
     return next(
         (
             stage

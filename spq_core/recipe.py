@@ -221,16 +221,29 @@ class Recipe(Document):
         )
         if auto and self.target is None:
             raise ValueError("auto needs a target to choose by")
+        if auto and not by_rate and any(isinstance(one, QuantizeStage) for one in self.stages):
+            raise ValueError(
+                "auto together with quantization needs method rate, which shares its target"
+            )
         if self.target is not None and not by_rate and not auto:
             raise ValueError(
                 "a target needs a quantize stage with method rate, or stages set to auto"
             )
         return self
 
+    @model_validator(mode="after")
+    def _quantized_last(self) -> Self:
+        for stage in self.stages[:-1]:
+            if isinstance(stage, QuantizeStage) and not stage.is_plain:
+                raise ValueError(
+                    "quantize must be the last stage, unless it is plain 8-bit rounding"
+                )
+        return self
+
     @property
     def needs_calibration(self) -> bool:
-        """Whether any stage looks at activations."""
-        return any(_looks_at_activations(stage) for stage in self.stages)
+        """Whether anything in the recipe looks at activations."""
+        return self.target is not None or any(_looks_at_activations(stage) for stage in self.stages)
 
     def document(self) -> dict[str, Any]:
         """The recipe with every default written out, as plain JSON values."""

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from spq_core.errors import NumericalError
+
 Group = tuple[str, ...]
 
 
@@ -78,6 +80,8 @@ class LayerInputs:
                         second.addmm_(rows.T, rows)
         if total is None or second is None:
             raise RuntimeError(f"no sample reached {name}")
+        if not torch.isfinite(second).all():
+            raise NumericalError("calibration", f"the input of {name}")
         return InputMoments(total / tokens, second / tokens)
 
 

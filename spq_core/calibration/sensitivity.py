@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from spq_core.calibration.inputs import InputMoments, input_of
 from spq_core.calibration.stream import CalibrationStream, begin_stream, widen_small_parts
+from spq_core.errors import NumericalError
 from spq_core.layers.slicing import bias_of
 from spq_core.modeling.blocks import load_layer, load_rest
 from spq_core.modeling.checkpoint import Checkpoint
@@ -133,6 +134,8 @@ def _through_head(
     for position, states in enumerate(stream.hidden):
         stream.hidden[position] = states.detach().requires_grad_()
         normed = input_of(head, partial(stream.through_rest, skeleton, rest, position))
+        if not torch.isfinite(normed).all():
+            raise NumericalError("calibration", f"the input of {skeleton.head_path}")
         at_head = torch.empty_like(normed)
         for start in range(0, normed.shape[1], LOGIT_TOKENS):
             some = slice(start, start + LOGIT_TOKENS)

@@ -47,10 +47,13 @@ class CalibrationStream:
         """
         replay = _Recorder(self.attributes, answer=self.hidden[position])
         rest.set_submodule(skeleton.layers_path, nn.ModuleList([replay]))
+        embedding = rest.get_submodule(skeleton.embedding_path)
+        widening = embedding.register_forward_hook(lambda _module, _inputs, output: output.float())
         ids = torch.zeros(self.hidden[position].shape[:2], dtype=torch.int64)
         try:
             logits: Tensor = rest(input_ids=ids, use_cache=False).logits
         finally:
+            widening.remove()
             rest.set_submodule(skeleton.layers_path, nn.ModuleList())
         return logits
 

@@ -10,6 +10,7 @@ turns them into 8-bit layers, which compute.
 """
 
 import zlib
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,16 +32,22 @@ CODES_PER_BYTE = 8
 
 def encode(codes: Int8[Tensor, "out n_in"], steps: Steps) -> CodedWeight:
     """Store codes and their steps."""
-    by_step = torch.argsort(steps.rows.int(), stable=True)
-    arrangements: dict[Order, Tensor] = {"columns": codes.T, "rows": codes[by_step]}
-    candidates = [
-        (order, _deflate(arranged.contiguous().numpy().tobytes(), level))
-        for order, arranged in arrangements.items()
-        for level in MEMORY_LEVELS
-    ]
-    order, shortest = min(candidates, key=lambda candidate: len(candidate[1]))
-    stored = torch.from_numpy(np.frombuffer(bytearray(shortest), dtype=np.uint8))
-    return CodedWeight(torch.cat([steps.rows, steps.columns, stored]), steps.base, order)
+    shortest: tuple[bytes, Order] | None = None
+    for order in ("columns", "rows"):
+        arranged = codes.T if order == "columns" else codes[_by_step(steps)]
+        raw = arranged.contiguous().numpy()
+        for level in MEMORY_LEVELS:
+            packed = _deflate(raw, level)
+            if shortest is None or len(packed) < len(shortest[0]):
+                shortest = packed, order
+        del arranged, raw
+    assert shortest is not None  # noqa: S101 - there are two orders
+    stored = torch.from_numpy(np.frombuffer(bytearray(shortest[0]), dtype=np.uint8))
+    return CodedWeight(torch.cat([steps.rows, steps.columns, stored]), steps.base, shortest[1])
+
+
+def _by_step(steps: Steps) -> Tensor:
+    return torch.argsort(steps.rows.int(), stable=True)
 
 
 def decode(coded: CodedWeight, n_out: int, n_in: int) -> tuple[Int8[Tensor, "out n_in"], Steps]:
@@ -67,13 +74,13 @@ def decode(coded: CodedWeight, n_out: int, n_in: int) -> tuple[Int8[Tensor, "out
     if coded.order == "columns":
         return flat.view(n_in, n_out).T.contiguous(), steps
     codes = torch.empty(n_out, n_in, dtype=torch.int8)
-    codes[torch.argsort(rows.int(), stable=True)] = flat.view(n_out, n_in)
+    codes[_by_step(steps)] = flat.view(n_out, n_in)
     return codes, steps
 
 
-def _deflate(raw: bytes, memory_level: int) -> bytes:
+def _deflate(raw: "np.ndarray[Any, np.dtype[np.int8]]", memory_level: int) -> bytes:
     writer = zlib.compressobj(9, zlib.DEFLATED, RAW, memory_level, zlib.Z_HUFFMAN_ONLY)
-    return writer.compress(raw) + writer.flush()
+    return writer.compress(raw.data.cast("B")) + writer.flush()
 
 
 class Coded(nn.Module):

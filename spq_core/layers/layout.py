@@ -5,10 +5,10 @@ the meta device and filled from safetensors without a floating-point copy ever e
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from torch import nn
 
 from spq_core.errors import ArtifactError
@@ -26,6 +26,16 @@ Bits = Literal[3, 4, 8]
 
 class _Layout(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Grouped = TypeVar("Grouped", bound="PackedLayout | PackedEmbeddingLayout")
+
+
+def _with_groups_within(layout: Grouped, columns: int) -> Grouped:
+    """Refuse groups wider than a row: widening one would take memory that no file paid for."""
+    if layout.group_size > columns:
+        raise ValueError(f"group_size {layout.group_size} is above {columns} columns")
+    return layout
 
 
 class DenseLayout(_Layout):
@@ -57,6 +67,10 @@ class PackedLayout(_Layout):
     bias: bool
     bits: Bits
     group_size: Size
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> Self:
+        return _with_groups_within(self, self.n_in)
 
 
 class CodedLayout(_Layout):
@@ -93,6 +107,10 @@ class PackedEmbeddingLayout(_Layout):
     output_scale: Positive = 1.0
     bits: Bits
     group_size: Size
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> Self:
+        return _with_groups_within(self, self.dim)
 
 
 class CodedEmbeddingLayout(_Layout):

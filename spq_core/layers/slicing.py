@@ -48,6 +48,7 @@ def keep_rows(layer: AnyLinear, kept: Int64[Tensor, " k"]) -> AnyLinear:
     if isinstance(layer, PackedLinear):
         raise TypeError("rows of packed codes are not cut; prune before quantizing")
     if isinstance(layer, Int8Linear):
+        _require_plain(layer)
         scale = layer.scale.data
         kept_scale = scale if scale.numel() == 1 else scale[kept]
         return Int8Linear.of(layer.unpadded_codes()[kept], kept_scale, bias)
@@ -62,8 +63,14 @@ def keep_columns(layer: AnyLinear, kept: Int64[Tensor, " k"]) -> AnyLinear:
     if isinstance(layer, PackedLinear):
         raise TypeError("columns of packed codes are not cut; prune before quantizing")
     if isinstance(layer, Int8Linear):
+        _require_plain(layer)
         return Int8Linear.of(layer.unpadded_codes()[:, kept].contiguous(), layer.scale.data, bias)
     return dense_linear(layer.weight.data[:, kept].contiguous(), bias)
+
+
+def _require_plain(layer: Int8Linear) -> None:
+    if layer.input_scale is not None:
+        raise TypeError("codes on a lattice are not cut; prune before quantizing")
 
 
 def _factor(layer: AnyLinear) -> Factor:

@@ -1,5 +1,6 @@
 """A model folder's weights: which tensor is in which file, read a few at a time."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from spq_core.weight_files import WeightHeader, read_header, weight_files
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 
+CAUSAL_MASK = re.compile(r"\.(attn|attention)\.(masked_)?bias$")
+"""Constants that older files of GPT-2 and GPT-NeoX carry along; no model reads them."""
 FORMER_NAMES = {"lm_head.weight": "embed_out.weight"}
 """Names in files that transformers has since given up for others (GPT-NeoX)."""
 
@@ -30,6 +33,8 @@ class Checkpoint:
         """The dtype that most bytes are stored in."""
         sizes: dict[str, int] = {}
         for header in self.tensors.values():
+            if header.dtype not in DTYPES:
+                continue
             sizes[header.dtype] = sizes.get(header.dtype, 0) + header.n_bytes
         return DTYPES[max(sizes, key=lambda name: sizes[name])]
 
@@ -91,7 +96,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         )
         raise UnsafeModelError("unsafe_format", f"{folder.name} has no model.safetensors{detail}")
     for name, header in tensors.items():
-        if header.dtype not in DTYPES:
+        if header.dtype not in DTYPES and not CAUSAL_MASK.search(name):
             raise UnsafeModelError(
                 "already_quantized",
                 f"tensor {name!r} is stored as {header.dtype}; only float weights are compressed",

@@ -14,9 +14,13 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from spq_core.errors import NumericalError
+
 BLOCK_COLUMNS = 128
 SMALLEST_ENERGY = 1e-3
 """Energy every input gets at least, as a share of the median: inputs that are never active."""
+
+LARGEST_DAMPING = 1e6
 
 RoundColumn = Callable[[int, Float[Tensor, " out"]], Float[Tensor, " out"]]
 """(column's index in the matrix, its values now) → the values it is stored with."""
@@ -44,30 +48,43 @@ def damped(second_moment: Float[Tensor, "n n"], damping: float) -> Float[Tensor,
     GPTQ raises all elements by a share of their mean; a model with massive activations has a few
     inputs a million times as strong as the others, and their mean would drown all the rest.
     """
-    exact = second_moment.double()
+    exact = second_moment.to(torch.float64, copy=True)
     energy = exact.diagonal()
     floor = SMALLEST_ENERGY * energy[energy > 0].median() if (energy > 0).any() else 1.0
-    return exact + torch.diag(damping * energy + floor)
+    energy += damping * energy + floor
+    return exact
 
 
 def feedback_of(
     second_moment: Float[Tensor, "n n"], damping: float = 0.01, *, strongest_first: bool = True
 ) -> Feedback:
-    """Factorise a second moment; the damping grows tenfold until the factorisation succeeds."""
+    """Factorise a second moment; the damping grows tenfold until the factorisation succeeds.
+
+    Raises:
+        NumericalError: the second moment is not finite.
+    """
     energy = second_moment.diagonal()
+    if not torch.isfinite(energy).all():
+        raise NumericalError("calibration", "the second moment of an input")
     order = (
         torch.argsort(energy, descending=True, stable=True)
         if strongest_first
         else torch.arange(energy.numel())
     )
     ordered = second_moment[order][:, order]
+    # One float64 matrix and one more for each step's result: for wide layers they are what counts.
     while True:
         lower, failed = torch.linalg.cholesky_ex(damped(ordered, damping))
         if not failed:
             break
         damping *= 10
+        if damping > LARGEST_DAMPING:
+            raise NumericalError("calibration", "the second moment of an input")
+    del ordered
     inverse = torch.cholesky_inverse(lower)
+    del lower
     upper = torch.linalg.cholesky(inverse, upper=True)
+    del inverse
     return Feedback(order, upper.float())
 
 

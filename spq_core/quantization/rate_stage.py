@@ -22,8 +22,8 @@ from spq_core.stage import StageState
 CLOSE_ENOUGH = 0.002
 """How far the last matrix may leave the budget off, as a share of all bytes."""
 TRIES = 3
-FINEST, COARSEST = 1 / 64, 64.0
-"""How far the last matrix's level may leave the plan to make the bytes fit."""
+MOST_OCTAVES = 6.0
+"""How far one try may move the last matrix's level to make the bytes fit."""
 
 
 @dataclass(slots=True)
@@ -85,18 +85,22 @@ class RateStage:
         embedding, head, tied = embedding_and_head(block, self.embedding_path, self.head_path)
         statistics = self.budget.embedding
         reports: list[ModuleReport] = []
+        levels = self.budget.levels()
         if not tied and not self.budget.stays(self.head_path):
             weight, second = head.weight.data, statistics.head_inputs
-            rounded, coded = self._last(self.head_path, weight, second)
+            rounded, coded = self._last(self.head_path, weight, second, levels[self.head_path])
             bias = bias_of(head)
             block.set_submodule(
                 self.head_path, lattice_linear(rounded.codes, rounded.steps, bias, coded)
             )
             reports.append(self._report(self.head_path, rounded, coded))
+        levels = self.budget.levels()
         if self.settings.embedding and not self.budget.stays(self.embedding_path):
             weight = embedding.weight.data
             second = statistics.gradients + statistics.head_inputs if tied else statistics.gradients
-            rounded, coded = self._last(self.embedding_path, weight, second)
+            rounded, coded = self._last(
+                self.embedding_path, weight, second, levels[self.embedding_path]
+            )
             replacement = lattice_embedding(
                 rounded.codes, rounded.steps, self.dtype,
                 output_scale=output_scale_of(embedding), coded=coded,
@@ -107,19 +111,21 @@ class RateStage:
             reports.append(self._report(self.embedding_path, rounded, coded))
         return reports
 
-    def _last(self, name: str, weight: Tensor, second: Tensor) -> tuple[LatticeWeight, CodedWeight]:
+    def _last(
+        self, name: str, weight: Tensor, second: Tensor, planned: float
+    ) -> tuple[LatticeWeight, CodedWeight]:
         """Round a matrix at the end of the run; the very last one makes the bytes fit."""
         budget = self.budget
         very_last = [other for other in budget.curves if other not in budget.spent] == [name]
-        planned = level = budget.levels()[name]
+        level = planned
         rounded, coded = self._round(weight, second, budget.row_weights[name], level)
         for _ in range(TRIES if very_last else 0):
             over = coded.packed.numel() + sum(budget.spent.values()) - budget.wanted_bytes
             if abs(over) <= CLOSE_ENOUGH * budget.wanted_bytes:
                 break
             # Half a bit per weight is one octave of the level.
-            octaves = 2 * 8 * over / weight.numel()
-            level = min(max(level * 2.0**octaves, planned * FINEST), planned * COARSEST)
+            octaves = min(max(2 * 8 * over / weight.numel(), -MOST_OCTAVES), MOST_OCTAVES)
+            level *= 2.0**octaves
             before = coded.packed.numel()
             rounded, coded = self._round(weight, second, budget.row_weights[name], level)
             if coded.packed.numel() == before:

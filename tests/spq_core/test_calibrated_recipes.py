@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from spq_core.artifact.manifest import read_manifest, verify_files
 from spq_core.artifact.read import load_artifact
 from spq_core.calibration.texts import builtin_text
 from spq_core.catalog import resolve
-from spq_core.errors import ArtifactError, RecipeError
+from spq_core.errors import ArtifactError, NumericalError, RecipeError
 from spq_core.layers.coded import CodedLinear
 from spq_core.layers.int8_linear import Int8Linear
+from spq_core.layers.layout import parse_layouts
 from spq_core.layers.low_rank_linear import LowRankLinear
 from spq_core.layers.packed_linear import PackedLinear
 from spq_core.pipeline import SourceModel, compress
@@ -148,6 +150,13 @@ def test_recipes_that_contradict_themselves_are_refused():
         ([RATE], {"target": {"bytes_ratio": 0.5, "max_kl": 0.1}}, "either bytes_ratio or max_kl"),
         ([GPTQ4 | {"mode": "tensor"}], {}, "mode tensor is for plain"),
         ([ROUND4 | {"sparsity": 0.5}], {}, "sparsity needs method gptq"),
+        ([GPTQ4, PRUNE], {}, "quantize must be the last stage"),
+        ([SVD | {"variance": "auto"}], {}, "auto needs a target"),
+        (
+            [PRUNE | {"max_ratio": "auto"}, GPTQ4],
+            {"target": {"bytes_ratio": 0.5}},
+            "auto together with quantization needs method rate",
+        ),
     ]:
         with pytest.raises(RecipeError, match=message):
             recipe(*stages, **rest)
@@ -189,6 +198,32 @@ def test_killed_anywhere_and_resumed_gives_the_same_bytes(tmp_path):
         assert digests(out) == digests(tmp_path / "whole"), dies_at
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"source", "whole", *(f"killed-{n}" for n in (2, 8, 12))}
+
+
+@pytest.mark.parametrize("ratio", [0.55, 0.7, 0.9])
+@pytest.mark.parametrize("family", ["llama", "llama-untied"])
+def test_bytes_beyond_the_finest_lattice_are_used_too(tmp_path, ratio, family):
+    folder = save_tiny(tmp_path / "source", family, torch.bfloat16, hidden=192, vocabulary=512)
+    report = run(folder, tmp_path / "out", recipe(RATE, target={"bytes_ratio": ratio}))
+    assert 0.9 * ratio < report.ratio_to_source < 1.02 * ratio
+    load_artifact(tmp_path / "out")
+
+
+def test_weights_that_overflow_are_an_error_and_not_a_hang(tmp_path):
+    folder = save_tiny(tmp_path / "source")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"] *= 1e37
+    tensors["model.layers.1.mlp.gate_proj.weight"] *= 1e37
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    for stage, rest in [(GPTQ4, {}), (RATE, {"target": {"bytes_ratio": 0.2}})]:
+        with pytest.raises(NumericalError, match="calibration"):
+            run(folder, tmp_path / "out", recipe(stage, **rest))
+
+
+def test_groups_wider_than_a_row_are_refused():
+    layout = {"kind": "packed", "n_in": 64, "n_out": 64, "bias": False, "bits": 4}
+    with pytest.raises(ArtifactError, match="group_size 16777216 is above 64 columns"):
+        parse_layouts({"a": layout | {"group_size": 1 << 24}})
 
 
 def digests(folder):
