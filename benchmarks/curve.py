@@ -26,6 +26,13 @@ from spq_core.pipeline import SourceModel, compress
 
 RESULTS = Path(__file__).parent / "results"
 GROUPS = {"type": "quantize", "method": "round", "group_size": 32, "symmetric": False}
+
+
+def shared_out(base: str, ratio: float, rule: str) -> dict[str, Any]:
+    """A recipe of the catalog at another size, or with bytes shared out by another rule."""
+    return {"extends": base, "target": {"bytes_ratio": ratio, "allocation": rule}}
+
+
 OURS: dict[str, Any] = {
     "spq-paper": "spq-paper",
     "int8": "int8",
@@ -33,17 +40,14 @@ OURS: dict[str, Any] = {
     "round 3 bit": {"stages": [GROUPS | {"bits": 3}]},
     "spq": "spq",
     "balanced": "balanced",
-    "0.35": {"extends": "small", "target": {"bytes_ratio": 0.35}},
-    "0.35 uniform": {
-        "extends": "small",
-        "target": {"bytes_ratio": 0.35, "allocation": "uniform"},
-    },
     "small": "small",
-    "small uniform": {
-        "extends": "small",
-        "target": {"bytes_ratio": 0.28, "allocation": "uniform"},
-    },
     "smallest": "smallest",
+    "0.5 uniform": shared_out("balanced", 0.5, "uniform"),
+    "0.35": shared_out("small", 0.35, "loss"),
+    "0.35 uniform": shared_out("small", 0.35, "uniform"),
+    "0.28 uniform": shared_out("small", 0.28, "uniform"),
+    "0.28 pgsvd": shared_out("small", 0.28, "pgsvd"),
+    "0.28 mgaa": shared_out("small", 0.28, "mgaa"),
 }
 KINDS = {"round": "round to nearest", "library": "GPTQ (library)"}
 

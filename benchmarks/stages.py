@@ -42,7 +42,7 @@ def ours(folder: Path, stages: list[str]) -> float:
 
 def theirs(folder: Path) -> dict[str, float]:
     """Seconds per stage in memory; loading and saving are not counted."""
-    windows = calibration_samples(Calibration(**CALIBRATION), builtin_text(), folder).windows
+    windows = calibration_samples(Calibration(**CALIBRATION), builtin_text(), folder).rows
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     steps = {
         "svd": lambda: svd_stage(model, 0.96),

@@ -12,16 +12,18 @@ before it produce, and sends the samples on as it is after the change.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from spq_core.artifact.spool import Spool
 from spq_core.artifact.write import ArtifactWriter
 from spq_core.calibration.inputs import LayerInputs
 from spq_core.calibration.samples import CalibrationSamples
 from spq_core.calibration.stream import CalibrationStream, begin_stream, widen_small_parts
+from spq_core.modeling.blocked import BlockedModel
 from spq_core.modeling.blocks import load_layer, load_rest
 from spq_core.modeling.checkpoint import Checkpoint
 from spq_core.modeling.skeleton import Skeleton
@@ -40,7 +42,9 @@ class Pass:
 
     apply: tuple[Stage, ...]
     survey: Stage | None
-    """Looks at the blocks after `apply`; None in the last pass, which writes them."""
+    """Looks at the blocks after `apply`."""
+    is_last: bool = False
+    """Whether it writes the blocks, for they are finished."""
 
     @property
     def needs_inputs(self) -> bool:
@@ -55,15 +59,25 @@ class Pass:
 
 
 def plan_passes(stages: Sequence[Stage]) -> tuple[Pass, ...]:
-    """Cut stages into passes: each stage that needs a survey ends the pass before it."""
+    """Cut stages into passes: one that must see all blocks first ends the pass before it."""
     passes: list[Pass] = []
     pending: list[Stage] = []
     for stage in stages:
-        if stage.needs_survey:
-            passes.append(Pass(tuple(pending), stage))
+        learns = isinstance(stage, LearningStage)
+        if stage.needs_survey or (learns and pending):
+            passes.append(Pass(tuple(pending), None if learns else stage))
             pending = []
         pending.append(stage)
-    return (*passes, Pass(tuple(pending), None))
+    return (*passes, Pass(tuple(pending), None, is_last=True))
+
+
+@runtime_checkable
+class LearningStage(Protocol):
+    """A stage that works on the whole model, as the stages before it left it, before it is applied."""
+
+    def learn(self, student: BlockedModel, states: StateFolder) -> None:
+        """Do that work; `states` is a place to note how far it came."""
+        ...
 
 
 @dataclass(slots=True)
@@ -87,9 +101,13 @@ class Run:
         first_pass, first_block, hidden = 0, 0, None
         if found is not None:
             first_pass, first_block = self._take_up(found)
-            hidden = found.tensors.get("hidden")
+            if first_block:  # else the samples start a pass of their own
+                hidden = found.tensors.get("hidden")
         for number in range(first_pass, len(passes)):
             one = passes[number]
+            for stage in one.apply:
+                if isinstance(stage, LearningStage):
+                    stage.learn(self._student(), self.states.inner(stage.name))
             names = "+".join(stage.name for stage in one.apply) or "look"
             total = self.skeleton.n_layers + 1
             self.progress.stage(
@@ -111,7 +129,7 @@ class Run:
                     self.progress.record("layer", asdict(report))
                     self.reports.append(report)
             self._send_on(stream, one, position, path, block)
-            if one.survey is None:
+            if one.is_last:
                 self._note_tying(path, block)
                 self.writer.write_block(position + 1, path, block, self._original(position, path))
             elif one.apply:
@@ -192,6 +210,19 @@ class Run:
         done: int = values["done"]
         return divmod(done, self.skeleton.n_layers + 1)
 
+    def _student(self) -> BlockedModel:
+        """The model as it is between two passes."""
+
+        def rest() -> PreTrainedModel:
+            found = self._load(self.skeleton.n_layers, REST)
+            assert isinstance(found, PreTrainedModel)  # noqa: S101 - the outermost block
+            return found
+
+        def layer(index: int) -> nn.Module:
+            return self._load(index, self.skeleton.layer_path(index))
+
+        return BlockedModel(self.skeleton, layer, rest)
+
     def _paths(self) -> list[str]:
         return [*(self.skeleton.layer_path(i) for i in range(self.skeleton.n_layers)), REST]
 
@@ -209,7 +240,8 @@ class Run:
     def _stream_for(self, one: Pass) -> CalibrationStream | None:
         if self.samples is None or not one.needs_samples:
             return None
-        return begin_stream(self.skeleton, self.checkpoint, self.samples.windows)
+        rest = load_rest(self.skeleton, self.checkpoint)
+        return begin_stream(self.skeleton, rest, self.samples.rows)
 
     def _note_tying(self, path: str, block: nn.Module) -> None:
         if path == REST:

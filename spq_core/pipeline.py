@@ -4,12 +4,15 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from spq_core.allocation.budget import empty_budget
 from spq_core.artifact.format import CLASS_PREFIX, FORMAT_VERSION, METHOD
@@ -23,22 +26,30 @@ from spq_core.families.architectures import ARTIFACT_PREFIX
 from spq_core.layers.layout import CodedLayout, Int8Layout, Layout, PackedLayout
 from spq_core.memory import peak_rss_bytes, reset_peak_rss
 from spq_core.model_files import check_model_folder
+from spq_core.modeling.blocked import BlockedModel
+from spq_core.modeling.blocks import load_layer, load_rest
 from spq_core.modeling.checkpoint import Checkpoint, open_checkpoint
 from spq_core.modeling.skeleton import Skeleton, load_skeleton
 from spq_core.passes import Run
-from spq_core.plan import NO_STRUCTURE, Plan, make_plan, rate_settings
+from spq_core.plan import Plan, make_plan
 from spq_core.progress import Progress, Silent
-from spq_core.pruning.stage import PruneStage, forget
+from spq_core.pruning.head_stage import PruneHeadsStage
+from spq_core.pruning.stage import PruneStage
 from spq_core.quantization.grid_stage import GridStage
 from spq_core.quantization.rate_stage import RateStage
 from spq_core.quantization.stage import QuantizeStage
+from spq_core.recipe import PruneHeadsStage as PruneHeadsSettings
 from spq_core.recipe import PruneStage as PruneSettings
 from spq_core.recipe import QuantizeStage as QuantizeSettings
 from spq_core.recipe import Recipe
+from spq_core.recipe import RecoverStage as RecoverSettings
 from spq_core.recipe import SvdStage as SvdSettings
+from spq_core.recovery.samples import RecoverySamples, recovery_samples
+from spq_core.recovery.stage import RecoverStage
 from spq_core.report import CompressionReport, ModuleReport
 from spq_core.resume import RunState, StateFolder
 from spq_core.stage import Stage
+from spq_core.survey import rate_settings
 from spq_core.svd.stage import SvdStage
 from spq_core.weight_files import stored_bytes
 
@@ -55,28 +66,66 @@ class SourceModel:
 
 
 def build_stages(
-    recipe: Recipe, skeleton: Skeleton, checkpoint: Checkpoint, plan: Plan
-) -> tuple[Stage, ...]:
-    """Make the recipe's stages for one model."""
-    return tuple(_build_stage(settings, skeleton, checkpoint, plan) for settings in recipe.stages)
-
-
-def _build_stage(
-    settings: SvdSettings | PruneSettings | QuantizeSettings,
+    recipe: Recipe,
     skeleton: Skeleton,
     checkpoint: Checkpoint,
     plan: Plan,
+    recovery: RecoverySamples | None,
+    progress: Progress,
+) -> tuple[Stage, ...]:
+    """Make the recipe's stages for one model."""
+    listeners: list[Callable[[str, Tensor], None]] = []
+
+    def on_cut(name: str, kept: Tensor) -> None:
+        for listener in listeners:
+            listener(name, kept)
+
+    if plan.budget is not None:
+        listeners.append(plan.budget.keep_rows)
+    stages: list[Stage] = []
+    for settings in recipe.stages:
+        if isinstance(settings, RecoverSettings):
+            if recovery is None:
+                raise RecipeError("a recipe with a recover stage needs text; none was given")
+            teacher = BlockedModel(
+                skeleton,
+                partial(load_layer, skeleton, checkpoint),
+                partial(load_rest, skeleton, checkpoint),
+            )
+            stages.append(RecoverStage(settings, recovery, teacher, progress))
+            continue
+        stage = _build_stage(settings, skeleton, checkpoint, plan, on_cut)
+        if isinstance(stage, SvdStage):
+            listeners.append(stage.keep_rows)
+        stages.append(stage)
+    return tuple(stages)
+
+
+def _build_stage(
+    settings: SvdSettings | PruneSettings | PruneHeadsSettings | QuantizeSettings,
+    skeleton: Skeleton,
+    checkpoint: Checkpoint,
+    plan: Plan,
+    on_cut: Callable[[str, Tensor], None],
 ) -> Stage:
-    family, budget = skeleton.family, plan.budget
-    if isinstance(settings, SvdSettings):
-        return SvdStage(settings, family, dict(plan.structure.ranks))
-    if isinstance(settings, PruneSettings):
-        on_cut = forget if budget is None else budget.keep_rows
-        return PruneStage(settings, family, on_cut, dict(plan.structure.neurons))
-    parts = (settings, family, skeleton.head_path, skeleton.embedding_path, checkpoint.dtype)
-    if budget is not None:
-        return RateStage(*parts, budget)
-    return QuantizeStage(*parts) if settings.is_plain else GridStage(*parts)
+    family, structure = skeleton.family, plan.structure
+    match settings:
+        case SvdSettings():
+            weights = plan.weights_of(family.attention) if settings.objective == "loss" else {}
+            return SvdStage(settings, family, dict(structure.ranks), weights)
+        case PruneSettings():
+            weights = plan.weights_of((family.mlp_out,))
+            return PruneStage(settings, family, on_cut, dict(structure.neurons), weights)
+        case PruneHeadsSettings():
+            weights = plan.weights_of(family.attention[-1:])
+            return PruneHeadsStage(settings, family, dict(structure.heads), weights, on_cut)
+        case QuantizeSettings():
+            parts = (
+                settings, family, skeleton.head_path, skeleton.embedding_path, checkpoint.dtype,
+            )  # fmt: skip
+            if plan.budget is not None:
+                return RateStage(*parts, plan.budget)
+            return QuantizeStage(*parts) if settings.is_plain else GridStage(*parts)
 
 
 def compress(
@@ -106,8 +155,10 @@ def compress(
     skeleton = load_skeleton(source.folder)
     progress = progress or Silent()
     samples = _samples_for(recipe, source, text)
+    recovery = _recovery(recipe, source, text)
     states = StateFolder(
-        out.with_name(f"{out.name}.state"), _fingerprint(recipe, source, checkpoint, samples)
+        out.with_name(f"{out.name}.state"),
+        _fingerprint(recipe, source, checkpoint, _rows(samples, recovery)),
     )
     found = states.load() if resume else None
     scratch = out.with_name(f"{out.name}.spool")
@@ -116,7 +167,7 @@ def compress(
         shutil.rmtree(scratch, ignore_errors=True)
     with _cleaned_up(scratch, states):
         plan = _plan(recipe, source, skeleton, checkpoint, samples, scratch, progress, found)
-        stages = build_stages(recipe, skeleton, checkpoint, plan)
+        stages = build_stages(recipe, skeleton, checkpoint, plan, recovery, progress)
         writer = ArtifactWriter(
             out, skeleton.n_layers + 1, checkpoint.dtype, resumed=found is not None
         )
@@ -155,6 +206,13 @@ def _samples_for(
     return calibration_samples(recipe.calibration, text, source.folder)
 
 
+def _recovery(recipe: Recipe, source: SourceModel, text: Text | None) -> RecoverySamples | None:
+    found = [stage for stage in recipe.stages if isinstance(stage, RecoverSettings)]
+    if not found or text is None:
+        return None
+    return recovery_samples(found[0], text, source.folder)
+
+
 @contextmanager
 def _cleaned_up(scratch: Path, states: StateFolder) -> Iterator[None]:
     """Leave nothing behind after success or an error; what a killed or interrupted run leaves can be resumed."""
@@ -167,15 +225,20 @@ def _cleaned_up(scratch: Path, states: StateFolder) -> Iterator[None]:
     shutil.rmtree(scratch, ignore_errors=True)
 
 
+def _rows(*samples: CalibrationSamples | RecoverySamples | None) -> list[Tensor]:
+    """The tokens that a run looks at."""
+    return [one.rows for one in samples if one is not None]
+
+
 def _fingerprint(
-    recipe: Recipe, source: SourceModel, checkpoint: Checkpoint, samples: CalibrationSamples | None
+    recipe: Recipe, source: SourceModel, checkpoint: Checkpoint, rows: Sequence[Tensor]
 ) -> str:
     """Digest of everything a result depends on but the number of threads."""
     digest = hashlib.sha256(recipe.sha256().encode())
     for file in sorted({header.file for header in checkpoint.tensors.values()} | {"config.json"}):
         digest.update(f"{file} {file_sha256(source.folder / file)}\n".encode())
-    if samples is not None:
-        digest.update(samples.windows.numpy().tobytes())
+    for part in rows:
+        digest.update(part.numpy().tobytes())
     digest.update(json.dumps(_versions(), sort_keys=True).encode())
     return digest.hexdigest()
 
@@ -194,14 +257,13 @@ def _plan(
     progress: Progress,
     found: RunState | None,
 ) -> Plan:
-    """Decide what the target leaves open; a resumed run has decided already."""
-    if recipe.target is None or samples is None:
-        return Plan(NO_STRUCTURE, None)
+    """Decide what the recipe leaves open; a resumed run has decided already."""
+    if not recipe.needs_sensitivity or samples is None:
+        return Plan()
     if found is not None:
-        by_rate = rate_settings(recipe) is not None
-        return Plan(NO_STRUCTURE, empty_budget() if by_rate else None)
+        return Plan(budget=None if rate_settings(recipe) is None else empty_budget())
     return make_plan(
-        recipe, skeleton, checkpoint, samples.windows,
+        recipe, skeleton, checkpoint, samples.rows,
         source_bytes=stored_bytes(source.folder),
         scratch=scratch / "sensitivity", progress=progress,
     )  # fmt: skip

@@ -43,16 +43,26 @@ class SvdStage(Document):
     """
 
     type: Literal["svd"]
-    objective: Literal["weight", "output"] = "weight"
+    objective: Literal["weight", "output", "loss"] = "weight"
+    """`loss`: of the output, each row counting by how much the loss depends on it."""
     variance: Annotated[float, Field(gt=0.0, le=1.0)] | Literal["auto"] = 0.96
     """Share of the squared singular values to keep: of the weight, or of the output. `auto` lets
     the target choose a rank per matrix, by loss per byte."""
     rank_rule: Literal["objective", "weight"] = "objective"
-    """Whose spectrum `variance` is read off. `weight` with `objective: output` keeps the paper's
-    ranks and skips, and spends them better."""
+    """Whose spectrum `variance` is read off. `weight` with another objective keeps the paper's ranks
+    and skips, and spends them better."""
+    least_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """With `variance: auto`, the share of projections that become pairs even where their bytes would
+    be better spent whole: those that lose least by it."""
     singular_values: Literal["up", "split", "down"] = "up"
     """Which factor carries the singular values: `up` is the paper's; `down` costs least when each
     row is rounded with a scale of its own."""
+
+    @model_validator(mode="after")
+    def _share_where_ranks_are_open(self) -> Self:
+        if self.least_share and self.variance != AUTO:
+            raise ValueError("least_share needs variance auto")
+        return self
 
 
 class PruneStage(Document):
@@ -66,8 +76,9 @@ class PruneStage(Document):
     score: Literal["activation", "wanda", "flap", "obs"] = "activation"
     """`wanda`: column norm times input norm; `flap`: column norm times input variance
     (arXiv:2312.11983); `obs`: what the output loses after the best update of the other columns."""
-    layer_ratios: Literal["activation", "uniform"] = "activation"
-    """`uniform` takes `max_ratio` from every layer."""
+    layer_ratios: Literal["activation", "uniform", "loss"] = "activation"
+    """`uniform` takes `max_ratio` from every layer; `loss` takes it from the whole model, the neurons
+    of least expected loss first."""
     update: Literal["none", "bias", "least_squares"] = "none"
     """What is done to the following projection: nothing; the removed inputs' mean goes into its
     bias; its columns (and bias, where it has one) are fitted to the outputs it had."""
@@ -79,14 +90,31 @@ class PruneStage(Document):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
+        if self.score == "activation" and (self.max_ratio == AUTO or self.layer_ratios == "loss"):
+            raise ValueError(
+                "max_ratio auto and layer_ratios loss need a score that looks at outputs: "
+                "obs, flap or wanda"
+            )
         if self.max_ratio == AUTO:
-            if self.score == "activation":
-                raise ValueError(
-                    "max_ratio auto needs a score that looks at outputs: obs, flap or wanda"
-                )
-        elif self.min_ratio > float(self.max_ratio):
+            return self
+        if self.min_ratio > float(self.max_ratio):
             raise ValueError(f"min_ratio {self.min_ratio} is above max_ratio {self.max_ratio}")
         return self
+
+
+class PruneHeadsStage(Document):
+    """Remove attention heads in whole groups: a key-value head with the query heads that read it.
+
+    So a layer's ratio of query to key-value heads stays, which grouped-query attention needs; with
+    one query head per key-value head a group is a head.
+    """
+
+    type: Literal["prune-heads"]
+    ratio: Annotated[float, Field(ge=0.0, lt=1.0)] | Literal["auto"] = 0.05
+    """Share of the model's groups to remove, those of least expected loss first; each layer keeps
+    one. `auto` lets the target choose, by loss per byte."""
+    update: Literal["none", "bias", "least_squares"] = "least_squares"
+    """What is done to the output projection; as for MLP neurons."""
 
 
 class QuantizeStage(Document):
@@ -137,7 +165,37 @@ class QuantizeStage(Document):
         )
 
 
-Stage = Annotated[SvdStage | PruneStage | QuantizeStage, Field(discriminator="type")]
+class RecoverStage(Document):
+    """Train low-rank adapters (LoRA, arXiv:2106.09685) on the compressed model for a few steps."""
+
+    type: Literal["recover"]
+    objective: Literal["logits", "text"] = "logits"
+    """`logits`: towards the source's predictions (distillation). `text`: towards the text itself, as
+    the paper does; a model can come out better than its source on that text, and worse elsewhere."""
+    adapters: Literal["merged", "kept"] = "merged"
+    """`merged`: added to the matrices, which must still be floating-point. `kept`: stored beside
+    them, for a recovery behind plain quantization."""
+    rank: Annotated[int, Field(ge=1, le=1024)] = 8
+    alpha: Annotated[float, Field(gt=0.0, le=4096.0)] = 16.0
+    """Adapters enter with alpha / rank."""
+    trains: tuple[Literal["norms", "embedding"], ...] = ()
+    """What is trained besides adapters."""
+    steps: Annotated[int, Field(ge=1, le=100_000)] = 100
+    batch: Annotated[int, Field(ge=1, le=1024)] = 4
+    """Samples per step."""
+    form: Literal["lines", "windows"] = "windows"
+    """As for `calibration`, whose dataset is used."""
+    length: Annotated[int, Field(ge=8, le=8192)] = 256
+    """Tokens per sample."""
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-4
+    weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    decay_to_zero: bool = True
+    """Lower the learning rate linearly to zero; constant otherwise."""
+    seed: Annotated[int, Field(ge=0, lt=1 << 31)] = 42
+
+
+AnyStage = SvdStage | PruneStage | PruneHeadsStage | QuantizeStage | RecoverStage
+Stage = Annotated[AnyStage, Field(discriminator="type")]
 
 
 class Calibration(Document):
@@ -215,10 +273,7 @@ class Recipe(Document):
         )
         if by_rate and self.target is None:
             raise ValueError("quantize with method rate needs a target: bytes_ratio or max_kl")
-        auto = any(
-            AUTO in (getattr(stage, "variance", None), getattr(stage, "max_ratio", None))
-            for stage in self.stages
-        )
+        auto = [stage.type for stage in self.stages if leaves_to_target(stage)]
         if auto and self.target is None:
             raise ValueError("auto needs a target to choose by")
         if auto and not by_rate and any(isinstance(one, QuantizeStage) for one in self.stages):
@@ -232,18 +287,41 @@ class Recipe(Document):
         return self
 
     @model_validator(mode="after")
-    def _quantized_last(self) -> Self:
-        for stage in self.stages[:-1]:
+    def _in_a_possible_order(self) -> Self:
+        kinds = [stage.type for stage in self.stages]
+        for index, stage in enumerate(self.stages[:-1]):
             if isinstance(stage, QuantizeStage) and not stage.is_plain:
                 raise ValueError(
                     "quantize must be the last stage, unless it is plain 8-bit rounding"
+                )
+            if isinstance(stage, RecoverStage) and stage.adapters == "kept":
+                raise ValueError(
+                    "recover with adapters kept must be the last stage; use merged to go on from it"
+                )
+            if isinstance(stage, SvdStage) and "prune-heads" in kinds[index:]:
+                raise ValueError("prune-heads must come before svd")
+        if "prune-heads" in kinds and any(
+            isinstance(stage, SvdStage) and leaves_to_target(stage) for stage in self.stages
+        ):
+            raise ValueError("variance auto and prune-heads cannot share a matrix; use one of them")
+        quantized = kinds.index("quantize") if "quantize" in kinds else len(kinds)
+        for stage in self.stages[quantized + 1 :]:
+            if isinstance(stage, RecoverStage) and stage.adapters == "merged":
+                raise ValueError(
+                    "adapters cannot be merged into quantized weights; set adapters to kept, "
+                    "or recover before quantize"
                 )
         return self
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether anything in the recipe looks at activations."""
-        return self.target is not None or any(_looks_at_activations(stage) for stage in self.stages)
+        """Whether anything in the recipe looks at text."""
+        return self.target is not None or any(_looks_at_text(stage) for stage in self.stages)
+
+    @property
+    def needs_sensitivity(self) -> bool:
+        """Whether anything is decided by what it costs in expected loss."""
+        return self.target is not None or any(_weighs_by_loss(stage) for stage in self.stages)
 
     def document(self) -> dict[str, Any]:
         """The recipe with every default written out, as plain JSON values."""
@@ -255,14 +333,39 @@ class Recipe(Document):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _looks_at_activations(stage: SvdStage | PruneStage | QuantizeStage) -> bool:
+def leaves_to_target(stage: AnyStage) -> bool:
+    """Whether a stage's amount is set to `auto`."""
     match stage:
         case SvdStage():
-            return stage.objective == "output"
+            return stage.variance == AUTO
         case PruneStage():
+            return stage.max_ratio == AUTO
+        case PruneHeadsStage():
+            return stage.ratio == AUTO
+        case _:
+            return False
+
+
+def _looks_at_text(stage: AnyStage) -> bool:
+    match stage:
+        case SvdStage():
+            return stage.objective != "weight"
+        case PruneStage() | PruneHeadsStage() | RecoverStage():
             return True
         case QuantizeStage():
             return stage.method != "round" or stage.scale_search
+
+
+def _weighs_by_loss(stage: AnyStage) -> bool:
+    match stage:
+        case SvdStage():
+            return stage.objective == "loss"
+        case PruneStage():
+            return stage.layer_ratios == "loss"
+        case PruneHeadsStage():
+            return True
+        case _:
+            return False
 
 
 def parse_recipe(document: object) -> Recipe:

@@ -63,7 +63,14 @@ class StateFolder:
                 f"{self.folder.name} holds the state of a run with another model, recipe, calibration "
                 "or version; finish that one, or start anew without --resume"
             )
-        return RunState(document["values"], load_file(self.folder / document["tensors"]))
+        found = load_file(self.folder / document["tensors"])
+        # Copies lie aligned, as a running process's own tensors do; kernels may depend on that.
+        aligned = {name: tensor.clone() for name, tensor in found.items()}
+        return RunState(document["values"], aligned)
+
+    def inner(self, name: str) -> "StateFolder":
+        """A folder for the states of one step of the run; it goes when this one goes."""
+        return StateFolder(self.folder / name, self.fingerprint)
 
     def remove(self) -> None:
         """Forget all states."""

@@ -17,10 +17,10 @@ from spq_core.evaluation.summary import Row, beaten_by, summary_rows
 from spq_core.model_files import check_model_folder
 from spq_core.pipeline import SourceModel, compress
 from spq_core.progress import Progress
-from spq_core.recipe import Gates, Recipe, parse_recipe
+from spq_core.recipe import Gates, Recipe, RecoverStage, parse_recipe
 from spq_core.report import CompressionReport
 
-SOURCE, INT8, RESULT = "source", "int8", "result"
+SOURCE, TUNED, INT8, RESULT = "source", "source, tuned", "int8", "result"
 
 
 class QualityGateError(SpqError):
@@ -43,7 +43,8 @@ class RunResult:
     report: CompressionReport
     measurement: Measurement
     rows: tuple[Row, ...]
-    """Source, plain INT8 and the result, in this order; plain INT8 once when it is the result."""
+    """Source, plain INT8 and the result, in this order; plain INT8 once when it is the result. Behind
+    the source, where the recipe recovers by training, the source trained in the same way."""
     beaten_by_int8: bool
     """Plain INT8 is at most as large and at least as good."""
 
@@ -112,9 +113,13 @@ def _measured(
 ) -> RunResult:
     """Make the INT8 baseline unless the result is one, and measure all models."""
     folders = {SOURCE: source.folder}
-    baseline = resolve("int8")
-    stages = parse_recipe(report.recipe).stages
-    if evaluation.int8_baseline and stages != baseline.stages:
+    baseline, recipe = resolve("int8"), parse_recipe(report.recipe)
+    control = tuned_control(recipe)
+    if evaluation.tuned_control and control is not None:
+        folders[TUNED] = scratch / "tuned-control"
+        text = texts[recipe.calibration.dataset]
+        compress(source, control, folders[TUNED], text=text, progress=progress)
+    if evaluation.int8_baseline and recipe.stages != baseline.stages:
         compress(source, baseline, scratch / "int8-baseline", progress=progress)
         folders[INT8] = scratch / "int8-baseline"
     verify_files(out, read_manifest(out))
@@ -128,6 +133,19 @@ def _measured(
         rows=rows,
         beaten_by_int8=beaten_by(rows, RESULT, INT8),
     )
+
+
+def tuned_control(recipe: Recipe) -> Recipe | None:
+    """The recipe's training alone: what it does to a model that nothing was taken from.
+
+    Figures of a recovered model say little without it: training on text like the evaluation text
+    improves the source too.
+    """
+    training = [stage for stage in recipe.stages if isinstance(stage, RecoverStage)]
+    if not training:
+        return None
+    merged = tuple(stage.model_copy(update={"adapters": "merged"}) for stage in training)
+    return recipe.model_copy(update={"stages": merged, "target": None})
 
 
 def check_gates(gates: Gates, rows: tuple[Row, ...]) -> None:

@@ -1,13 +1,14 @@
-"""Which directions and neurons are worth their bytes, at one price for all.
+"""Which directions, neurons and heads are worth their bytes, at one price for all.
 
-A direction of a matrix (a rank) and a neuron of an MLP are kept if leaving them out would cost more
+A direction of a matrix (a rank), a neuron of an MLP and a group of heads are kept if leaving them out would cost more
 loss than their bytes would save elsewhere. At the price at which bytes are exchanged for bits (see
 `rules`), rank, neurons and bits come out of one optimisation.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from math import log
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,7 +21,7 @@ def price_at(level: float) -> float:
     A weight adds level / 24 to the loss, and one bit less makes that four times as much: its slope
     is 2 ln 2 · level / 24 per bit.
     """
-    return 8 * 2 * log(2) * level / 24
+    return 8 * 2 * math.log(2) * level / 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +34,23 @@ class Directions:
     n_in: int
     bytes_per_parameter: float
 
-    def rank_at(self, price: float) -> int | None:
-        """The rank with the least loss plus price of its bytes; None if the whole matrix has less."""
-        tails = np.append(np.cumsum(self.losses[::-1])[::-1], 0.0)
+    def best_at(self, price: float) -> tuple[int, float]:
+        """The rank of the best pair that is smaller than the matrix, and what it costs.
+
+        The cost is loss plus price of its bytes, less the price of the whole matrix's: below zero
+        if the pair is worth making.
+        """
+        largest = max(1, (self.n_out * self.n_in - 1) // (self.n_out + self.n_in))
+        tails = np.append(np.cumsum(self.losses[::-1])[::-1], 0.0)[: largest + 1]
         parameters = np.arange(len(tails)) * (self.n_out + self.n_in)
-        costs = tails + price * self.bytes_per_parameter * parameters
-        rank = max(1, int(np.argmin(costs)))
-        whole = price * self.bytes_per_parameter * self.n_out * self.n_in
-        return rank if costs[rank] < whole else None
+        costs = tails + price * self.bytes_per_parameter * (parameters - self.n_out * self.n_in)
+        rank = 1 + int(np.argmin(costs[1:]))
+        return rank, float(costs[rank])
+
+    def rank_at(self, price: float) -> int | None:
+        """The rank of a pair that is worth making at a price; None if none is."""
+        rank, cost = self.best_at(price)
+        return rank if cost < 0 else None
 
     def parameters_at(self, price: float) -> int:
         """Parameters at that price."""
@@ -49,13 +59,13 @@ class Directions:
 
 
 @dataclass(frozen=True, slots=True)
-class Neurons:
-    """The neurons of one MLP."""
+class Units:
+    """Parts of a layer that can go one by one: an MLP's neurons, or groups of attention heads."""
 
     losses: tuple[float, ...]
-    """Expected loss of leaving out each neuron, in any order."""
+    """Expected loss of leaving out each, in any order."""
     parameters: int
-    """Of one neuron, over all its matrices."""
+    """Of one, over all its matrices."""
     bytes_per_parameter: float
 
     def kept_at(self, price: float) -> int:
@@ -72,40 +82,57 @@ class Neurons:
 class Structure:
     """The shape a model gets."""
 
-    ranks: dict[str, int]
+    ranks: dict[str, int] = field(default_factory=dict)
     """Matrices that become pairs, and their rank."""
-    neurons: dict[str, int]
+    neurons: dict[str, int] = field(default_factory=dict)
     """Per decoder layer, how many neurons stay."""
+    heads: dict[str, int] = field(default_factory=dict)
+    """Per decoder layer, how many groups of heads stay."""
 
 
-def decide(
-    matrices: Mapping[str, Directions], layers: Mapping[str, Neurons], price: float
-) -> Structure:
-    """What is worth its bytes at a price, in nats per byte."""
-    ranks = {name: matrix.rank_at(price) for name, matrix in matrices.items()}
-    return Structure(
-        ranks={name: rank for name, rank in ranks.items() if rank is not None},
-        neurons={name: layer.kept_at(price) for name, layer in layers.items()},
+def ranks_at(
+    matrices: Mapping[str, Directions], price: float, least_share: float = 0.0
+) -> dict[str, int]:
+    """The matrices worth factorising at a price, in nats per byte, and their ranks.
+
+    At least the share `least_share` of them all, those that cost least, is among them.
+    """
+    best = {name: matrix.best_at(price) for name, matrix in matrices.items()}
+    ranked = sorted(best, key=lambda name: best[name][1])
+    forced = set(ranked[: math.ceil(least_share * len(ranked))])
+    return {name: rank for name, (rank, cost) in best.items() if cost < 0 or name in forced}
+
+
+def kept_at(layers: Mapping[str, Units], price: float) -> dict[str, int]:
+    """Per layer, how many units are worth their bytes at a price."""
+    return {name: layer.kept_at(price) for name, layer in layers.items()}
+
+
+def kept_without(layers: Mapping[str, Units], ratio: float) -> dict[str, int]:
+    """Per layer, how many units stay when the share `ratio` of all goes, those of least loss first.
+
+    Each layer keeps its strongest unit.
+    """
+    ranked = sorted(
+        (loss, name) for name, layer in layers.items() for loss in sorted(layer.losses)[:-1]
     )
+    total = sum(len(layer.losses) for layer in layers.values())
+    gone = Counter(name for _, name in ranked[: int(ratio * total)])
+    return {name: len(layers[name].losses) - gone[name] for name in layers}
 
 
-def price_for_bytes(
-    matrices: Mapping[str, Directions], layers: Mapping[str, Neurons], wanted_bytes: float
-) -> float:
+def price_for_bytes(parts: Sequence[Directions | Units], wanted_bytes: float) -> float:
     """The lowest price at which all these take at most `wanted_bytes`."""
     low, high = -80.0, 20.0
     for _ in range(STEPS_OF_SEARCH):
         middle = (low + high) / 2
-        if structure_bytes(matrices, layers, 2.0**middle) > wanted_bytes:
+        if structure_bytes(parts, 2.0**middle) > wanted_bytes:
             low = middle
         else:
             high = middle
     return float(2.0**high)
 
 
-def structure_bytes(
-    matrices: Mapping[str, Directions], layers: Mapping[str, Neurons], price: float
-) -> float:
+def structure_bytes(parts: Sequence[Directions | Units], price: float) -> float:
     """Bytes of all of them at a price."""
-    parts: list[Directions | Neurons] = [*matrices.values(), *layers.values()]
     return sum(part.bytes_per_parameter * part.parameters_at(price) for part in parts)

@@ -15,6 +15,7 @@ from torch import nn
 from spq_core.artifact.manifest import CARD_FILE, MANIFEST_FILE, Manifest, file_entry
 from spq_core.artifact.tensors import distinct_tensors
 from spq_core.errors import ArtifactError
+from spq_core.layers.adapted_linear import AdaptedLinear
 from spq_core.layers.coded import Coded, stored_form
 from spq_core.layers.int8_linear import Int8Linear, Int8Weight
 from spq_core.layers.layout import Layout, layout_of, parse_layouts
@@ -153,13 +154,13 @@ def changed_layouts(path: str, block: nn.Module, original: nn.Module) -> dict[st
     """Layouts of the block's modules that the architecture alone would not give."""
     before = dict(original.named_modules())
     found: dict[str, Layout] = {}
-    inside_pairs: tuple[str, ...] = ()
+    inside: tuple[str, ...] = ()
     for name, module in block.named_modules():
         layout = layout_of(module)
-        if layout is None or name.startswith(inside_pairs):
+        if layout is None or name.startswith(inside):
             continue
-        if isinstance(module, LowRankLinear):
-            inside_pairs = (*inside_pairs, f"{name}.")
+        if isinstance(module, LowRankLinear | AdaptedLinear):
+            inside = (*inside, f"{name}.")
         if layout != layout_of(before[name]):
             found[f"{path}.{name}" if path else name] = layout
     return found

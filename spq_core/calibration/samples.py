@@ -19,7 +19,7 @@ from spq_core.recipe import Calibration
 class CalibrationSamples:
     """Token windows and where they came from."""
 
-    windows: Int64[Tensor, "n length"]
+    rows: Int64[Tensor, "n length"]
     description: dict[str, Any]
 
 

@@ -21,10 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from spq_core.calibration.head import Head
 from spq_core.calibration.inputs import InputMoments, input_of
 from spq_core.calibration.stream import CalibrationStream, begin_stream, widen_small_parts
 from spq_core.errors import NumericalError
-from spq_core.layers.slicing import bias_of
 from spq_core.modeling.blocks import load_layer, load_rest
 from spq_core.modeling.checkpoint import Checkpoint
 from spq_core.modeling.skeleton import Skeleton
@@ -32,7 +32,6 @@ from spq_core.progress import Progress
 
 LOGIT_TOKENS = 128
 """Logits exist for this many tokens at a time: a vocabulary may have hundreds of thousands."""
-HEAD_ROWS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,7 @@ def measure_sensitivity(
         scratch: folder for hidden states; n · length · dim · 4 bytes per layer.
     """
     progress.stage("sensitivity", 2 * skeleton.n_layers, "layers")
-    stream = begin_stream(skeleton, checkpoint, windows)
+    stream = begin_stream(skeleton, load_rest(skeleton, checkpoint), windows)
     scratch.mkdir(parents=True, exist_ok=True)
     turns: list[float] = []
     for index in range(skeleton.n_layers):
@@ -124,24 +123,23 @@ def _through_head(
     """Statistics of the head, and gradients of the sampled log-likelihood at the last layer."""
     rest = load_rest(skeleton, checkpoint)
     widen_small_parts(rest, skeleton)
-    head = linear_head(rest, skeleton)
-    cap = getattr(skeleton.config, "final_logit_softcapping", None)
-    generator = torch.Generator().manual_seed(0)
-    probabilities = torch.zeros(head.out_features, dtype=torch.float64)
-    second = torch.zeros(head.in_features, head.in_features)
+    head = Head(rest, skeleton)
+    device = stream.hidden[0].device
+    generator = torch.Generator(device).manual_seed(0)
+    width = head.linear.in_features
+    probabilities = torch.zeros(head.vocabulary, dtype=torch.float64, device=device)
+    second = torch.zeros(width, width, device=device)
     gradients: list[Tensor] = []
     tokens = 0
     for position, states in enumerate(stream.hidden):
         stream.hidden[position] = states.detach().requires_grad_()
-        normed = input_of(head, partial(stream.through_rest, skeleton, rest, position))
+        normed = input_of(head.linear, partial(stream.through_rest, skeleton, rest, position))
         if not torch.isfinite(normed).all():
             raise NumericalError("calibration", f"the input of {skeleton.head_path}")
         at_head = torch.empty_like(normed)
         for start in range(0, normed.shape[1], LOGIT_TOKENS):
             some = slice(start, start + LOGIT_TOKENS)
-            predicted, at_head[0, some] = _drawn_gradient(
-                head, normed.detach()[0, some], cap, generator
-            )
+            predicted, at_head[0, some] = _drawn_gradient(head, normed.detach()[0, some], generator)
             probabilities += predicted.sum(dim=0)
         (gradient,) = torch.autograd.grad(normed, stream.hidden[position], at_head)
         gradients.append(gradient)
@@ -155,50 +153,16 @@ def _through_head(
     )
 
 
-def linear_head(rest: nn.Module, skeleton: Skeleton) -> nn.Linear:
-    """The output head of a model's outermost block."""
-    head = rest.get_submodule(skeleton.head_path)
-    if not isinstance(head, nn.Linear):
-        raise TypeError(f"{skeleton.head_path} is not a linear layer")
-    return head
-
-
 @torch.no_grad()
 def _drawn_gradient(
-    head: nn.Linear,
-    rows: Float[Tensor, "tokens dim"],
-    cap: float | None,
-    generator: torch.Generator,
+    head: Head, states: Float[Tensor, "tokens dim"], generator: torch.Generator
 ) -> tuple[Float[Tensor, "tokens vocabulary"], Float[Tensor, "tokens dim"]]:
-    """Predicted probabilities, and the gradient of −log p of a drawn token at the head's input.
-
-    Written out, so that some thousand rows of the head exist in float32 at a time.
-
-    Args:
-        cap: some models bound logits z by cap · tanh(z / cap).
-    """
-    vocabulary = head.out_features
-    bias = bias_of(head)
-    logits = torch.empty(rows.shape[0], vocabulary)
-    for start in range(0, vocabulary, HEAD_ROWS):
-        some = slice(start, start + HEAD_ROWS)
-        logits[:, some] = rows @ head.weight[some].float().T
-    if bias is not None:
-        logits += bias
-    slope: Tensor | None = None
-    if cap is not None:
-        bounded = (logits / cap).tanh_()
-        slope, logits = 1 - bounded.square(), cap * bounded
-    predicted = logits.softmax(dim=-1)
+    """Predicted probabilities, and the gradient of −log p of a drawn token at the head's input."""
+    logits = head.logits(states)
+    predicted = logits.values.softmax(dim=-1)
     drawn = torch.multinomial(predicted, 1, generator=generator)
-    error = predicted.scatter_add(1, drawn, torch.full(drawn.shape, -1.0))
-    if slope is not None:
-        error *= slope
-    gradient = torch.zeros_like(rows)
-    for start in range(0, vocabulary, HEAD_ROWS):
-        some = slice(start, start + HEAD_ROWS)
-        gradient += error[:, some] @ head.weight[some].float()
-    return predicted, gradient
+    error = predicted.scatter_add(1, drawn, torch.full_like(drawn, -1.0, dtype=torch.float32))
+    return predicted, head.gradient(error, logits.slope)
 
 
 def _back_through(

@@ -10,9 +10,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from spq_core.modeling.blocks import load_rest
-from spq_core.modeling.checkpoint import Checkpoint
 from spq_core.modeling.skeleton import Skeleton
+
+LayerArguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and named ones, behind the states."""
 
 
 @dataclass(slots=True)
@@ -23,7 +24,7 @@ class CalibrationStream:
     """
 
     hidden: list[Float[Tensor, "1 length dim"]]
-    arguments: list[tuple[tuple[Any, ...], dict[str, Any]]]
+    arguments: list[LayerArguments]
     """Per decoder layer, what the model calls it with behind the states (masks, rotations)."""
     attributes: dict[str, Any]
     """Plain attributes of the first layer, for whoever stands in its place."""
@@ -76,27 +77,40 @@ class _Recorder(nn.Module):
 
 @torch.no_grad()
 def begin_stream(
-    skeleton: Skeleton, checkpoint: Checkpoint, windows: Int64[Tensor, "n length"]
+    skeleton: Skeleton, rest: PreTrainedModel, windows: Int64[Tensor, "n length"]
 ) -> CalibrationStream:
     """Embed the windows and learn how the model calls its layers, without any layer's weights.
 
     The embedding is read in its stored dtype; everything after it is float32.
+
+    Args:
+        rest: the model without its layers; it is changed.
     """
-    rest = load_rest(skeleton, checkpoint)
+    return embed(skeleton, rest, windows)
+
+
+def embed(
+    skeleton: Skeleton, rest: PreTrainedModel, windows: Int64[Tensor, "n length"]
+) -> CalibrationStream:
+    """The same with gradients, for whoever trains the embedding."""
     recorders = [
         _Recorder(_simple_attributes(skeleton, index)) for index in range(skeleton.n_layers)
     ]
     rest.set_submodule(skeleton.layers_path, nn.ModuleList(recorders))
     widen_small_parts(rest, skeleton)
     embedding = rest.get_submodule(skeleton.embedding_path)
-    embedding.register_forward_hook(lambda _module, _inputs, output: output.float())
+    widening = embedding.register_forward_hook(lambda _module, _inputs, output: output.float())
     hidden: list[Tensor] = []
-    for window in windows:
-        with _inputs_of(recorders[0]) as seen:
-            rest.base_model(input_ids=window[None], use_cache=False)
-        hidden.extend(seen)
-    attributes = _simple_attributes(skeleton, 0)
-    return CalibrationStream(hidden, [recorder.arguments for recorder in recorders], attributes)
+    try:
+        for window in windows:
+            with _inputs_of(recorders[0]) as seen:
+                rest.base_model(input_ids=window[None], use_cache=False)
+            hidden.extend(seen)
+    finally:
+        widening.remove()
+        rest.set_submodule(skeleton.layers_path, nn.ModuleList())
+    arguments = [recorder.arguments for recorder in recorders]
+    return CalibrationStream(hidden, arguments, _simple_attributes(skeleton, 0))
 
 
 def widen_small_parts(rest: PreTrainedModel, skeleton: Skeleton) -> None:
@@ -105,7 +119,8 @@ def widen_small_parts(rest: PreTrainedModel, skeleton: Skeleton) -> None:
     for module in rest.modules():
         if not isinstance(module, nn.Embedding) and module is not head:
             for parameter in module.parameters(recurse=False):
-                parameter.data = parameter.data.float()
+                if parameter.is_floating_point():
+                    parameter.data = parameter.data.float()
 
 
 @contextmanager

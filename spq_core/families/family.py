@@ -26,10 +26,14 @@ class Family:
 
     rows_per_neuron: int = 1
     """2 where one matrix holds gate and up projection, all rows of one before those of the other."""
+    head_groups: bool = False
+    """Whether `attention` is query, key, value and output projection, and the layer takes the number
+    of its heads from their sizes, so that heads can go."""
 
 
 LLAMA_LIKE = Family(
     name="llama-like",
+    head_groups=True,
     attention=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
     mlp_in=("mlp.gate_proj", "mlp.up_proj"),
     mlp_out="mlp.down_proj",

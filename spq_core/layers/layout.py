@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from torch import nn
 
 from spq_core.errors import ArtifactError
+from spq_core.layers.adapted_linear import AdaptedLinear, Base
 from spq_core.layers.coded import CodedEmbedding, CodedLinear
 from spq_core.layers.int8_linear import Int8Embedding, Int8Linear
 from spq_core.layers.low_rank_linear import Factor, LowRankLinear
@@ -85,9 +86,16 @@ class CodedLayout(_Layout):
     order: Literal["columns", "rows"]
 
 
-FactorLayout = Annotated[
-    DenseLayout | Int8Layout | PackedLayout | CodedLayout, Field(discriminator="kind")
-]
+class AdaptedLayout(_Layout):
+    """AdaptedLinear: a layer and an adapter of some rank beside it."""
+
+    kind: Literal["adapted"] = "adapted"
+    base: Annotated[DenseLayout | Int8Layout | PackedLayout, Field(discriminator="kind")]
+    rank: Size
+
+
+LinearLayout = DenseLayout | Int8Layout | PackedLayout | CodedLayout | AdaptedLayout
+FactorLayout = Annotated[LinearLayout, Field(discriminator="kind")]
 
 
 class LowRankLayout(_Layout):
@@ -136,10 +144,7 @@ class Int8EmbeddingLayout(_Layout):
 
 
 Layout = Annotated[
-    DenseLayout
-    | Int8Layout
-    | PackedLayout
-    | CodedLayout
+    LinearLayout
     | LowRankLayout
     | Int8EmbeddingLayout
     | PackedEmbeddingLayout
@@ -188,15 +193,19 @@ def layout_of(module: nn.Module) -> Layout | None:
     return None
 
 
-def _factor_layout(
-    module: Factor | CodedLinear,
-) -> DenseLayout | Int8Layout | PackedLayout | CodedLayout:
-    has_bias = module.bias is not None
+def _factor_layout(module: Factor | CodedLinear) -> LinearLayout:
+    if isinstance(module, AdaptedLinear):
+        return AdaptedLayout(base=_base_layout(module.base), rank=module.adapter_down.shape[0])
     if isinstance(module, CodedLinear):
         return CodedLayout(
-            n_in=module.n_in, n_out=module.n_out, bias=has_bias,
+            n_in=module.n_in, n_out=module.n_out, bias=module.bias is not None,
             n_bytes=module.packed.numel(), base=module.base, order=module.order,
         )  # fmt: skip
+    return _base_layout(module)
+
+
+def _base_layout(module: Base) -> DenseLayout | Int8Layout | PackedLayout:
+    has_bias = module.bias is not None
     n_in, n_out = module.in_features, module.out_features
     if isinstance(module, PackedLinear):
         return PackedLayout(
@@ -236,9 +245,11 @@ def build(layout: Layout, dtype: torch.dtype) -> nn.Module:
             return _build_linear(layout, dtype)
 
 
-def _build_linear(
-    layout: DenseLayout | Int8Layout | PackedLayout | CodedLayout, dtype: torch.dtype
-) -> nn.Module:
+def _build_linear(layout: LinearLayout, dtype: torch.dtype) -> nn.Module:
+    if isinstance(layout, AdaptedLayout):
+        base: Any = _build_linear(layout.base, dtype)
+        down = _empty(layout.rank, layout.base.n_in, dtype=dtype)
+        return AdaptedLinear(base, down, _empty(layout.base.n_out, layout.rank, dtype=dtype))
     n_in, n_out = layout.n_in, layout.n_out
     if isinstance(layout, DenseLayout):
         return nn.Linear(n_in, n_out, bias=layout.bias, dtype=dtype, device="meta")

@@ -3,10 +3,9 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from spq_core.layers.int8_linear import Int8Linear
-from spq_core.layers.packed_linear import PackedLinear
+from spq_core.layers.adapted_linear import AdaptedLinear, Base
 
-Factor = nn.Linear | Int8Linear | PackedLinear
+Factor = Base | AdaptedLinear
 
 
 class LowRankLinear(nn.Module):

@@ -5,17 +5,21 @@ from typing import NamedTuple
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from spq_core.layers.adapted_linear import AdaptedLinear
 from spq_core.layers.int8_linear import Int8Linear
 from spq_core.layers.low_rank_linear import Factor, LowRankLinear
 from spq_core.layers.packed_linear import PackedLinear
 
-AnyLinear = nn.Linear | Int8Linear | PackedLinear | LowRankLinear
+AnyLinear = nn.Linear | Int8Linear | PackedLinear | AdaptedLinear | LowRankLinear
 
 
 def float_weight(layer: AnyLinear) -> Float[Tensor, "out in"]:
     """Return the weight as one float32 matrix."""
     if isinstance(layer, LowRankLinear):
         return float_weight(layer.up) @ float_weight(layer.down)
+    if isinstance(layer, AdaptedLinear):
+        beside = layer.adapter_up.data.float() @ layer.adapter_down.data.float()
+        return float_weight(layer.base) + layer.scale * beside
     if isinstance(layer, Int8Linear):
         weight = layer.unpadded_codes().float() * layer.scale.data[:, None]
         return weight if layer.input_scale is None else weight * layer.input_scale.data
@@ -45,8 +49,8 @@ def keep_rows(layer: AnyLinear, kept: Int64[Tensor, " k"]) -> AnyLinear:
     if isinstance(layer, LowRankLinear):
         return LowRankLinear(layer.down, _factor(keep_rows(layer.up, kept)))
     bias = None if layer.bias is None else layer.bias.data[kept]
-    if isinstance(layer, PackedLinear):
-        raise TypeError("rows of packed codes are not cut; prune before quantizing")
+    if isinstance(layer, PackedLinear | AdaptedLinear):
+        raise TypeError("rows of packed codes and of adapters are not cut; prune first")
     if isinstance(layer, Int8Linear):
         _require_plain(layer)
         scale = layer.scale.data
@@ -60,8 +64,8 @@ def keep_columns(layer: AnyLinear, kept: Int64[Tensor, " k"]) -> AnyLinear:
     if isinstance(layer, LowRankLinear):
         return LowRankLinear(_factor(keep_columns(layer.down, kept)), layer.up)
     bias = None if layer.bias is None else layer.bias.data
-    if isinstance(layer, PackedLinear):
-        raise TypeError("columns of packed codes are not cut; prune before quantizing")
+    if isinstance(layer, PackedLinear | AdaptedLinear):
+        raise TypeError("columns of packed codes and of adapters are not cut; prune first")
     if isinstance(layer, Int8Linear):
         _require_plain(layer)
         return Int8Linear.of(layer.unpadded_codes()[:, kept].contiguous(), layer.scale.data, bias)

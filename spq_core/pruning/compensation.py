@@ -16,7 +16,10 @@ DAMPING = 0.01
 
 
 def score_neurons(
-    rule: str, weight: Float[Tensor, "out n"], moments: InputMoments
+    rule: str,
+    weight: Float[Tensor, "out n"],
+    moments: InputMoments,
+    output_weights: Float[Tensor, " out"] | None = None,
 ) -> Float[Tensor, " n"]:
     """Return how much each input of `weight` counts.
 
@@ -24,8 +27,13 @@ def score_neurons(
     `flap`: Var(x_j) · Σ_i W_ij² (FLAP, arXiv:2312.11983), for a bias that makes up for the mean.
     `obs`: Σ_i W_ij² / [C⁻¹]_jj, the output error left after the best update of the other columns
     (optimal brain surgeon; arXiv:2412.18110).
+
+    Args:
+        output_weights: how much each output's squared error counts; all the same when left out.
     """
     exact = weight.double()
+    if output_weights is not None:
+        exact = exact * output_weights.double().sqrt()[:, None]
     energy = moments.second.diagonal().double()
     if rule == "wanda":
         scores = exact.abs().mean(dim=0) * energy.sqrt()
@@ -33,7 +41,7 @@ def score_neurons(
         variance = (energy - moments.mean.double().square()).clamp(min=0)
         scores = variance * exact.square().sum(dim=0)
     else:
-        inverse = torch.linalg.inv(_damped(moments.second.double()))
+        inverse = torch.linalg.inv(damped(moments.second.double()))
         scores = exact.square().sum(dim=0) / inverse.diagonal()
     return scores.float()
 
@@ -64,14 +72,15 @@ def compensate(
         second = moments.second.double()
         if bias is not None:
             second = second - torch.outer(mean, mean)
-        inner = _damped(second[kept][:, kept])
+        inner = damped(second[kept][:, kept])
         chosen = torch.linalg.solve(inner, (exact @ second[:, kept]).T).T
     if bias is not None and rule != "none":
         bias = (bias.double() + exact @ mean - chosen @ mean[kept]).float()
     return Compensated(chosen.float().contiguous(), bias)
 
 
-def _damped(second: Tensor) -> Tensor:
+def damped(second: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
+    """A second moment that can be inverted: 1% of each input's energy is added to it."""
     energy = second.diagonal()
     floor = 1e-6 * energy.mean().clamp(min=torch.finfo(torch.float32).tiny)
     return second + torch.diag(DAMPING * energy + floor)

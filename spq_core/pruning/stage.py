@@ -17,6 +17,9 @@ from spq_core.recipe import PruneStage as PruneSettings
 from spq_core.report import ModuleReport
 from spq_core.stage import StageState
 
+WEIGHTS = "weights."
+"""Begins the names of output weights in a stage's state."""
+
 
 def forget(_name: str, _kept: Tensor) -> None:
     """Nobody needs to know which rows a matrix keeps."""
@@ -31,16 +34,22 @@ class PruneStage:
     on_cut: Callable[[str, Tensor], None] = forget
     """Told about each matrix that loses rows, and which it keeps."""
     neurons: dict[str, int] = field(default_factory=dict)
-    """With `max_ratio: auto`, how many neurons each layer keeps."""
+    """With `max_ratio: auto` or `layer_ratios: loss`, how many neurons each layer keeps."""
+    output_weights: dict[str, Tensor] = field(default_factory=dict)
+    """Then also how much each output of the matrix behind the neurons counts."""
     name: str = "prune"
     needs_calibration: bool = True
     scores: dict[str, Tensor] = field(default_factory=dict)
     """Per decoder layer, the mean absolute output of each neuron."""
 
     @property
+    def _is_planned(self) -> bool:
+        return self.settings.max_ratio == AUTO or self.settings.layer_ratios == "loss"
+
+    @property
     def needs_survey(self) -> bool:
         """Whether a layer's ratio depends on the others."""
-        if self.settings.max_ratio == AUTO:
+        if self._is_planned:
             return False
         return self.settings.layer_ratios == "activation" or self.settings.score == "activation"
 
@@ -96,16 +105,19 @@ class PruneStage:
         ]
 
     def state(self) -> StageState:
-        """The scores so far, and the numbers a target chose."""
-        return StageState(self.neurons, dict(self.scores))
+        """The scores so far, the numbers a plan chose, and what outputs count."""
+        weights = {f"{WEIGHTS}{name}": part for name, part in self.output_weights.items()}
+        return StageState(self.neurons, self.scores | weights)
 
     def restore(self, state: StageState) -> None:
-        """Take up the scores."""
-        self.scores.update(state.tensors)
+        """Take up all of it."""
+        for name, part in state.tensors.items():
+            weights = name.startswith(WEIGHTS)
+            (self.output_weights if weights else self.scores)[name.removeprefix(WEIGHTS)] = part
         self.neurons.update(state.values)
 
     def _ratio(self, path: str, neurons: int) -> float:
-        if self.settings.max_ratio == AUTO:
+        if self._is_planned:
             # half a neuron on top, so that rounding down gives the number back
             return 1 - min(1.0, (self.neurons[path] + 0.5) / neurons)
         if self.settings.layer_ratios == "uniform":
@@ -116,7 +128,8 @@ class PruneStage:
         if self.settings.score == "activation":
             return self.scores[path]
         weight = float_weight(linear_at(block, self.family.mlp_out))
-        return score_neurons(self.settings.score, weight, self._behind(inputs))
+        weights = self.output_weights.get(f"{path}.{self.family.mlp_out}")
+        return score_neurons(self.settings.score, weight, self._behind(inputs), weights)
 
     def _cut(self, path: str, block: nn.Module, kept: Tensor, inputs: LayerInputs | None) -> None:
         following = linear_at(block, self.family.mlp_out)

@@ -6,6 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+LEAST_OUTPUT_WEIGHT = 0.01
+"""Of the mean: weights are measured on few tokens."""
+
 
 class Spectrum(NamedTuple):
     """Singular values and the singular vectors of the matrix's shorter side."""
@@ -57,36 +60,59 @@ def truncate(weight: Float[Tensor, "out in"], spectrum: Spectrum, rank: int) -> 
 
 
 def decompose_output(
-    weight: Float[Tensor, "out in"], second_moment: Float[Tensor, "in in"]
+    weight: Float[Tensor, "out in"],
+    second_moment: Float[Tensor, "in in"],
+    output_weights: Float[Tensor, " out"] | None = None,
 ) -> Spectrum:
-    """Decompose the outputs W x: σ_i² and directions are those of W E[x xᵀ] Wᵀ, in float64.
+    """Decompose the outputs W x: σ_i² and directions are those of D W E[x xᵀ] Wᵀ D, in float64.
 
     SVD-LLM (arXiv:2403.07378) whitens W by a Cholesky factor of E[x xᵀ] and inverts it again. The
     eigenvectors of the outputs' second moment give the same factors without either, so there is no
     factorisation that can fail, and no damping; and as they are the optimum for both factors at
     once, alternating least squares has nothing left to refine.
+
+    Args:
+        output_weights: how much each output's squared error counts; D is the diagonal of their
+            roots, the identity when left out.
     """
     exact = weight.double()
+    if output_weights is not None:
+        exact = exact * _roots(output_weights)[:, None]
     eigenvalues, vectors = torch.linalg.eigh(exact @ second_moment.double() @ exact.T)
     return Spectrum(eigenvalues.flip(0).clamp(min=0).sqrt(), vectors.flip(1))
 
 
 def project_outputs(
-    weight: Float[Tensor, "out in"], outputs: Spectrum, rank: int, singular_values: str = "down"
+    weight: Float[Tensor, "out in"],
+    outputs: Spectrum,
+    rank: int,
+    singular_values: str = "down",
+    output_weights: Float[Tensor, " out"] | None = None,
 ) -> LowRankFactors:
-    """Return up = U_r, down = U_rᵀ W: the outputs' projection on their strongest directions.
+    """Return up = D⁻¹ U_r, down = U_rᵀ D W: the outputs' projection on their strongest directions.
 
-    Its squared output error is Σ_{i>r} σ_i², the least any rank-r matrix leaves.
+    Its squared output error, weighted, is Σ_{i>r} σ_i², the least any rank-r matrix leaves.
 
     Args:
-        outputs: from `decompose_output`.
+        outputs, output_weights: from and for `decompose_output`.
         singular_values: `down` as above; `up` moves them to the first factor's columns, `split`
             half of each.
     """
     vectors = outputs.vectors[:, :rank]
-    down = vectors.T @ weight.double()
+    roots = torch.ones(len(weight)) if output_weights is None else _roots(output_weights)
+    roots = roots.to(vectors)
+    down = vectors.T @ (weight.double() * roots[:, None])
+    up = vectors / roots[:, None]
     values = outputs.singular_values[:rank]
     floor = torch.finfo(torch.float32).eps * values[0]
     moved = values.clamp(min=floor) ** {"down": 0.0, "split": 0.5, "up": 1.0}[singular_values]
     moved = moved if float(values[0]) > 0 else torch.ones_like(moved)
-    return LowRankFactors((vectors * moved).float().contiguous(), (down / moved[:, None]).float())
+    return LowRankFactors((up * moved).float().contiguous(), (down / moved[:, None]).float())
+
+
+def _roots(weights: Float[Tensor, " out"]) -> Float[Tensor, " out"]:
+    """Square roots; an output that nothing seems to depend on counts a little all the same."""
+    mean = weights.double().mean()
+    if float(mean) <= 0:
+        return torch.ones_like(weights, dtype=torch.float64)
+    return (weights.double() / mean).clamp(min=LEAST_OUTPUT_WEIGHT).sqrt()

@@ -32,13 +32,15 @@ class SvdStage:
     family: Family
     ranks: dict[str, int] = field(default_factory=dict)
     """With `variance: auto`, the matrices to factorise and their ranks."""
+    output_weights: dict[str, Tensor] = field(default_factory=dict)
+    """With `objective: loss`, how much each output counts."""
     name: str = "svd"
     needs_survey: bool = False
 
     @property
     def needs_calibration(self) -> bool:
         """Whether factors follow the outputs, which takes inputs."""
-        return self.settings.objective == "output"
+        return self.settings.objective != "weight"
 
     @property
     def needs_inputs(self) -> bool:
@@ -69,12 +71,18 @@ class SvdStage:
         return RankDecision(rank, rank, factorise=True, reason="")
 
     def state(self) -> StageState:
-        """The ranks a target chose."""
-        return StageState(self.ranks, {})
+        """The ranks a target chose, and what outputs count."""
+        return StageState(self.ranks, self.output_weights)
 
     def restore(self, state: StageState) -> None:
-        """Take up the ranks."""
+        """Take up both."""
         self.ranks.update(state.values)
+        self.output_weights.update(state.tensors)
+
+    def keep_rows(self, name: str, kept: Tensor) -> None:
+        """Forget the rows of a matrix that another stage removed."""
+        if name in self.output_weights:
+            self.output_weights[name] = self.output_weights[name][kept]
 
     def _factorise(
         self, path: str, block: nn.Module, name: str, inputs: LayerInputs | None
@@ -82,16 +90,16 @@ class SvdStage:
         layer = linear_at(block, name)
         weight = float_weight(layer)
         plain = decompose(weight) if inputs is None or self.settings.rank_rule == "weight" else None
-        outputs = None
+        outputs, weights = None, self.output_weights.get(f"{path}.{name}")
         if inputs is not None:
-            outputs = decompose_output(weight, inputs.moments(name).second)
+            outputs = decompose_output(weight, inputs.moments(name).second, weights)
         judged = plain if plain is not None else outputs
         if judged is None:
             raise RuntimeError("no spectrum to choose a rank from")
         n_out, n_in = weight.shape
         decision = self._decide(f"{path}.{name}", judged, (n_out, n_in))
         if decision.factorise:
-            up, down = _factors(weight, plain, outputs, decision.rank, self.settings)
+            up, down = _factors(weight, plain, outputs, decision.rank, self.settings, weights)
             block.set_submodule(
                 name, LowRankLinear(dense_linear(down, None), dense_linear(up, bias_of(layer)))
             )
@@ -116,9 +124,10 @@ def _factors(
     outputs: Spectrum | None,
     rank: int,
     settings: SvdSettings,
+    output_weights: Tensor | None,
 ) -> LowRankFactors:
     if outputs is not None:
-        return project_outputs(weight, outputs, rank, settings.singular_values)
+        return project_outputs(weight, outputs, rank, settings.singular_values, output_weights)
     if plain is None:
         raise RuntimeError("no spectrum to truncate")
     factors = truncate(weight, plain, rank)

@@ -33,6 +33,8 @@ GPTQ4 = {"type": "quantize", "method": "gptq", "bits": 4, "group_size": 32, "sym
 GPTQ3 = {"type": "quantize", "method": "gptq", "bits": 3, "scale_search": True}
 ROUND4 = {"type": "quantize", "method": "round", "bits": 4, "group_size": 32, "symmetric": False}
 SVD = {"type": "svd", "objective": "output", "variance": 0.9, "singular_values": "down"}
+HEADS = {"type": "prune-heads", "ratio": 0.2}
+RECOVER = {"type": "recover", "steps": 12, "batch": 2, "length": 32}
 PRUNE = {"type": "prune", "score": "obs", "update": "least_squares", "max_ratio": 0.3}
 
 
@@ -51,9 +53,10 @@ def run(folder, out, what, **options):
     [
         recipe(SVD, PRUNE, RATE, target={"bytes_ratio": 0.2}),
         recipe(SVD, PRUNE | {"layer_ratios": "uniform"}, GPTQ4),
+        recipe(SVD | {"objective": "loss"}, PRUNE | {"layer_ratios": "loss"}),
         recipe(GPTQ3),
     ],
-    ids=["svd+prune+rate", "svd+prune+gptq4", "gptq3"],
+    ids=["svd+prune+rate", "svd+prune+gptq4", "svd+prune by loss", "gptq3"],
 )
 def test_every_family_loads_and_computes_what_its_weights_say(tmp_path, family, what):
     folder = save_tiny(tmp_path / "source", family)
@@ -175,7 +178,7 @@ class DiesAt(Silent):
         if self.count == int(sys.argv[3]):
             os.kill(os.getpid(), signal.SIGKILL)
 
-what = recipe(SVD, PRUNE, RATE, target={"bytes_ratio": 0.2})
+what = recipe(HEADS, SVD | {"objective": "loss"}, PRUNE, RECOVER, RATE, target={"bytes_ratio": 0.2})
 run(Path(sys.argv[1]), Path(sys.argv[2]), what, resume=True, progress=DiesAt())
 """
 
@@ -189,15 +192,16 @@ def test_killed_anywhere_and_resumed_gives_the_same_bytes(tmp_path):
         return subprocess.run(arguments, env=environment, check=False).returncode
 
     assert attempt(tmp_path / "whole", 10**9) == 0
-    # 6 steps of sensitivity, then two passes of 4 blocks
-    for dies_at in (2, 8, 12):
+    # 6 steps of sensitivity, a pass of 4 blocks to look, one to prune, 12 steps of recovery, and one
+    # to quantize
+    for dies_at in (2, 8, 14, 25, 28):
         out = tmp_path / f"killed-{dies_at}"
         assert attempt(out, dies_at) == -signal.SIGKILL
         assert not out.exists()
         assert attempt(out, 10**9) == 0
         assert digests(out) == digests(tmp_path / "whole"), dies_at
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"source", "whole", *(f"killed-{n}" for n in (2, 8, 12))}
+    assert left == {"source", "whole", *(f"killed-{n}" for n in (2, 8, 14, 25, 28))}
 
 
 @pytest.mark.parametrize("ratio", [0.55, 0.7, 0.9])

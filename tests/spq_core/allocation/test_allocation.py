@@ -14,7 +14,14 @@ from spq_core.allocation.rules import (
     search,
     total_bytes,
 )
-from spq_core.allocation.structure import Directions, Neurons, decide, price_for_bytes
+from spq_core.allocation.structure import (
+    Directions,
+    Units,
+    kept_at,
+    kept_without,
+    price_for_bytes,
+    ranks_at,
+)
 
 
 def some_curves(count=6):
@@ -87,11 +94,31 @@ def test_a_rank_is_the_one_that_costs_least_of_all():
 def test_a_price_makes_the_bytes_fit_and_takes_first_what_counts_least():
     flat, steep = (1000.0,) * 40, tuple(10.0**-index for index in range(40))
     matrices = {"flat": Directions(flat, 40, 40, 2.0), "steep": Directions(steep, 40, 40, 2.0)}
-    layers = {"mlp": Neurons(tuple(float(index) for index in range(1, 101)), 30, 2.0)}
+    layers = {"mlp": Units(tuple(float(index) for index in range(1, 101)), 30, 2.0)}
     whole = 2 * 2.0 * 1600 + 2.0 * 100 * 30
-    price = price_for_bytes(matrices, layers, 0.7 * whole)
-    structure = decide(matrices, layers, price)
-    assert "steep" in structure.ranks
-    assert "flat" not in structure.ranks
-    left = 2.0 * (1600 + 80 * structure.ranks["steep"] + 30 * structure.neurons["mlp"])
+    price = price_for_bytes([*matrices.values(), *layers.values()], 0.7 * whole)
+    ranks, neurons = ranks_at(matrices, price), kept_at(layers, price)
+    assert "steep" in ranks
+    assert "flat" not in ranks
+    left = 2.0 * (1600 + 80 * ranks["steep"] + 30 * neurons["mlp"])
     assert 0.9 * 0.7 * whole <= left <= 0.7 * whole
+
+
+def test_a_least_share_of_matrices_becomes_pairs_and_loses_as_little_as_it_can():
+    matrices = {
+        f"{scale:g}": Directions(tuple(scale * 0.9**index for index in range(40)), 40, 40, 1.0)
+        for scale in (1.0, 10.0, 100.0, 1000.0)
+    }
+    assert ranks_at(matrices, 1e-9) == {}
+    assert ranks_at(matrices, 1e-9, least_share=0.5) == {"1": 19, "10": 19}  # 20 saves nothing
+
+
+def test_a_share_of_all_units_goes_from_where_it_costs_least():
+    layers = {
+        "a": Units((5.0, 1.0, 2.0), 10, 0.0),
+        "b": Units((0.1, 0.2, 0.3), 10, 0.0),
+        "c": Units((9.0, 8.0, 7.0), 10, 0.0),
+    }
+    assert kept_without(layers, 0.0) == {"a": 3, "b": 3, "c": 3}
+    assert kept_without(layers, 0.34) == {"a": 2, "b": 1, "c": 3}  # b keeps its strongest
+    assert sum(kept_without(layers, 0.99).values()) == 3

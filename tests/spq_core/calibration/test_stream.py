@@ -3,7 +3,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from spq_core.calibration.stream import begin_stream
-from spq_core.modeling.blocks import load_layer
+from spq_core.modeling.blocks import load_layer, load_rest
 from spq_core.modeling.checkpoint import open_checkpoint
 from spq_core.modeling.skeleton import load_skeleton
 from tests.models import FAMILIES, save_tiny, some_ids
@@ -14,7 +14,7 @@ def test_streamed_layers_compute_what_the_whole_model_does(tmp_path, family):
     folder = save_tiny(tmp_path / family, family)
     skeleton, checkpoint = load_skeleton(folder), open_checkpoint(folder)
     windows = torch.cat([some_ids(24), some_ids(24).flip(1)])
-    stream = begin_stream(skeleton, checkpoint, windows)
+    stream = begin_stream(skeleton, load_rest(skeleton, checkpoint), windows)
     model = AutoModelForCausalLM.from_pretrained(folder)
     inputs = []
     for index in range(skeleton.n_layers):

@@ -39,3 +39,25 @@ def test_output_error_is_the_dropped_energy_and_below_plain_svd(shape, singular_
     plain_up, plain_down = truncate(weight, decompose(weight), 8)
     plain = float(((rows @ (plain_up @ plain_down - weight).T).square().sum(dim=1)).mean())
     assert error < 0.5 * plain
+
+
+def test_outputs_that_count_more_are_kept_better():
+    generator = torch.Generator().manual_seed(2)
+    weight = torch.randn(30, 50, generator=generator)
+    rows = torch.randn(500, 50, generator=generator) * torch.logspace(0, -2, 50)
+    second = rows.T @ rows / 500
+    weights = torch.ones(30)
+    weights[:5] = 100.0
+    errors = []
+    for given in (None, weights):
+        outputs = decompose_output(weight, second, given)
+        up, down = project_outputs(weight, outputs, 8, output_weights=given)
+        error = (rows @ (up @ down - weight).T).square().mean(dim=0)
+        errors.append(error)
+        if given is not None:
+            dropped = float(outputs.singular_values[8:].square().sum())
+            relative = weights / weights.mean()
+            assert float(error @ relative) == pytest.approx(dropped, rel=1e-3)
+    even, weighted = errors
+    assert weighted[:5].sum() < 0.2 * even[:5].sum()
+    assert weighted @ weights < even @ weights
