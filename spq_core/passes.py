@@ -20,9 +20,15 @@ from transformers import PreTrainedModel
 
 from spq_core.artifact.spool import Spool
 from spq_core.artifact.write import ArtifactWriter
+from spq_core.calibration.head import Head, mean_divergence
 from spq_core.calibration.inputs import LayerInputs
 from spq_core.calibration.samples import CalibrationSamples
-from spq_core.calibration.stream import CalibrationStream, begin_stream, widen_small_parts
+from spq_core.calibration.stream import (
+    CalibrationStream,
+    begin_stream,
+    final_states,
+    widen_small_parts,
+)
 from spq_core.modeling.blocked import BlockedModel
 from spq_core.modeling.blocks import load_layer, load_rest
 from spq_core.modeling.checkpoint import Checkpoint
@@ -32,6 +38,8 @@ from spq_core.report import ModuleReport
 from spq_core.resume import RunState, StateFolder
 from spq_core.stage import Stage, StageState
 
+LOSS_EXCESS = 2.0
+"""KL measured over KL expected: errors of one layer meet those of the next (measured: 1.0 to 2.4)."""
 REST = ""
 """Path of the block that holds everything outside the decoder layers."""
 
@@ -92,6 +100,12 @@ class Run:
     writer: ArtifactWriter
     spool: Spool
     states: StateFolder
+    teacher: BlockedModel | None = None
+    """The source, if the divergence from it is to be measured at the end."""
+    excess: float = LOSS_EXCESS
+    """What the plan took the measured divergence over the expected one to be."""
+    divergence: float | None = None
+    """KL from the source in nats per token, on text that nothing was fitted to."""
     head_shares_codes: bool = False
     reports: list[ModuleReport] = field(default_factory=list)
 
@@ -129,6 +143,8 @@ class Run:
                     self.progress.record("layer", asdict(report))
                     self.reports.append(report)
             self._send_on(stream, one, position, path, block)
+            if one.is_last and path == REST and stream is not None:
+                self._measure_divergence(stream, block)
             if one.is_last:
                 self._note_tying(path, block)
                 self.writer.write_block(position + 1, path, block, self._original(position, path))
@@ -169,7 +185,22 @@ class Run:
             widen_small_parts(block, self.skeleton)
             groups = ((self.skeleton.head_path,),)
             run = partial(stream.through_rest, self.skeleton, block)
-        return LayerInputs(block, groups, run, len(stream.hidden))
+        return LayerInputs(block, groups, run, self._n_fitted())
+
+    def _n_fitted(self) -> int:
+        """Samples that stages may look at; those behind them in the stream are for measuring."""
+        return 0 if self.samples is None else len(self.samples.rows)
+
+    def _measure_divergence(self, stream: CalibrationStream, block: nn.Module) -> None:
+        """Compare with the source on the samples that stages did not see."""
+        if self.teacher is None or self.samples is None or not isinstance(block, PreTrainedModel):
+            return
+        positions = range(self._n_fitted(), len(stream.hidden))
+        wanted = final_states(self.teacher, self.samples.unseen)
+        self.divergence = mean_divergence(
+            Head(self.teacher.rest(), self.skeleton), wanted,
+            Head(block, self.skeleton), stream.at_head(self.skeleton, block, positions),
+        )  # fmt: skip
 
     def _save(self, number: int, position: int, stream: CalibrationStream | None) -> None:
         """Store where the run stands after a block."""
@@ -189,6 +220,8 @@ class Run:
             "writer": self.writer.state(),
             "spool": self.spool.state(),
             "head_shares_codes": self.head_shares_codes,
+            "excess": self.excess,
+            "divergence": self.divergence,
         }
         self.states.save(count, values, tensors)
 
@@ -207,6 +240,7 @@ class Run:
         self.writer.restore(values["writer"])
         self.spool.recall(values["spool"])
         self.head_shares_codes = values["head_shares_codes"]
+        self.divergence = values["divergence"]
         done: int = values["done"]
         return divmod(done, self.skeleton.n_layers + 1)
 
@@ -240,8 +274,10 @@ class Run:
     def _stream_for(self, one: Pass) -> CalibrationStream | None:
         if self.samples is None or not one.needs_samples:
             return None
-        rest = load_rest(self.skeleton, self.checkpoint)
-        return begin_stream(self.skeleton, rest, self.samples.rows)
+        rows = self.samples.rows
+        if self.teacher is not None:
+            rows = torch.cat([rows, self.samples.unseen])
+        return begin_stream(self.skeleton, load_rest(self.skeleton, self.checkpoint), rows)
 
     def _note_tying(self, path: str, block: nn.Module) -> None:
         if path == REST:

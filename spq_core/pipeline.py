@@ -4,8 +4,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -30,29 +29,22 @@ from spq_core.modeling.blocked import BlockedModel
 from spq_core.modeling.blocks import load_layer, load_rest
 from spq_core.modeling.checkpoint import Checkpoint, open_checkpoint
 from spq_core.modeling.skeleton import Skeleton, load_skeleton
-from spq_core.passes import Run
+from spq_core.passes import LOSS_EXCESS, Run
 from spq_core.plan import Plan, make_plan
 from spq_core.progress import Progress, Silent
-from spq_core.pruning.head_stage import PruneHeadsStage
-from spq_core.pruning.stage import PruneStage
-from spq_core.quantization.grid_stage import GridStage
-from spq_core.quantization.rate_stage import RateStage
-from spq_core.quantization.stage import QuantizeStage
-from spq_core.recipe import PruneHeadsStage as PruneHeadsSettings
-from spq_core.recipe import PruneStage as PruneSettings
-from spq_core.recipe import QuantizeStage as QuantizeSettings
 from spq_core.recipe import Recipe
 from spq_core.recipe import RecoverStage as RecoverSettings
-from spq_core.recipe import SvdStage as SvdSettings
 from spq_core.recovery.samples import RecoverySamples, recovery_samples
-from spq_core.recovery.stage import RecoverStage
 from spq_core.report import CompressionReport, ModuleReport
 from spq_core.resume import RunState, StateFolder
 from spq_core.stage import Stage
+from spq_core.stages import Training, build_stages
 from spq_core.survey import rate_settings
-from spq_core.svd.stage import SvdStage
 from spq_core.weight_files import stored_bytes
 
+ATTEMPTS = 4
+MARGIN = 1.1
+"""By how much more than needed an attempt is tightened."""
 ARTIFACT_EXTRA_FILES = ("config.json", MANIFEST_FILE)
 
 
@@ -63,69 +55,6 @@ class SourceModel:
     folder: Path
     name: str
     revision: str | None = None
-
-
-def build_stages(
-    recipe: Recipe,
-    skeleton: Skeleton,
-    checkpoint: Checkpoint,
-    plan: Plan,
-    recovery: RecoverySamples | None,
-    progress: Progress,
-) -> tuple[Stage, ...]:
-    """Make the recipe's stages for one model."""
-    listeners: list[Callable[[str, Tensor], None]] = []
-
-    def on_cut(name: str, kept: Tensor) -> None:
-        for listener in listeners:
-            listener(name, kept)
-
-    if plan.budget is not None:
-        listeners.append(plan.budget.keep_rows)
-    stages: list[Stage] = []
-    for settings in recipe.stages:
-        if isinstance(settings, RecoverSettings):
-            if recovery is None:
-                raise RecipeError("a recipe with a recover stage needs text; none was given")
-            teacher = BlockedModel(
-                skeleton,
-                partial(load_layer, skeleton, checkpoint),
-                partial(load_rest, skeleton, checkpoint),
-            )
-            stages.append(RecoverStage(settings, recovery, teacher, progress))
-            continue
-        stage = _build_stage(settings, skeleton, checkpoint, plan, on_cut)
-        if isinstance(stage, SvdStage):
-            listeners.append(stage.keep_rows)
-        stages.append(stage)
-    return tuple(stages)
-
-
-def _build_stage(
-    settings: SvdSettings | PruneSettings | PruneHeadsSettings | QuantizeSettings,
-    skeleton: Skeleton,
-    checkpoint: Checkpoint,
-    plan: Plan,
-    on_cut: Callable[[str, Tensor], None],
-) -> Stage:
-    family, structure = skeleton.family, plan.structure
-    match settings:
-        case SvdSettings():
-            weights = plan.weights_of(family.attention) if settings.objective == "loss" else {}
-            return SvdStage(settings, family, dict(structure.ranks), weights)
-        case PruneSettings():
-            weights = plan.weights_of((family.mlp_out,))
-            return PruneStage(settings, family, on_cut, dict(structure.neurons), weights)
-        case PruneHeadsSettings():
-            weights = plan.weights_of(family.attention[-1:])
-            return PruneHeadsStage(settings, family, dict(structure.heads), weights, on_cut)
-        case QuantizeSettings():
-            parts = (
-                settings, family, skeleton.head_path, skeleton.embedding_path, checkpoint.dtype,
-            )  # fmt: skip
-            if plan.budget is not None:
-                return RateStage(*parts, plan.budget)
-            return QuantizeStage(*parts) if settings.is_plain else GridStage(*parts)
 
 
 def compress(
@@ -151,34 +80,18 @@ def compress(
     started = time.monotonic()
     reset_peak_rss()
     check_model_folder(source.folder)
-    checkpoint = open_checkpoint(source.folder)
-    skeleton = load_skeleton(source.folder)
-    progress = progress or Silent()
+    skeleton, checkpoint = load_skeleton(source.folder), open_checkpoint(source.folder)
     samples = _samples_for(recipe, source, text)
     recovery = _recovery(recipe, source, text)
     states = StateFolder(
         out.with_name(f"{out.name}.state"),
         _fingerprint(recipe, source, checkpoint, _rows(samples, recovery)),
     )
-    found = states.load() if resume else None
-    scratch = out.with_name(f"{out.name}.spool")
-    if found is None:  # what another run left must not be taken for this one's
-        states.remove()
-        shutil.rmtree(scratch, ignore_errors=True)
-    with _cleaned_up(scratch, states):
-        plan = _plan(recipe, source, skeleton, checkpoint, samples, scratch, progress, found)
-        stages = build_stages(recipe, skeleton, checkpoint, plan, recovery, progress)
-        writer = ArtifactWriter(
-            out, skeleton.n_layers + 1, checkpoint.dtype, resumed=found is not None
-        )
-        run = Run(checkpoint, skeleton, stages, samples, progress, writer, Spool(scratch), states)
-        with writer:
-            modules = run.all_passes(found)
-            writer.write_index()
-            writer.write_config(_artifact_config(skeleton, writer, run.head_shares_codes))
-            writer.carry_files(source.folder)
-            writer.finish(_manifest(source, checkpoint, skeleton, samples, recipe, modules))
-        states.remove()
+    compression = _Compression(
+        source=source, recipe=recipe, out=out, skeleton=skeleton, checkpoint=checkpoint,
+        samples=samples, recovery=recovery, progress=progress or Silent(), states=states,
+    )  # fmt: skip
+    modules = compression.run(states.load() if resume else None)
     return CompressionReport(
         recipe=recipe.document(),
         recipe_sha256=recipe.sha256(),
@@ -192,6 +105,139 @@ def compress(
         calibration=None if samples is None else samples.description,
         modules=tuple(modules),
     )
+
+
+class _TooFarError(Exception):
+    """An attempt ended further from the source than the target allows."""
+
+    def __init__(self, divergence: float) -> None:
+        super().__init__(divergence)
+        self.divergence = divergence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Compression:
+    """One call of `compress`, once its inputs are checked."""
+
+    source: SourceModel
+    recipe: Recipe
+    out: Path
+    skeleton: Skeleton
+    checkpoint: Checkpoint
+    samples: CalibrationSamples | None
+    recovery: RecoverySamples | None
+    progress: Progress
+    states: StateFolder
+
+    @property
+    def scratch(self) -> Path:
+        """Where changed blocks and hidden states wait."""
+        return self.out.with_name(f"{self.out.name}.spool")
+
+    @property
+    def original(self) -> BlockedModel:
+        """The source, block by block."""
+        return BlockedModel(
+            self.skeleton,
+            partial(load_layer, self.skeleton, self.checkpoint),
+            partial(load_rest, self.skeleton, self.checkpoint),
+        )
+
+    @property
+    def max_kl(self) -> float | None:
+        """How far from the source the result may be, if the recipe says so."""
+        return None if self.recipe.target is None else self.recipe.target.max_kl
+
+    def run(self, found: RunState | None) -> list[ModuleReport]:
+        """Compress, if need be again with more bytes, until a `max_kl` is kept.
+
+        Leaves nothing behind after success or an error; what a killed or interrupted run leaves can
+        be resumed.
+        """
+        excess, last = LOSS_EXCESS, 0.0
+        if found is not None:
+            excess = float(found.values["excess"])
+        if found is None:  # what another run left must not be taken for this one's
+            self._forget()
+        try:
+            for _ in range(ATTEMPTS):
+                try:
+                    modules = self._attempt(excess, found)
+                except _TooFarError as too_far:
+                    excess *= MARGIN * too_far.divergence / (self.max_kl or 1.0)
+                    last, found = too_far.divergence, None
+                    self._forget()
+                else:
+                    self._forget()
+                    return modules
+        except Exception:
+            self._forget()
+            raise
+        raise RecipeError(
+            f"target max_kl {self.max_kl:g} was not reached in {ATTEMPTS} attempts, the last one "
+            f"came to {last:.3g}; allow more, or leave out stages that remove weights"
+        )
+
+    def _forget(self) -> None:
+        self.states.remove()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def _attempt(self, excess: float, found: RunState | None) -> list[ModuleReport]:
+        """Plan, walk all passes and finish the artifact.
+
+        Raises:
+            _TooFarError: the result is further from the source than `max_kl`.
+        """
+        plan, writer = self._plan(excess, found), self._writer(found)
+        run = Run(
+            self.checkpoint, self.skeleton, self._stages(plan), self.samples, self.progress,
+            writer, Spool(self.scratch), self.states,
+            teacher=None if self.max_kl is None else self.original, excess=excess,
+        )  # fmt: skip
+        with writer:
+            modules = run.all_passes(found)
+            if self.max_kl is not None and run.divergence is not None:
+                if run.divergence > self.max_kl:
+                    raise _TooFarError(run.divergence)
+                figures: dict[str, float | int | str] = {
+                    "kl": run.divergence,
+                    "max_kl": self.max_kl,
+                }
+                modules.append(
+                    ModuleReport(layer="model", stage="target", applied=True, figures=figures)
+                )
+            writer.write_index()
+            writer.write_config(_artifact_config(self.skeleton, writer, run.head_shares_codes))
+            writer.carry_files(self.source.folder)
+            writer.finish(
+                _manifest(
+                    self.source, self.checkpoint, self.skeleton, self.samples, self.recipe, modules
+                )
+            )
+        return modules
+
+    def _writer(self, found: RunState | None) -> ArtifactWriter:
+        return ArtifactWriter(
+            self.out, self.skeleton.n_layers + 1, self.checkpoint.dtype, resumed=found is not None
+        )
+
+    def _plan(self, excess: float, found: RunState | None) -> Plan:
+        """Decide what the recipe leaves open; a resumed run has decided already."""
+        if not self.recipe.needs_sensitivity or self.samples is None:
+            return Plan()
+        if found is not None:
+            return Plan(budget=None if rate_settings(self.recipe) is None else empty_budget())
+        return make_plan(
+            self.recipe, self.skeleton, self.checkpoint, self.samples.rows,
+            source_bytes=stored_bytes(self.source.folder), excess=excess,
+            scratch=self.scratch / "sensitivity", progress=self.progress,
+        )  # fmt: skip
+
+    def _stages(self, plan: Plan) -> tuple[Stage, ...]:
+        training = None
+        if self.recovery is not None:
+            training = Training(self.recovery, self.original, self.progress)
+        return build_stages(self.recipe, self.skeleton, self.checkpoint.dtype, plan, training)
 
 
 def _samples_for(
@@ -211,18 +257,6 @@ def _recovery(recipe: Recipe, source: SourceModel, text: Text | None) -> Recover
     if not found or text is None:
         return None
     return recovery_samples(found[0], text, source.folder)
-
-
-@contextmanager
-def _cleaned_up(scratch: Path, states: StateFolder) -> Iterator[None]:
-    """Leave nothing behind after success or an error; what a killed or interrupted run leaves can be resumed."""
-    try:
-        yield
-    except Exception:
-        states.remove()
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
-    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _rows(*samples: CalibrationSamples | RecoverySamples | None) -> list[Tensor]:
@@ -245,28 +279,6 @@ def _fingerprint(
 
 def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("spq", "torch", "transformers", "safetensors")}
-
-
-def _plan(
-    recipe: Recipe,
-    source: SourceModel,
-    skeleton: Skeleton,
-    checkpoint: Checkpoint,
-    samples: CalibrationSamples | None,
-    scratch: Path,
-    progress: Progress,
-    found: RunState | None,
-) -> Plan:
-    """Decide what the recipe leaves open; a resumed run has decided already."""
-    if not recipe.needs_sensitivity or samples is None:
-        return Plan()
-    if found is not None:
-        return Plan(budget=None if rate_settings(recipe) is None else empty_budget())
-    return make_plan(
-        recipe, skeleton, checkpoint, samples.rows,
-        source_bytes=stored_bytes(source.folder),
-        scratch=scratch / "sensitivity", progress=progress,
-    )  # fmt: skip
 
 
 def _artifact_config(skeleton: Skeleton, writer: ArtifactWriter, shares: bool) -> dict[str, Any]:  # noqa: FBT001

@@ -42,8 +42,6 @@ from spq_core.survey import Survey, rate_settings
 
 SENSITIVITY_TOKENS = 4096
 """Calibration tokens for the pass forward and back; curves change little beyond."""
-LOSS_EXCESS = 2.0
-"""KL measured over KL expected: errors of one layer meet those of the next (measured: 1.0 to 2.4)."""
 FIXED_BYTES = 8_000
 BYTES_PER_MATRIX = 720
 """What configuration, index, manifest and shard headers take (measured on artifacts)."""
@@ -75,12 +73,14 @@ def make_plan(
     windows: Int64[Tensor, "n length"],
     *,
     source_bytes: int,
+    excess: float,
     scratch: Path,
     progress: Progress,
 ) -> Plan:
     """Measure the source and decide.
 
     Args:
+        excess: what to take the measured divergence over the expected loss to be.
         source_bytes: of the stored source, which `target.bytes_ratio` is a share of.
 
     Raises:
@@ -104,7 +104,7 @@ def make_plan(
     for name, second in _matrices_of_rest(skeleton, recipe, statistics).items():
         stored = f"{name}.weight"
         survey.enter(name, checkpoint.read([stored])[stored], tokens, second)
-    return _by_rate(survey, checkpoint, statistics, source_bytes, structure)
+    return _by_rate(survey, checkpoint, statistics, source_bytes, excess, structure)
 
 
 def _with_fixed_shares(survey: Survey, structure: Structure) -> Structure:
@@ -158,6 +158,7 @@ def _by_rate(
     checkpoint: Checkpoint,
     statistics: EmbeddingStatistics,
     source_bytes: int,
+    excess: float,
     structure: Structure,
 ) -> Plan:
     target, curves = survey.recipe.target, survey.curves
@@ -168,7 +169,7 @@ def _by_rate(
     if target.bytes_ratio is not None:
         wanted = target.bytes_ratio * source_bytes - fixed
     else:
-        wanted = bytes_for_loss(rule, curves, (target.max_kl or 0.0) / LOSS_EXCESS)
+        wanted = bytes_for_loss(rule, curves, (target.max_kl or 0.0) / excess)
     check_reachable(curves, wanted, fixed)
     if _left_open(survey).parts:
         levels = search(one_level, curves, wanted)

@@ -4,6 +4,7 @@ A vocabulary has up to hundreds of thousands of rows; as float32 they would take
 decoder layer.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,8 @@ from spq_core.layers.int8_linear import Int8Linear
 from spq_core.modeling.skeleton import Skeleton
 
 ROWS = 8192
+TOKENS = 128
+"""Logits exist for this many tokens at a time."""
 
 
 class Logits(NamedTuple):
@@ -74,4 +77,28 @@ class Head:
             return self.linear.weight[some].float()
         scale = self.linear.scale.data
         own = scale if scale.numel() == 1 else scale[some]
-        return self.linear.unpadded_codes()[some].float() * own[:, None]
+        rows = self.linear.unpadded_codes()[some].float() * own[:, None]
+        return rows if self.linear.input_scale is None else rows * self.linear.input_scale.data
+
+
+@torch.no_grad()
+def mean_divergence(
+    source: Head,
+    source_states: Sequence[Float[Tensor, "length dim"]],
+    other: Head,
+    other_states: Sequence[Float[Tensor, "length dim"]],
+) -> float:
+    """KL of the other model's predictions from the source's, in nats per token.
+
+    Args:
+        source_states, other_states: what each head receives for the same tokens.
+    """
+    total, tokens = 0.0, 0
+    for wanted, found in zip(source_states, other_states, strict=True):
+        for start in range(0, len(wanted), TOKENS):
+            some = slice(start, start + TOKENS)
+            log_wanted = source.logits(wanted[some]).values.log_softmax(dim=-1)
+            log_found = other.logits(found[some]).values.log_softmax(dim=-1)
+            total += float((log_wanted.exp() * (log_wanted - log_found)).sum())
+        tokens += len(wanted)
+    return total / tokens

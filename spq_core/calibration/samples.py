@@ -5,14 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Int64
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from spq_core.calibration.texts import Text, non_blank_lines, refuse_shared_lines
-from spq_core.calibration.windows import padded_lines, spread_windows
+from spq_core.calibration.windows import consecutive_windows, padded_lines, spread_windows
+from spq_core.errors import DatasetError
 from spq_core.model_files import read_json_object
 from spq_core.modeling.tokenizer import load_tokenizer
 from spq_core.recipe import Calibration
+
+UNSEEN_WINDOWS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +25,8 @@ class CalibrationSamples:
     """Token windows and where they came from."""
 
     rows: Int64[Tensor, "n length"]
+    unseen: Int64[Tensor, "m length"]
+    """Windows of the same text that nothing is fitted to; of `rows`, where the text has no others."""
     description: dict[str, Any]
 
 
@@ -58,7 +65,22 @@ def calibration_samples(
         "length": length,
         "is_evaluation_text": leaked,
     }
-    return CalibrationSamples(windows, description)
+    return CalibrationSamples(windows, _unseen(tokenizer, part, windows), description)
+
+
+def _unseen(
+    tokenizer: PreTrainedTokenizerBase, part: str, rows: Int64[Tensor, "n length"]
+) -> Int64[Tensor, "m length"]:
+    """Windows between those in `rows`, evenly spaced."""
+    try:
+        windows = consecutive_windows(tokenizer, part, rows.shape[1], None)
+    except DatasetError:
+        return rows[:UNSEEN_WINDOWS]
+    seen = {tuple(row) for row in rows.tolist()}
+    fresh = [window for window in windows if tuple(window.tolist()) not in seen]
+    if not fresh:
+        return rows[:UNSEEN_WINDOWS]
+    return torch.stack(fresh[:: -(-len(fresh) // UNSEEN_WINDOWS)])
 
 
 def _positions(model_folder: Path) -> int | None:

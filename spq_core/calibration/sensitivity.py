@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from spq_core.calibration.head import Head
+from spq_core.calibration.head import TOKENS, Head
 from spq_core.calibration.inputs import InputMoments, input_of
 from spq_core.calibration.stream import CalibrationStream, begin_stream, widen_small_parts
 from spq_core.errors import NumericalError
@@ -29,9 +29,6 @@ from spq_core.modeling.blocks import load_layer, load_rest
 from spq_core.modeling.checkpoint import Checkpoint
 from spq_core.modeling.skeleton import Skeleton
 from spq_core.progress import Progress
-
-LOGIT_TOKENS = 128
-"""Logits exist for this many tokens at a time: a vocabulary may have hundreds of thousands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +134,8 @@ def _through_head(
         if not torch.isfinite(normed).all():
             raise NumericalError("calibration", f"the input of {skeleton.head_path}")
         at_head = torch.empty_like(normed)
-        for start in range(0, normed.shape[1], LOGIT_TOKENS):
-            some = slice(start, start + LOGIT_TOKENS)
+        for start in range(0, normed.shape[1], TOKENS):
+            some = slice(start, start + TOKENS)
             predicted, at_head[0, some] = _drawn_gradient(head, normed.detach()[0, some], generator)
             probabilities += predicted.sum(dim=0)
         (gradient,) = torch.autograd.grad(normed, stream.hidden[position], at_head)

@@ -1,8 +1,9 @@
 """Calibration samples on their way through a model that is never whole in memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from spq_core.calibration.inputs import input_of
+from spq_core.modeling.blocked import BlockedModel
 from spq_core.modeling.skeleton import Skeleton
 
 LayerArguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -57,6 +60,17 @@ class CalibrationStream:
             widening.remove()
             rest.set_submodule(skeleton.layers_path, nn.ModuleList())
         return logits
+
+    @torch.no_grad()
+    def at_head(
+        self, skeleton: Skeleton, rest: PreTrainedModel, positions: Iterable[int]
+    ) -> list[Float[Tensor, "length dim"]]:
+        """What the head receives for some samples whose states have passed all layers."""
+        head = rest.get_submodule(skeleton.head_path)
+        return [
+            input_of(head, partial(self.through_rest, skeleton, rest, position))[0]
+            for position in positions
+        ]
 
 
 class _Recorder(nn.Module):
@@ -111,6 +125,18 @@ def embed(
         rest.set_submodule(skeleton.layers_path, nn.ModuleList())
     arguments = [recorder.arguments for recorder in recorders]
     return CalibrationStream(hidden, arguments, _simple_attributes(skeleton, 0))
+
+
+@torch.no_grad()
+def final_states(
+    model: BlockedModel, rows: Int64[Tensor, "n length"]
+) -> list[Float[Tensor, "length dim"]]:
+    """What the model's head receives for each row."""
+    skeleton, rest = model.skeleton, model.rest()
+    stream = begin_stream(skeleton, rest, rows)
+    for index in range(skeleton.n_layers):
+        stream.advance(index, model.layer(index))
+    return stream.at_head(skeleton, rest, range(len(rows)))
 
 
 def widen_small_parts(rest: PreTrainedModel, skeleton: Skeleton) -> None:

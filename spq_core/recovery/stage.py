@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from spq_core.calibration.head import Head
 from spq_core.calibration.inputs import LayerInputs
+from spq_core.calibration.stream import final_states
 from spq_core.errors import NumericalError, RecipeError
 from spq_core.modeling.blocked import BlockedModel
 from spq_core.progress import Progress
 from spq_core.recipe import RecoverStage as RecoverSettings
 from spq_core.recovery.samples import RecoverySamples
 from spq_core.recovery.trainables import Trainables
-from spq_core.recovery.walk import Batch, final_states, gradients_of
+from spq_core.recovery.walk import Batch, gradients_of
 from spq_core.report import ModuleReport
 from spq_core.resume import StateFolder
 from spq_core.stage import StageState

@@ -15,14 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from spq_core.calibration.head import Head
+from spq_core.calibration.head import TOKENS, Head
 from spq_core.calibration.inputs import input_of
-from spq_core.calibration.stream import CalibrationStream, begin_stream, embed
+from spq_core.calibration.stream import CalibrationStream, embed
 from spq_core.modeling.blocked import BlockedModel
 from spq_core.modeling.skeleton import Skeleton
 from spq_core.recovery.trainables import Trainables
-
-LOGIT_TOKENS = 128
 
 
 class Batch(NamedTuple):
@@ -39,20 +37,6 @@ class StepResult(NamedTuple):
     loss: float
     """Mean over tokens, in nats."""
     gradients: dict[str, Tensor]
-
-
-def final_states(model: BlockedModel, rows: Int64[Tensor, "n length"]) -> list[Tensor]:
-    """What the model's head receives for each row."""
-    skeleton, rest = model.skeleton, model.rest()
-    stream = begin_stream(skeleton, rest, rows)
-    for index in range(skeleton.n_layers):
-        stream.advance(index, model.layer(index))
-    head = rest.get_submodule(skeleton.head_path)
-    with torch.no_grad():
-        return [
-            input_of(head, partial(stream.through_rest, skeleton, rest, position))[0]
-            for position in range(len(rows))
-        ]
 
 
 def gradients_of(
@@ -154,8 +138,8 @@ def _through_head(
         stream.hidden[position] = stream.hidden[position].detach().requires_grad_()
         normed = input_of(head.linear, partial(stream.through_rest, skeleton, rest, position))
         at_head = torch.zeros_like(normed)
-        for start in range(0, normed.shape[1], LOGIT_TOKENS):
-            some = slice(start, min(start + LOGIT_TOKENS, normed.shape[1]))
+        for start in range(0, normed.shape[1], TOKENS):
+            some = slice(start, min(start + TOKENS, normed.shape[1]))
             logits = head.logits(normed.detach()[0, some])
             target = _wanted(logits.values, some, batch.rows[position], teacher, position)
             kept = counted[position, some, None]

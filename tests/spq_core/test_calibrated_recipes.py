@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from spq_core.artifact.manifest import read_manifest, verify_files
-from spq_core.artifact.read import load_artifact
+from spq_core.artifact.read import load_artifact, load_model
+from spq_core.calibration.samples import calibration_samples
 from spq_core.calibration.texts import builtin_text
 from spq_core.catalog import resolve
 from spq_core.errors import ArtifactError, NumericalError, RecipeError
@@ -22,7 +23,7 @@ from spq_core.layers.layout import parse_layouts
 from spq_core.layers.low_rank_linear import LowRankLinear
 from spq_core.layers.packed_linear import PackedLinear
 from spq_core.pipeline import SourceModel, compress
-from spq_core.recipe import parse_recipe
+from spq_core.recipe import Calibration, parse_recipe
 from spq_core.weight_files import stored_bytes
 from tests.models import FAMILIES, save_tiny, some_ids
 from tests.spq_core.test_pipeline import dense_twin, relative_difference
@@ -112,8 +113,6 @@ def test_more_bytes_bring_the_model_closer_to_its_source(tmp_path):
 
 
 def load_logits(folder):
-    from spq_core.artifact.read import load_model
-
     with torch.no_grad():
         return load_model(folder, torch.float32)(builtin_ids()).logits
 
@@ -194,14 +193,14 @@ def test_killed_anywhere_and_resumed_gives_the_same_bytes(tmp_path):
     assert attempt(tmp_path / "whole", 10**9) == 0
     # 6 steps of sensitivity, a pass of 4 blocks to look, one to prune, 12 steps of recovery, and one
     # to quantize
-    for dies_at in (2, 8, 14, 25, 28):
+    for dies_at in (2, 14, 25):
         out = tmp_path / f"killed-{dies_at}"
         assert attempt(out, dies_at) == -signal.SIGKILL
         assert not out.exists()
         assert attempt(out, 10**9) == 0
         assert digests(out) == digests(tmp_path / "whole"), dies_at
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"source", "whole", *(f"killed-{n}" for n in (2, 8, 14, 25, 28))}
+    assert left == {"source", "whole", *(f"killed-{n}" for n in (2, 14, 25))}
 
 
 @pytest.mark.parametrize("ratio", [0.55, 0.7, 0.9])
@@ -248,3 +247,38 @@ def test_a_state_of_another_run_is_refused(tmp_path):
         run(folder, out, other, resume=True)
     run(folder, out, other)  # without --resume it starts anew
     assert stored_bytes(out) > 0
+
+
+def divergence_on_unseen_text(folder, out):
+    """KL in nats per token, on windows that the recipe did not calibrate on."""
+    settings = Calibration(**WINDOWS)
+    unseen = calibration_samples(settings, builtin_text(), folder).unseen
+    rows = {
+        tuple(row) for row in calibration_samples(settings, builtin_text(), folder).rows.tolist()
+    }
+    assert not rows & {tuple(row) for row in unseen.tolist()}
+    with torch.no_grad():
+        wanted = load_model(folder, torch.float32)(unseen).logits.log_softmax(-1)
+        found = load_model(out, torch.float32)(unseen).logits.log_softmax(-1)
+    return float((wanted.exp() * (wanted - found)).sum(-1).mean())
+
+
+@pytest.mark.parametrize("excess", [2.0, 0.05])
+def test_a_largest_divergence_is_measured_and_kept(tmp_path, monkeypatch, excess):
+    folder = save_tiny(tmp_path / "source", "llama", torch.bfloat16, hidden=192)
+    monkeypatch.setattr("spq_core.pipeline.LOSS_EXCESS", excess)  # 0.05: the first plan is too bold
+    report = run(folder, tmp_path / "out", recipe(RATE, target={"max_kl": 2e-4}))
+    (found,) = [row for row in report.modules if row.stage == "target"]
+    assert found.figures["kl"] <= 2e-4
+    measured = divergence_on_unseen_text(folder, tmp_path / "out")
+    assert measured == pytest.approx(found.figures["kl"], rel=0.1)
+    assert 2e-5 < measured < 2.5e-4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
+
+
+def test_a_divergence_that_cannot_be_kept_is_an_error(tmp_path):
+    folder = save_tiny(tmp_path / "source", "llama", torch.bfloat16, hidden=192)
+    ruined = PRUNE | {"max_ratio": 0.9, "min_ratio": 0.9, "update": "none"}
+    with pytest.raises(RecipeError, match=r"max_kl 1e-05 was not reached .* came to"):
+        run(folder, tmp_path / "out", recipe(ruined, RATE, target={"max_kl": 1e-5}))
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from spq_core.artifact.read import load_artifact
 from spq_core.calibration.head import Head
+from spq_core.calibration.stream import final_states
 from spq_core.calibration.texts import builtin_text
 from spq_core.errors import RecipeError
 from spq_core.layers.adapted_linear import AdaptedLinear
@@ -23,7 +24,7 @@ from spq_core.pipeline import SourceModel, compress
 from spq_core.recipe import RecoverStage, parse_recipe
 from spq_core.recovery.samples import recovery_samples
 from spq_core.recovery.trainables import Trainables
-from spq_core.recovery.walk import Batch, final_states, gradients_of
+from spq_core.recovery.walk import Batch, gradients_of
 from tests.models import FAMILIES, save_tiny, some_ids
 from tests.spq_core.test_pipeline import relative_difference
 

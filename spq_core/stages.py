@@ -1,0 +1,97 @@
+"""From a recipe's settings to the stages that do the work."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from spq_core.errors import RecipeError
+from spq_core.modeling.blocked import BlockedModel
+from spq_core.modeling.skeleton import Skeleton
+from spq_core.plan import Plan
+from spq_core.progress import Progress
+from spq_core.pruning.head_stage import PruneHeadsStage
+from spq_core.pruning.stage import PruneStage
+from spq_core.quantization.grid_stage import GridStage
+from spq_core.quantization.rate_stage import RateStage
+from spq_core.quantization.stage import QuantizeStage
+from spq_core.recipe import PruneHeadsStage as PruneHeadsSettings
+from spq_core.recipe import PruneStage as PruneSettings
+from spq_core.recipe import QuantizeStage as QuantizeSettings
+from spq_core.recipe import Recipe
+from spq_core.recipe import RecoverStage as RecoverSettings
+from spq_core.recipe import SvdStage as SvdSettings
+from spq_core.recovery.samples import RecoverySamples
+from spq_core.recovery.stage import RecoverStage
+from spq_core.stage import Stage
+from spq_core.svd.stage import SvdStage
+
+
+class Training(NamedTuple):
+    """What a recovery needs besides its settings."""
+
+    samples: RecoverySamples
+    teacher: BlockedModel
+    progress: Progress
+
+
+def build_stages(
+    recipe: Recipe,
+    skeleton: Skeleton,
+    dtype: torch.dtype,
+    plan: Plan,
+    training: Training | None,
+) -> tuple[Stage, ...]:
+    """Make the recipe's stages for one model.
+
+    Args:
+        dtype: of the source. training: needed by a recipe that recovers.
+    """
+    listeners: list[Callable[[str, Tensor], None]] = []
+
+    def on_cut(name: str, kept: Tensor) -> None:
+        for listener in listeners:
+            listener(name, kept)
+
+    if plan.budget is not None:
+        listeners.append(plan.budget.keep_rows)
+    stages: list[Stage] = []
+    for settings in recipe.stages:
+        if isinstance(settings, RecoverSettings):
+            if training is None:
+                raise RecipeError("a recipe with a recover stage needs text; none was given")
+            stages.append(RecoverStage(settings, *training))
+            continue
+        stage = _build_stage(settings, skeleton, dtype, plan, on_cut)
+        if isinstance(stage, SvdStage):
+            listeners.append(stage.keep_rows)
+        stages.append(stage)
+    return tuple(stages)
+
+
+def _build_stage(
+    settings: SvdSettings | PruneSettings | PruneHeadsSettings | QuantizeSettings,
+    skeleton: Skeleton,
+    dtype: torch.dtype,
+    plan: Plan,
+    on_cut: Callable[[str, Tensor], None],
+) -> Stage:
+    family, structure = skeleton.family, plan.structure
+    match settings:
+        case SvdSettings():
+            weights = plan.weights_of(family.attention) if settings.objective == "loss" else {}
+            return SvdStage(settings, family, dict(structure.ranks), weights)
+        case PruneSettings():
+            weights = plan.weights_of((family.mlp_out,))
+            return PruneStage(settings, family, on_cut, dict(structure.neurons), weights)
+        case PruneHeadsSettings():
+            weights = plan.weights_of(family.attention[-1:])
+            return PruneHeadsStage(settings, family, dict(structure.heads), weights, on_cut)
+        case QuantizeSettings():
+            parts = (
+                settings, family, skeleton.head_path, skeleton.embedding_path, dtype,
+            )  # fmt: skip
+            if plan.budget is not None:
+                return RateStage(*parts, plan.budget)
+            return QuantizeStage(*parts) if settings.is_plain else GridStage(*parts)
