@@ -3,6 +3,8 @@
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -100,13 +102,19 @@ def compress_command(
             raise RecipeError(
                 "the recipe has a quality gate, which needs a measurement: give --windows"
             )
-        with tempfile.TemporaryDirectory(prefix="spq-", dir=_existing_parent(out)) as scratch:
+        with (
+            _naming_resume(),
+            tempfile.TemporaryDirectory(prefix="spq-", dir=_existing_parent(out)) as scratch,
+        ):
             source = _source(model, revision, Path(scratch))
             text: Text | None = None
             if recipe.needs_calibration or windows is not None:
                 text = _text(recipe.calibration.dataset, data_dir, Path(scratch))
             if windows is None or text is None:
-                report = compress(source, recipe, out, text=text, progress=progress, resume=resume)
+                report = compress(
+                    source, recipe, out, text=text, progress=progress, resume=resume,
+                    device=choose_device(device),
+                )  # fmt: skip
                 document: dict[str, Any] = {"compression": asdict(report)}
             else:
                 settings = EvaluationSettings(perplexity=(text.name,), limit=windows, length=length)
@@ -308,6 +316,17 @@ def _gate(recipe: Recipe, out: Path, rows: Any) -> None:
         if recipe.gates.on_fail == "discard":
             shutil.rmtree(out)
         raise
+
+
+@contextmanager
+def _naming_resume() -> Iterator[None]:
+    """Tell whoever interrupts a run how to go on with it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise click.ClickException(
+            "interrupted; the same command with --resume goes on from the last finished layer"
+        ) from None
 
 
 def _existing_parent(out: Path) -> Path:

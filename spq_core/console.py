@@ -25,6 +25,7 @@ class ConsoleProgress:
         self._task: TaskID | None = None
         self._name, self._done, self._total, self._unit = "", 0, 0, ""
         self._last_line = 0.0
+        self._began = time.monotonic()
         if sys.stderr.isatty():
             columns = (
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
@@ -35,6 +36,7 @@ class ConsoleProgress:
     def stage(self, name: str, total: int, unit: str) -> None:
         """Begin a stage."""
         self._name, self._done, self._total, self._unit = name, 0, total, unit
+        self._began = time.monotonic()
         if self._bar is not None:
             if self._task is not None:
                 self._bar.update(self._task, completed=self._bar.tasks[-1].total)
@@ -53,7 +55,17 @@ class ConsoleProgress:
             self._bar.update(self._task, completed=done)
         elif time.monotonic() - self._last_line > LINE_EVERY_SECONDS:
             detail = f" ({message})" if message else ""
-            self._line(f"{self._name}: {self._done}/{self._total} {self._unit}{detail}")
+            self._line(
+                f"{self._name}: {self._done}/{self._total} {self._unit}{detail}{self._left()}"
+            )
+
+    def _left(self) -> str:
+        """How long the stage will take at its pace so far."""
+        if not self._done:
+            return ""
+        per_unit = (time.monotonic() - self._began) / self._done
+        seconds = round(per_unit * (self._total - self._done))
+        return f", {seconds // 60}:{seconds % 60:02d} left"
 
     def record(self, kind: str, data: dict[str, Any]) -> None:
         """Findings go into the result, not on the screen."""

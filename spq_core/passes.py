@@ -262,7 +262,8 @@ class Run:
 
     def _load(self, position: int, path: str) -> nn.Module:
         if self.spool.holds(path):
-            return self.spool.restore(path, self._original(position, path), self.checkpoint.dtype)
+            block = self.spool.restore(path, self._original(position, path), self.checkpoint.dtype)
+            return block.to(self.checkpoint.device)
         if path == REST:
             rest: nn.Module = load_rest(self.skeleton, self.checkpoint)
             return rest

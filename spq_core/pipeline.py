@@ -65,6 +65,7 @@ def compress(
     text: Text | None = None,
     progress: Progress | None = None,
     resume: bool = False,
+    device: str = "cpu",
 ) -> CompressionReport:
     """Compress the model in `source.folder` into the new folder `out`.
 
@@ -72,6 +73,7 @@ def compress(
         text: where calibration samples come from; needed by recipes with a calibrated stage.
         progress: told about each block; may raise to stop the run, which then leaves no folder.
         resume: go on where an earlier run of the same compression was killed, if one was.
+        device: where layers, samples and decompositions are; `cpu` or a CUDA device.
 
     Raises:
         ArtifactError: `resume` finds the state of a different compression.
@@ -80,12 +82,13 @@ def compress(
     started = time.monotonic()
     reset_peak_rss()
     check_model_folder(source.folder)
-    skeleton, checkpoint = load_skeleton(source.folder), open_checkpoint(source.folder)
+    skeleton, checkpoint = load_skeleton(source.folder), open_checkpoint(source.folder, device)
     samples = _samples_for(recipe, source, text)
     recovery = _recovery(recipe, source, text)
     states = StateFolder(
         out.with_name(f"{out.name}.state"),
         _fingerprint(recipe, source, checkpoint, _rows(samples, recovery)),
+        device,
     )
     compression = _Compression(
         source=source, recipe=recipe, out=out, skeleton=skeleton, checkpoint=checkpoint,
@@ -269,6 +272,7 @@ def _fingerprint(
 ) -> str:
     """Digest of everything a result depends on but the number of threads."""
     digest = hashlib.sha256(recipe.sha256().encode())
+    digest.update(checkpoint.device.partition(":")[0].encode())
     for file in sorted({header.file for header in checkpoint.tensors.values()} | {"config.json"}):
         digest.update(f"{file} {file_sha256(source.folder / file)}\n".encode())
     for part in rows:

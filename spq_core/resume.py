@@ -34,6 +34,8 @@ class StateFolder:
     folder: Path
     fingerprint: str
     """Of the model, the recipe, the samples and the versions: equal ones give equal results."""
+    device: str = "cpu"
+    """Where tensors go that are read."""
 
     def save(self, number: int, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Store state `number`, counted from 1, and remove the one before."""
@@ -63,14 +65,14 @@ class StateFolder:
                 f"{self.folder.name} holds the state of a run with another model, recipe, calibration "
                 "or version; finish that one, or start anew without --resume"
             )
-        found = load_file(self.folder / document["tensors"])
+        found = load_file(self.folder / document["tensors"], self.device)
         # Copies lie aligned, as a running process's own tensors do; kernels may depend on that.
         aligned = {name: tensor.clone() for name, tensor in found.items()}
         return RunState(document["values"], aligned)
 
     def inner(self, name: str) -> "StateFolder":
         """A folder for the states of one step of the run; it goes when this one goes."""
-        return StateFolder(self.folder / name, self.fingerprint)
+        return StateFolder(self.folder / name, self.fingerprint, self.device)
 
     def remove(self) -> None:
         """Forget all states."""

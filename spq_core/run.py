@@ -80,7 +80,7 @@ def compress_and_measure(
     Args:
         texts: by dataset name; holds the calibration text and every evaluation text.
         scratch: an existing folder for the INT8 baseline.
-        device: where models are measured; compression itself runs on the CPU.
+        device: where models are compressed and measured; `cpu` or a CUDA device.
         resume: go on where a killed compression stopped.
 
     Raises:
@@ -89,7 +89,9 @@ def compress_and_measure(
     check_model_folder(source.folder)
     window_length([source.folder], evaluation)
     calibration = texts.get(recipe.calibration.dataset)
-    report = compress(source, recipe, out, text=calibration, progress=progress, resume=resume)
+    report = compress(
+        source, recipe, out, text=calibration, progress=progress, resume=resume, device=device
+    )
     try:
         result = _measured(report, source, out, texts, evaluation, scratch, progress, device)
     except BaseException:
@@ -118,7 +120,7 @@ def _measured(
     if evaluation.tuned_control and control is not None:
         folders[TUNED] = scratch / "tuned-control"
         text = texts[recipe.calibration.dataset]
-        compress(source, control, folders[TUNED], text=text, progress=progress)
+        compress(source, control, folders[TUNED], text=text, progress=progress, device=device)
     if evaluation.int8_baseline and recipe.stages != baseline.stages:
         compress(source, baseline, scratch / "int8-baseline", progress=progress)
         folders[INT8] = scratch / "int8-baseline"

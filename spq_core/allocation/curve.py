@@ -108,7 +108,7 @@ def curve_of(
     picked = sample_rows(weight)
     # In units of each weight's step at level 1.
     scaled = weight[picked].float() * row_weights[picked, None].sqrt() / column_steps
-    sizes, even = scaled.abs(), torch.ones(len(picked))
+    sizes, even = scaled.abs(), torch.ones_like(scaled[:, 0])
     floors = column_floors(sizes, even)
     energy = float(scaled.double().square().mean()) or 1.0
     bits, errors = [LEAST_BITS], [energy]

@@ -93,7 +93,7 @@ def measure_sensitivity(
         progress.advance(f"forward, layer {index}")
     statistics, gradients = _through_head(skeleton, checkpoint, stream)
     for index in reversed(range(skeleton.n_layers)):
-        states = load_file(_states_file(scratch, index))["hidden"]
+        states = load_file(_states_file(scratch, index), checkpoint.device)["hidden"]
         _states_file(scratch, index).unlink()
         layer = load_layer(skeleton, checkpoint, index)
         found, gradients = _back_through(skeleton, stream, index, layer, states, gradients)

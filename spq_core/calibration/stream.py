@@ -53,7 +53,8 @@ class CalibrationStream:
         rest.set_submodule(skeleton.layers_path, nn.ModuleList([replay]))
         embedding = rest.get_submodule(skeleton.embedding_path)
         widening = embedding.register_forward_hook(lambda _module, _inputs, output: output.float())
-        ids = torch.zeros(self.hidden[position].shape[:2], dtype=torch.int64)
+        states = self.hidden[position]
+        ids = torch.zeros(states.shape[:2], dtype=torch.int64, device=states.device)
         try:
             logits: Tensor = rest(input_ids=ids, use_cache=False).logits
         finally:
@@ -116,7 +117,7 @@ def embed(
     widening = embedding.register_forward_hook(lambda _module, _inputs, output: output.float())
     hidden: list[Tensor] = []
     try:
-        for window in windows:
+        for window in windows.to(next(embedding.parameters()).device):
             with _inputs_of(recorders[0]) as seen:
                 rest.base_model(input_ids=window[None], use_cache=False)
             hidden.extend(seen)

@@ -35,7 +35,7 @@ def encode(codes: Int8[Tensor, "out n_in"], steps: Steps) -> CodedWeight:
     shortest: tuple[bytes, Order] | None = None
     for order in ("columns", "rows"):
         arranged = codes.T if order == "columns" else codes[_by_step(steps)]
-        raw = arranged.contiguous().numpy()
+        raw = arranged.cpu().contiguous().numpy()
         for level in MEMORY_LEVELS:
             packed = _deflate(raw, level)
             if shortest is None or len(packed) < len(shortest[0]):
@@ -43,7 +43,9 @@ def encode(codes: Int8[Tensor, "out n_in"], steps: Steps) -> CodedWeight:
         del arranged, raw
     assert shortest is not None  # noqa: S101 - there are two orders
     stored = torch.from_numpy(np.frombuffer(bytearray(shortest[0]), dtype=np.uint8))
-    return CodedWeight(torch.cat([steps.rows, steps.columns, stored]), steps.base, shortest[1])
+    return CodedWeight(
+        torch.cat([steps.rows.cpu(), steps.columns.cpu(), stored]), steps.base, shortest[1]
+    )
 
 
 def _by_step(steps: Steps) -> Tensor:

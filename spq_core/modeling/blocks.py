@@ -27,7 +27,7 @@ def load_layer(skeleton: Skeleton, checkpoint: Checkpoint, index: int) -> nn.Mod
         tensors[name] = tensors[name].T.contiguous()
     _require_finite(prefix, tensors.items())
     fill(layer, tensors)
-    return layer
+    return layer.to(checkpoint.device)
 
 
 def replace_conv1d(layer: nn.Module) -> list[str]:
@@ -55,7 +55,7 @@ def load_rest(skeleton: Skeleton, checkpoint: Checkpoint) -> PreTrainedModel:
             rest.get_submodule(path) for path in (skeleton.head_path, skeleton.embedding_path)
         )
         head.weight = embedding.weight
-    return rest
+    return rest.to(checkpoint.device)
 
 
 def _require_one_matrix(

@@ -27,6 +27,8 @@ class Checkpoint:
     folder: Path
     tensors: Mapping[str, WeightHeader]
     """Tensor name → file, dtype and shape, read from the files' headers."""
+    device: str = "cpu"
+    """Where tensors go that are read."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -68,15 +70,18 @@ class Checkpoint:
         found: dict[str, Tensor] = {}
         for file, members in by_file.items():
             try:
-                with safe_open(self.folder / file, framework="pt") as handle:
+                with safe_open(self.folder / file, framework="pt", device=self.device) as handle:
                     found.update({name: handle.get_tensor(stored) for name, stored in members})
             except SafetensorError as error:
                 raise ArtifactError(f"{file}: {error}") from None
         return found
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
+def open_checkpoint(folder: Path, device: str = "cpu") -> Checkpoint:
     """Read the headers of a folder's safetensors files.
+
+    Args:
+        device: where tensors go that are read later.
 
     Raises:
         UnsafeModelError: the folder has weights only in formats that can run code.
@@ -101,4 +106,4 @@ def open_checkpoint(folder: Path) -> Checkpoint:
                 "already_quantized",
                 f"tensor {name!r} is stored as {header.dtype}; only float weights are compressed",
             )
-    return Checkpoint(folder, tensors)
+    return Checkpoint(folder, tensors, device)

@@ -69,7 +69,7 @@ def feedback_of(
     order = (
         torch.argsort(energy, descending=True, stable=True)
         if strongest_first
-        else torch.arange(energy.numel())
+        else torch.arange(energy.numel(), device=energy.device)
     )
     ordered = second_moment[order][:, order]
     # One float64 matrix and one more for each step's result: for wide layers they are what counts.

@@ -99,7 +99,7 @@ def _scale_and_zero(
     steps = largest - 1 if symmetric else largest
     scale = ((high - low) / steps).clamp(min=SMALLEST_SCALE).half().float()
     if symmetric:
-        return scale, torch.full(scale.shape, 1 << (bits - 1), dtype=torch.uint8)
+        return scale, torch.full_like(scale, 1 << (bits - 1), dtype=torch.uint8)
     return scale, (-low / scale).round().clamp(0, largest).to(torch.uint8)
 
 
@@ -119,7 +119,7 @@ def round_to_grid(
     if feedback is None:
         scale, zero = (per_column(part, grid.group_size, n_in) for part in grid[2:])
         return GridWeight(_codes(weight.float(), scale, zero, grid.bits).to(torch.uint8), grid)
-    codes = torch.empty(weight.shape, dtype=torch.uint8)
+    codes = torch.empty_like(weight, dtype=torch.uint8)
 
     def round_column(column: int, values: Tensor) -> Tensor:
         group = column // grid.group_size

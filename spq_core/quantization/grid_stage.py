@@ -99,7 +99,7 @@ class GridStage:
                 second, settings.damping, strongest_first=settings.strongest_first
             )
         energy = (
-            (second.diagonal() if second is not None else torch.ones(weight.shape[1]))
+            (second.diagonal() if second is not None else torch.ones_like(weight[0]))
             if settings.scale_search
             else None
         )

@@ -88,7 +88,7 @@ def round_to_lattice(
             of them are all the memory it takes.
         second_moment: what `relative_error` is measured with.
     """
-    codes = torch.empty(weight.shape, dtype=torch.int8)
+    codes = torch.empty_like(weight, dtype=torch.int8)
     lost = energy = 0.0
     for at in _row_blocks(weight):
         original = weight[at].float()

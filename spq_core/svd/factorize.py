@@ -99,8 +99,7 @@ def project_outputs(
             half of each.
     """
     vectors = outputs.vectors[:, :rank]
-    roots = torch.ones(len(weight)) if output_weights is None else _roots(output_weights)
-    roots = roots.to(vectors)
+    roots = torch.ones_like(vectors[:, 0]) if output_weights is None else _roots(output_weights)
     down = vectors.T @ (weight.double() * roots[:, None])
     up = vectors / roots[:, None]
     values = outputs.singular_values[:rank]
