@@ -1,5 +1,7 @@
 """How much memory this process used, as the kernel counts it."""
 
+import ctypes
+import sys
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
@@ -23,6 +25,14 @@ def peak_rss_bytes() -> int:
 def rss_bytes() -> int:
     """Resident memory now; 0 where unknown."""
     return _field("VmRSS")
+
+
+def return_freed_memory() -> None:
+    """Give what was freed back to the system: glibc keeps pages that lie between used ones."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim is not None:
+            trim(0)
 
 
 def _field(name: str) -> int:

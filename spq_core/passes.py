@@ -29,6 +29,7 @@ from spq_core.calibration.stream import (
     final_states,
     widen_small_parts,
 )
+from spq_core.memory import return_freed_memory
 from spq_core.modeling.blocked import BlockedModel
 from spq_core.modeling.blocks import load_layer, load_rest
 from spq_core.modeling.checkpoint import Checkpoint
@@ -136,6 +137,7 @@ class Run:
         if stream is not None and hidden is not None:
             stream.hidden = [hidden[i : i + 1] for i in range(len(hidden))]
         for position, path in list(enumerate(self._paths()))[first:]:
+            return_freed_memory()
             block = self._load(position, path)
             inputs = self._inputs(stream, one, position, block)
             for stage in one.apply:

@@ -33,7 +33,7 @@ from spq_core.passes import LOSS_EXCESS, Run
 from spq_core.plan import Plan, make_plan
 from spq_core.progress import Progress, Silent
 from spq_core.recipe import Recipe
-from spq_core.recipe import RecoverStage as RecoverSettings
+from spq_core.recipe_stages import RecoverStage as RecoverSettings
 from spq_core.recovery.samples import RecoverySamples, recovery_samples
 from spq_core.report import CompressionReport, ModuleReport
 from spq_core.resume import RunState, StateFolder

@@ -37,7 +37,8 @@ from spq_core.errors import RecipeError, UnsupportedModelError
 from spq_core.modeling.checkpoint import Checkpoint
 from spq_core.modeling.skeleton import Skeleton
 from spq_core.progress import Progress
-from spq_core.recipe import PruneHeadsStage, PruneStage, Recipe, Target, leaves_to_target
+from spq_core.recipe import Recipe, Target
+from spq_core.recipe_stages import PruneHeadsStage, PruneStage, leaves_to_target
 from spq_core.survey import Survey, rate_settings
 
 SENSITIVITY_TOKENS = 4096

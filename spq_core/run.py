@@ -17,7 +17,8 @@ from spq_core.evaluation.summary import Row, beaten_by, summary_rows
 from spq_core.model_files import check_model_folder
 from spq_core.pipeline import SourceModel, compress
 from spq_core.progress import Progress
-from spq_core.recipe import Gates, Recipe, RecoverStage, parse_recipe
+from spq_core.recipe import Gates, Recipe, parse_recipe
+from spq_core.recipe_stages import RecoverStage
 from spq_core.report import CompressionReport
 
 SOURCE, TUNED, INT8, RESULT = "source", "source, tuned", "int8", "result"

@@ -16,12 +16,12 @@ from spq_core.pruning.stage import PruneStage
 from spq_core.quantization.grid_stage import GridStage
 from spq_core.quantization.rate_stage import RateStage
 from spq_core.quantization.stage import QuantizeStage
-from spq_core.recipe import PruneHeadsStage as PruneHeadsSettings
-from spq_core.recipe import PruneStage as PruneSettings
-from spq_core.recipe import QuantizeStage as QuantizeSettings
 from spq_core.recipe import Recipe
-from spq_core.recipe import RecoverStage as RecoverSettings
-from spq_core.recipe import SvdStage as SvdSettings
+from spq_core.recipe_stages import PruneHeadsStage as PruneHeadsSettings
+from spq_core.recipe_stages import PruneStage as PruneSettings
+from spq_core.recipe_stages import QuantizeStage as QuantizeSettings
+from spq_core.recipe_stages import RecoverStage as RecoverSettings
+from spq_core.recipe_stages import SvdStage as SvdSettings
 from spq_core.recovery.samples import RecoverySamples
 from spq_core.recovery.stage import RecoverStage
 from spq_core.stage import Stage

@@ -14,11 +14,11 @@ from spq_core.modeling.skeleton import Skeleton
 from spq_core.pruning.compensation import score_neurons
 from spq_core.pruning.heads import groups_of, score_groups
 from spq_core.quantization.feedback import feedback_of
-from spq_core.recipe import (
+from spq_core.recipe import Recipe
+from spq_core.recipe_stages import (
     PruneHeadsStage,
     PruneStage,
     QuantizeStage,
-    Recipe,
     SvdStage,
     leaves_to_target,
 )

@@ -82,7 +82,7 @@ class LayerInputs:
             raise RuntimeError(f"no sample reached {name}")
         if not torch.isfinite(second).all():
             raise NumericalError("calibration", f"the input of {name}")
-        return InputMoments(total / tokens, second / tokens)
+        return InputMoments(total.div_(tokens), second.div_(tokens))
 
 
 @contextmanager

@@ -193,7 +193,7 @@ def _back_through(
     tokens = states.shape[0] * states.shape[1]
     found: dict[str, MatrixStatistics] = {}
     for group in groups:
-        moments = InputMoments(*(total / tokens for total in sums[group]))
+        moments = InputMoments(*(total.div_(tokens) for total in sums[group]))
         for name in group:
             found[name] = MatrixStatistics(moments, squares[name] / tokens)
     return found, passed
@@ -204,10 +204,12 @@ def _collector(
 ) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def collect(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         rows = arguments[0].detach().flatten(0, -2)
-        parts = [rows.sum(dim=0), rows.T @ rows]
         if group in sums:
-            parts = [old + new for old, new in zip(sums[group], parts, strict=True)]
-        sums[group] = parts
+            total, second = sums[group]
+            total += rows.sum(dim=0)
+            second.addmm_(rows.T, rows)  # in place: for wide layers it is hundreds of megabytes
+        else:
+            sums[group] = [rows.sum(dim=0), rows.T @ rows]
 
     return collect
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from spq_core.recipe import Document
+from spq_core.recipe_stages import Document
 
 
 class EvaluationSettings(Document):

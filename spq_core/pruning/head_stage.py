@@ -12,7 +12,7 @@ from spq_core.layers.slicing import bias_of, dense_linear, float_weight, linear_
 from spq_core.pruning.compensation import compensate
 from spq_core.pruning.heads import columns_of, cut_heads, groups_of, score_groups
 from spq_core.pruning.stage import forget
-from spq_core.recipe import PruneHeadsStage as HeadSettings
+from spq_core.recipe_stages import PruneHeadsStage as HeadSettings
 from spq_core.report import ModuleReport
 from spq_core.stage import StageState
 

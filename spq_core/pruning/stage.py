@@ -12,8 +12,8 @@ from spq_core.layers.slicing import bias_of, dense_linear, float_weight, linear_
 from spq_core.pruning.compensation import compensate, score_neurons
 from spq_core.pruning.neurons import cut_mlp, rows_of, strongest_neurons
 from spq_core.pruning.ratios import layer_ratios
-from spq_core.recipe import AUTO
-from spq_core.recipe import PruneStage as PruneSettings
+from spq_core.recipe_stages import AUTO
+from spq_core.recipe_stages import PruneStage as PruneSettings
 from spq_core.report import ModuleReport
 from spq_core.stage import StageState
 

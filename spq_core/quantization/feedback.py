@@ -21,6 +21,7 @@ SMALLEST_ENERGY = 1e-3
 """Energy every input gets at least, as a share of the median: inputs that are never active."""
 
 LARGEST_DAMPING = 1e6
+INVERTED_COLUMNS = 512
 
 RoundColumn = Callable[[int, Float[Tensor, " out"]], Float[Tensor, " out"]]
 """(column's index in the matrix, its values now) → the values it is stored with."""
@@ -71,21 +72,36 @@ def feedback_of(
         if strongest_first
         else torch.arange(energy.numel(), device=energy.device)
     )
-    ordered = second_moment[order][:, order]
-    # One float64 matrix and one more for each step's result: for wide layers they are what counts.
+    backwards = order.flip(0)
+    ordered = second_moment[backwards][:, backwards]
     while True:
-        lower, failed = torch.linalg.cholesky_ex(damped(ordered, damping))
+        lower = damped(ordered, damping).mT  # symmetric: the same matrix, column by column
+        failed = torch.empty((), dtype=torch.int32, device=lower.device)
+        torch.linalg.cholesky_ex(lower, out=(lower, failed))
         if not failed:
             break
         damping *= 10
         if damping > LARGEST_DAMPING:
             raise NumericalError("calibration", "the second moment of an input")
     del ordered
-    inverse = torch.cholesky_inverse(lower)
-    del lower
-    upper = torch.linalg.cholesky(inverse, upper=True)
-    del inverse
-    return Feedback(order, upper.float())
+    return Feedback(order, _inverse_backwards(lower))
+
+
+def _inverse_backwards(lower: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
+    """Return L⁻¹ with rows and columns in reverse, in float32.
+
+    With J the reversal and J H J = L Lᵀ, this U = J L⁻¹ J is upper triangular and H⁻¹ = Uᵀ U: one
+    factorisation and one triangular inverse, a few columns at a time. Of a wide layer's moments only
+    one float64 matrix exists, which is what bounds a run's memory.
+    """
+    n = lower.shape[0]
+    upper = torch.zeros(n, n, device=lower.device)
+    for start in range(0, n, INVERTED_COLUMNS):
+        stop = min(start + INVERTED_COLUMNS, n)
+        unit = torch.eye(n - start, stop - start, dtype=lower.dtype, device=lower.device)
+        columns = torch.linalg.solve_triangular(lower[start:, start:], unit, upper=False)
+        upper[: n - start, n - stop : n - start] = columns.flip(0, 1)
+    return upper
 
 
 def round_with_feedback(

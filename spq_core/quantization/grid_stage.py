@@ -13,7 +13,7 @@ from spq_core.layers.slicing import bias_of, embedding_and_head, output_scale_of
 from spq_core.quantization.feedback import Feedback, feedback_of
 from spq_core.quantization.grid import Grid, choose_grid, round_to_grid
 from spq_core.quantization.matrices import matrices
-from spq_core.recipe import QuantizeStage as QuantizeSettings
+from spq_core.recipe_stages import QuantizeStage as QuantizeSettings
 from spq_core.report import ModuleReport
 from spq_core.stage import StageState
 

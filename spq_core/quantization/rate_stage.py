@@ -12,10 +12,11 @@ from spq_core.families.family import Family
 from spq_core.layers.coded import encode, lattice_embedding, lattice_linear, tied_head
 from spq_core.layers.slicing import bias_of, embedding_and_head, output_scale_of
 from spq_core.layers.steps import CodedWeight
+from spq_core.memory import return_freed_memory
 from spq_core.quantization.feedback import feedback_of
 from spq_core.quantization.lattice import LatticeWeight, choose_steps, round_to_lattice
 from spq_core.quantization.matrices import Matrix, matrices
-from spq_core.recipe import QuantizeStage as QuantizeSettings
+from spq_core.recipe_stages import QuantizeStage as QuantizeSettings
 from spq_core.report import ModuleReport
 from spq_core.stage import StageState
 
@@ -127,6 +128,7 @@ class RateStage:
             octaves = min(max(2 * 8 * over / weight.numel(), -MOST_OCTAVES), MOST_OCTAVES)
             level *= 2.0**octaves
             before = coded.packed.numel()
+            return_freed_memory()
             rounded, coded = self._round(weight, second, budget.row_weights[name], level)
             if coded.packed.numel() == before:
                 break  # as fine or as coarse as it gets

@@ -17,8 +17,8 @@ from spq_core.quantization.int8 import (
     quantize_per_channel,
     quantize_per_tensor,
 )
-from spq_core.recipe import QuantizeStage as QuantizeSettings
-from spq_core.recipe import ScaleMode
+from spq_core.recipe_stages import QuantizeStage as QuantizeSettings
+from spq_core.recipe_stages import ScaleMode
 from spq_core.report import ModuleReport
 from spq_core.stage import StageState
 

@@ -11,7 +11,7 @@ from spq_core.calibration.texts import Text, refuse_shared_lines
 from spq_core.calibration.windows import consecutive_windows, padded_lines
 from spq_core.errors import DatasetError
 from spq_core.modeling.tokenizer import load_tokenizer
-from spq_core.recipe import RecoverStage
+from spq_core.recipe_stages import RecoverStage
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from spq_core.calibration.stream import final_states
 from spq_core.errors import NumericalError, RecipeError
 from spq_core.modeling.blocked import BlockedModel
 from spq_core.progress import Progress
-from spq_core.recipe import RecoverStage as RecoverSettings
+from spq_core.recipe_stages import RecoverStage as RecoverSettings
 from spq_core.recovery.samples import RecoverySamples
 from spq_core.recovery.trainables import Trainables
 from spq_core.recovery.walk import Batch, gradients_of

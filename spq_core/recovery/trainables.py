@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from spq_core.errors import RecipeError
 from spq_core.layers.adapted_linear import AdaptedLinear, Base
 from spq_core.layers.slicing import bias_of, dense_linear, float_weight
-from spq_core.recipe import RecoverStage
+from spq_core.recipe_stages import RecoverStage
 
 DOWN, UP = "adapter_down", "adapter_up"
 

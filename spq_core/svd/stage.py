@@ -10,7 +10,7 @@ from spq_core.calibration.inputs import LayerInputs
 from spq_core.families.family import Family
 from spq_core.layers.low_rank_linear import LowRankLinear
 from spq_core.layers.slicing import bias_of, dense_linear, float_weight, linear_at
-from spq_core.recipe import SvdStage as SvdSettings
+from spq_core.recipe_stages import SvdStage as SvdSettings
 from spq_core.report import ModuleReport
 from spq_core.stage import StageState
 from spq_core.svd.factorize import (

@@ -19,7 +19,7 @@ from spq_core.modeling.skeleton import load_skeleton
 from spq_core.pipeline import SourceModel, compress
 from spq_core.pruning.stage import PruneStage
 from spq_core.quantization.granularity import per_channel_names
-from spq_core.recipe import ScaleMode
+from spq_core.recipe_stages import ScaleMode
 from spq_core.svd.factorize import decompose
 from spq_core.svd.rank import decide_rank
 

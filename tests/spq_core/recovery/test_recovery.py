@@ -21,7 +21,8 @@ from spq_core.modeling.checkpoint import open_checkpoint
 from spq_core.modeling.skeleton import load_skeleton
 from spq_core.modeling.tokenizer import load_tokenizer
 from spq_core.pipeline import SourceModel, compress
-from spq_core.recipe import RecoverStage, parse_recipe
+from spq_core.recipe import parse_recipe
+from spq_core.recipe_stages import RecoverStage
 from spq_core.recovery.samples import recovery_samples
 from spq_core.recovery.trainables import Trainables
 from spq_core.recovery.walk import Batch, gradients_of
