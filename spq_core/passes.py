@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -101,8 +102,8 @@ class Run:
     writer: ArtifactWriter
     spool: Spool
     states: StateFolder
-    teacher: BlockedModel | None = None
-    """The source, if the divergence from it is to be measured at the end."""
+    unseen: Int64[Tensor, "m length"] | None = None
+    """Text that nothing is fitted to, if the divergence from the source is to be measured on it."""
     excess: float = LOSS_EXCESS
     """What the plan took the measured divergence over the expected one to be."""
     divergence: float | None = None
@@ -140,17 +141,17 @@ class Run:
             return_freed_memory()
             block = self._load(position, path)
             inputs = self._inputs(stream, one, position, block)
-            for stage in one.apply:
-                for report in stage.apply(path, block, inputs):
-                    self.progress.record("layer", asdict(report))
-                    self.reports.append(report)
+            found = [report for stage in one.apply for report in stage.apply(path, block, inputs)]
+            for report in found:
+                self.progress.record("layer", asdict(report))
+            self.reports += found
             self._send_on(stream, one, position, path, block)
             if one.is_last and path == REST and stream is not None:
                 self._measure_divergence(stream, block)
             if one.is_last:
                 self._note_tying(path, block)
                 self.writer.write_block(position + 1, path, block, self._original(position, path))
-            elif one.apply:
+            elif any(report.applied for report in found):
                 self.spool.keep(number, path, block, self._original(position, path))
             self._save(number, position, stream)
             self.progress.advance(path or "embedding and head")
@@ -165,14 +166,16 @@ class Run:
     ) -> None:
         """Let the survey look, and push the samples through the block, once."""
 
-        def advance() -> None:
+        def advance_fitted() -> None:
             if stream is not None and path != REST:
-                stream.advance(position, block)
+                stream.advance(position, block, range(self._n_fitted()))
 
         if one.survey is not None:
-            one.survey.survey(path, block, advance)
+            one.survey.survey(path, block, advance_fitted)
         if one.survey is None or not one.survey.needs_calibration:
-            advance()
+            advance_fitted()
+        if stream is not None and path != REST:
+            stream.advance(position, block, range(self._n_fitted(), len(stream.hidden)))
 
     def _inputs(
         self, stream: CalibrationStream | None, one: Pass, position: int, block: nn.Module
@@ -195,12 +198,12 @@ class Run:
 
     def _measure_divergence(self, stream: CalibrationStream, block: nn.Module) -> None:
         """Compare with the source on the samples that stages did not see."""
-        if self.teacher is None or self.samples is None or not isinstance(block, PreTrainedModel):
+        if self.unseen is None or not isinstance(block, PreTrainedModel):
             return
         positions = range(self._n_fitted(), len(stream.hidden))
-        wanted = final_states(self.teacher, self.samples.unseen)
+        wanted = final_states(self.source, self.unseen)
         self.divergence = mean_divergence(
-            Head(self.teacher.rest(), self.skeleton), wanted,
+            Head(self.source.rest(), self.skeleton), wanted,
             Head(block, self.skeleton), stream.at_head(self.skeleton, block, positions),
         )  # fmt: skip
 
@@ -246,6 +249,15 @@ class Run:
         done: int = values["done"]
         return divmod(done, self.skeleton.n_layers + 1)
 
+    @property
+    def source(self) -> BlockedModel:
+        """The model as it was."""
+        return BlockedModel(
+            self.skeleton,
+            partial(load_layer, self.skeleton, self.checkpoint),
+            partial(load_rest, self.skeleton, self.checkpoint),
+        )
+
     def _student(self) -> BlockedModel:
         """The model as it is between two passes."""
 
@@ -278,8 +290,8 @@ class Run:
         if self.samples is None or not one.needs_samples:
             return None
         rows = self.samples.rows
-        if self.teacher is not None:
-            rows = torch.cat([rows, self.samples.unseen])
+        if self.unseen is not None:
+            rows = torch.cat([rows, self.unseen])
         return begin_stream(self.skeleton, load_rest(self.skeleton, self.checkpoint), rows)
 
     def _note_tying(self, path: str, block: nn.Module) -> None:

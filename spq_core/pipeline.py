@@ -18,9 +18,13 @@ from spq_core.artifact.format import CLASS_PREFIX, FORMAT_VERSION, METHOD
 from spq_core.artifact.manifest import MANIFEST_FILE, Manifest, Source, file_sha256
 from spq_core.artifact.spool import Spool
 from spq_core.artifact.write import ArtifactWriter
-from spq_core.calibration.samples import CalibrationSamples, calibration_samples
-from spq_core.calibration.texts import Text
-from spq_core.errors import RecipeError
+from spq_core.calibration.samples import (
+    CalibrationSamples,
+    calibration_samples,
+    unseen_windows,
+)
+from spq_core.calibration.texts import Text, held_out
+from spq_core.errors import ArtifactError, RecipeError
 from spq_core.families.architectures import ARTIFACT_PREFIX
 from spq_core.layers.layout import CodedLayout, Int8Layout, Layout, PackedLayout
 from spq_core.memory import peak_rss_bytes, reset_peak_rss
@@ -83,7 +87,15 @@ def compress(
     reset_peak_rss()
     check_model_folder(source.folder)
     skeleton, checkpoint = load_skeleton(source.folder), open_checkpoint(source.folder, device)
+    if out.exists() and any(out.iterdir()):
+        raise ArtifactError(f"{out} exists and is not empty; name another folder")
+    unseen_text = ""
+    if text is not None and recipe.target is not None and recipe.target.max_kl is not None:
+        text, unseen_text = held_out(text)
     samples = _samples_for(recipe, source, text)
+    unseen = None
+    if unseen_text and samples is not None:
+        unseen = unseen_windows(unseen_text, samples.rows.shape[1], source.folder)
     recovery = _recovery(recipe, source, text)
     states = StateFolder(
         out.with_name(f"{out.name}.state"),
@@ -92,9 +104,9 @@ def compress(
     )
     compression = _Compression(
         source=source, recipe=recipe, out=out, skeleton=skeleton, checkpoint=checkpoint,
-        samples=samples, recovery=recovery, progress=progress or Silent(), states=states,
+        samples=samples, unseen=unseen, recovery=recovery, progress=progress or Silent(), states=states,
     )  # fmt: skip
-    modules = compression.run(states.load() if resume else None)
+    modules = compression.run(states.load() if resume else None, resume=resume)
     return CompressionReport(
         recipe=recipe.document(),
         recipe_sha256=recipe.sha256(),
@@ -128,6 +140,8 @@ class _Compression:
     skeleton: Skeleton
     checkpoint: Checkpoint
     samples: CalibrationSamples | None
+    unseen: Tensor | None
+    """Token windows to measure `max_kl` on."""
     recovery: RecoverySamples | None
     progress: Progress
     states: StateFolder
@@ -151,56 +165,64 @@ class _Compression:
         """How far from the source the result may be, if the recipe says so."""
         return None if self.recipe.target is None else self.recipe.target.max_kl
 
-    def run(self, found: RunState | None) -> list[ModuleReport]:
+    def run(self, found: RunState | None, *, resume: bool) -> list[ModuleReport]:
         """Compress, if need be again with more bytes, until a `max_kl` is kept.
 
         Leaves nothing behind after success or an error; what a killed or interrupted run leaves can
         be resumed.
         """
-        excess, last = LOSS_EXCESS, 0.0
-        if found is not None:
-            excess = float(found.values["excess"])
+        excess = LOSS_EXCESS if found is None else float(found.values["excess"])
         if found is None:  # what another run left must not be taken for this one's
-            self._forget()
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            if not resume:  # a training that was killed may have left its own state
+                self.states.remove()
         try:
-            for _ in range(ATTEMPTS):
-                try:
-                    modules = self._attempt(excess, found)
-                except _TooFarError as too_far:
-                    excess *= MARGIN * too_far.divergence / (self.max_kl or 1.0)
-                    last, found = too_far.divergence, None
-                    self._forget()
-                else:
-                    self._forget()
-                    return modules
-        except Exception:
+            modules = self._first_close_enough(excess, found)
+        except Exception:  # not an interrupt, which can be resumed
             self._forget()
             raise
+        self._forget()
+        return modules
+
+    def _first_close_enough(self, excess: float, found: RunState | None) -> list[ModuleReport]:
+        spent, last = 0.0, 0.0
+        for _ in range(ATTEMPTS):
+            plan = self._plan(excess, found)
+            if found is None and plan.budget is not None:
+                if plan.budget.wanted_bytes <= spent:
+                    break  # the finest lattices were tried
+                spent = plan.budget.wanted_bytes
+            try:
+                return self._attempt(plan, excess, found)
+            except _TooFarError as too_far:
+                last, found = too_far.divergence, None
+                excess *= MARGIN * last / (self.max_kl or 1.0)
+                self._forget()
         raise RecipeError(
-            f"target max_kl {self.max_kl:g} was not reached in {ATTEMPTS} attempts, the last one "
-            f"came to {last:.3g}; allow more, or leave out stages that remove weights"
+            f"target max_kl {self.max_kl:g} was not reached, the closest attempt came to {last:.3g}; "
+            "allow more, or remove fewer weights"
         )
 
     def _forget(self) -> None:
         self.states.remove()
         shutil.rmtree(self.scratch, ignore_errors=True)
 
-    def _attempt(self, excess: float, found: RunState | None) -> list[ModuleReport]:
-        """Plan, walk all passes and finish the artifact.
+    def _attempt(self, plan: Plan, excess: float, found: RunState | None) -> list[ModuleReport]:
+        """Walk all passes and finish the artifact.
 
         Raises:
             _TooFarError: the result is further from the source than `max_kl`.
         """
-        plan, writer = self._plan(excess, found), self._writer(found)
+        writer = self._writer(found)
         run = Run(
             self.checkpoint, self.skeleton, self._stages(plan), self.samples, self.progress,
             writer, Spool(self.scratch), self.states,
-            teacher=None if self.max_kl is None else self.original, excess=excess,
+            unseen=self.unseen, excess=excess,
         )  # fmt: skip
         with writer:
             modules = run.all_passes(found)
             if self.max_kl is not None and run.divergence is not None:
-                if run.divergence > self.max_kl:
+                if not run.divergence <= self.max_kl:
                     raise _TooFarError(run.divergence)
                 figures: dict[str, float | int | str] = {
                     "kl": run.divergence,

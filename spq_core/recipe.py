@@ -13,6 +13,8 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from spq_core.errors import RecipeError
 from spq_core.recipe_stages import (
     Document,
+    PruneHeadsStage,
+    PruneStage,
     QuantizeStage,
     RecoverStage,
     Stage,
@@ -105,11 +107,26 @@ class Recipe(Document):
             raise ValueError(
                 "auto together with quantization needs method rate, which shares its target"
             )
-        if self.target is not None and not by_rate and not auto:
+        if self.target is not None and not by_rate:
+            self._check_structural_target(self.target)
+        return self
+
+    def _check_structural_target(self, target: Target) -> None:
+        """Without quantization by rate a target decides what stages remove, and nothing else may."""
+        open_stages = [stage for stage in self.stages if leaves_to_target(stage)]
+        if not open_stages:
             raise ValueError(
                 "a target needs a quantize stage with method rate, or stages set to auto"
             )
-        return self
+        if target.max_kl is not None:
+            raise ValueError("max_kl needs a quantize stage with method rate")
+        for stage in self.stages:
+            if not isinstance(stage, RecoverStage) and not leaves_to_target(stage):
+                raise ValueError(
+                    f"without quantization the target decides all that is removed; set {stage.type} to auto"
+                )
+            if isinstance(stage, RecoverStage) and stage.adapters == "kept":
+                raise ValueError("a target in bytes leaves no room for kept adapters; merge them")
 
     @model_validator(mode="after")
     def _in_a_possible_order(self) -> Self:
@@ -129,8 +146,19 @@ class Recipe(Document):
             isinstance(stage, SvdStage) and leaves_to_target(stage) for stage in self.stages
         ):
             raise ValueError("variance auto and prune-heads cannot share a matrix; use one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_updates_codes(self) -> Self:
+        kinds = [stage.type for stage in self.stages]
         quantized = kinds.index("quantize") if "quantize" in kinds else len(kinds)
         for stage in self.stages[quantized + 1 :]:
+            if isinstance(stage, PruneHeadsStage) or (
+                isinstance(stage, PruneStage) and stage.update != "none"
+            ):
+                raise ValueError(
+                    f"{stage.type} updates weights, which are codes by then; put it before quantize"
+                )
             if isinstance(stage, RecoverStage) and stage.adapters == "merged":
                 raise ValueError(
                     "adapters cannot be merged into quantized weights; set adapters to kept, "

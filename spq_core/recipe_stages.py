@@ -87,6 +87,8 @@ class PruneStage(Document):
                 "max_ratio auto and layer_ratios loss need a score that looks at outputs: "
                 "obs, flap or wanda"
             )
+        if self.min_ratio and (self.max_ratio == AUTO or self.layer_ratios != "activation"):
+            raise ValueError("min_ratio is for layer_ratios activation only")
         if self.max_ratio == AUTO:
             return self
         if self.min_ratio > float(self.max_ratio):

@@ -48,7 +48,9 @@ class StateFolder:
         new = self.folder / f"{STATE_FILE}.new"
         new.write_text(json.dumps(document), encoding="utf-8")
         os.replace(new, self.folder / STATE_FILE)  # noqa: PTH105
-        (self.folder / f"state-{number - 1}.safetensors").unlink(missing_ok=True)
+        for other in self.folder.glob("state-*.safetensors"):
+            if other.name != file:
+                other.unlink()
 
     def load(self) -> RunState | None:
         """The newest state; None if there is none.

@@ -123,7 +123,7 @@ def _measured(
         text = texts[recipe.calibration.dataset]
         compress(source, control, folders[TUNED], text=text, progress=progress, device=device)
     if evaluation.int8_baseline and recipe.stages != baseline.stages:
-        compress(source, baseline, scratch / "int8-baseline", progress=progress)
+        compress(source, baseline, scratch / "int8-baseline", progress=progress, device=device)
         folders[INT8] = scratch / "int8-baseline"
     verify_files(out, read_manifest(out))
     folders[RESULT] = out

@@ -24,13 +24,11 @@ class Spool:
     aliases: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def keep(self, number: int, path: str, block: nn.Module, original: nn.Module) -> None:
-        """Store the block's state after pass `number` if it differs from the architecture's.
+        """Store the block's state after pass `number`.
 
         An earlier pass's file stays until the run ends: a resumed run may have to start from it.
         """
         changed = changed_layouts("", block, original)
-        if not changed:
-            return
         self.folder.mkdir(parents=True, exist_ok=True)
         stored = distinct_tensors(block)
         contiguous = {name: tensor.contiguous() for name, tensor in stored.tensors.items()}

@@ -14,7 +14,7 @@ from torch import nn
 
 from spq_core.artifact.manifest import CARD_FILE, MANIFEST_FILE, Manifest, file_entry
 from spq_core.artifact.tensors import distinct_tensors
-from spq_core.errors import ArtifactError
+from spq_core.errors import ArtifactError, NumericalError
 from spq_core.layers.adapted_linear import AdaptedLinear
 from spq_core.layers.coded import Coded, stored_form
 from spq_core.layers.int8_linear import Int8Linear, Int8Weight
@@ -68,6 +68,8 @@ class ArtifactWriter:
         for name, tensor in distinct_tensors(block).tensors.items():
             exact = not tensor.is_floating_point() or name.endswith((".scale", ".input_scale"))
             stored = tensor if exact else tensor.to(self.dtype)
+            if stored.is_floating_point() and not torch.isfinite(stored).all():
+                raise NumericalError("artifact", f"{path}.{name}" if path else name)
             tensors[f"{path}.{name}" if path else name] = stored.contiguous()
         file = f"model-{number:05d}-of-{self.n_shards:05d}.safetensors"
         save_file(tensors, self.folder / file, metadata={"format": "pt"})

@@ -33,9 +33,9 @@ class CalibrationStream:
     """Plain attributes of the first layer, for whoever stands in its place."""
 
     @torch.no_grad()
-    def advance(self, index: int, layer: nn.Module) -> None:
-        """Push every sample through decoder layer `index`."""
-        for position in range(len(self.hidden)):
+    def advance(self, index: int, layer: nn.Module, positions: Iterable[int] | None = None) -> None:
+        """Push samples through decoder layer `index`; all of them, if not said which."""
+        for position in range(len(self.hidden)) if positions is None else positions:
             self.hidden[position] = self.through_layer(index, layer, position)
 
     def through_layer(self, index: int, layer: nn.Module, position: int) -> Tensor:

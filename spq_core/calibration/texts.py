@@ -6,7 +6,7 @@ Nothing here reaches a network: a text comes from a local folder, or from the st
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pydoc_data import topics
 
@@ -114,6 +114,13 @@ def refuse_shared_lines(calibration: Iterable[str], evaluation: str) -> None:
     shared = sorted(line for line in lines & known if len(line) >= DISTINCTIVE_CHARACTERS)
     if shared:
         raise CalibrationLeakError(len(shared), shared[0][:60])
+
+
+def held_out(text: Text) -> tuple[Text, str]:
+    """Set the last tenth of the calibration lines aside: the text without them, and they."""
+    lines = text.calibration.split("\n")
+    kept = len(lines) - len(lines) // 10
+    return replace(text, calibration="\n".join(lines[:kept])), "\n".join(lines[kept:])
 
 
 def paper_text(text: str) -> str:

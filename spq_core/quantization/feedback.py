@@ -21,7 +21,7 @@ SMALLEST_ENERGY = 1e-3
 """Energy every input gets at least, as a share of the median: inputs that are never active."""
 
 LARGEST_DAMPING = 1e6
-INVERTED_COLUMNS = 512
+INVERTED_COLUMNS = ROWS_AT_ONCE = 512
 
 RoundColumn = Callable[[int, Float[Tensor, " out"]], Float[Tensor, " out"]]
 """(column's index in the matrix, its values now) → the values it is stored with."""
@@ -49,10 +49,24 @@ def damped(second_moment: Float[Tensor, "n n"], damping: float) -> Float[Tensor,
     GPTQ raises all elements by a share of their mean; a model with massive activations has a few
     inputs a million times as strong as the others, and their mean would drown all the rest.
     """
-    exact = second_moment.to(torch.float64, copy=True)
+    return _raise_diagonal(second_moment.to(torch.float64, copy=True), damping)
+
+
+def _raise_diagonal(exact: Tensor, damping: float) -> Tensor:
     energy = exact.diagonal()
     floor = SMALLEST_ENERGY * energy[energy > 0].median() if (energy > 0).any() else 1.0
     energy += damping * energy + floor
+    return exact
+
+
+def _reordered(
+    second_moment: Float[Tensor, "n n"], order: Int64[Tensor, " n"]
+) -> Float[Tensor, "n n"]:
+    """The matrix in another order and in float64, without a float32 copy between."""
+    exact = torch.empty_like(second_moment, dtype=torch.float64)
+    for start in range(0, len(order), ROWS_AT_ONCE):
+        rows = order[start : start + ROWS_AT_ONCE]
+        exact[start : start + ROWS_AT_ONCE] = second_moment[rows][:, order]
     return exact
 
 
@@ -72,10 +86,9 @@ def feedback_of(
         if strongest_first
         else torch.arange(energy.numel(), device=energy.device)
     )
-    backwards = order.flip(0)
-    ordered = second_moment[backwards][:, backwards]
     while True:
-        lower = damped(ordered, damping).mT  # symmetric: the same matrix, column by column
+        exact = _raise_diagonal(_reordered(second_moment, order.flip(0)), damping)
+        lower = exact.mT  # symmetric: the same matrix, column by column
         failed = torch.empty((), dtype=torch.int32, device=lower.device)
         torch.linalg.cholesky_ex(lower, out=(lower, failed))
         if not failed:
@@ -83,7 +96,6 @@ def feedback_of(
         damping *= 10
         if damping > LARGEST_DAMPING:
             raise NumericalError("calibration", "the second moment of an input")
-    del ordered
     return Feedback(order, _inverse_backwards(lower))
 
 

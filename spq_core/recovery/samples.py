@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from spq_core.calibration.samples import within_positions
 from spq_core.calibration.texts import Text, refuse_shared_lines
 from spq_core.calibration.windows import consecutive_windows, padded_lines
 from spq_core.errors import DatasetError
@@ -38,17 +39,20 @@ def recovery_samples(settings: RecoverStage, text: Text, model_folder: Path) -> 
     tokenizer = load_tokenizer(model_folder)
     generator = torch.Generator().manual_seed(settings.seed)
     wanted = settings.steps * settings.batch
+    length = within_positions(settings.length, model_folder)
     lines = [line for line in text.calibration.split("\n") if line.strip()]
     refuse_shared_lines(lines, text.evaluation)
     if settings.form == "windows":
-        rows = consecutive_windows(tokenizer, text.calibration, settings.length, None)
+        rows = consecutive_windows(tokenizer, text.calibration, length, None)
         rows = rows[torch.randperm(len(rows), generator=generator)[:wanted]]
         return RecoverySamples(rows, torch.ones_like(rows, dtype=torch.bool))
-    order = torch.randperm(len(lines), generator=generator)[:wanted].tolist()
-    if not order:
-        raise DatasetError(f"recovery needs lines of text; {text.name} has none")
-    picked = [lines[index] for index in order]
+    lengths = [len(tokenizer(line)["input_ids"]) for line in lines]
+    usable = [index for index, count in enumerate(lengths) if count > 1]  # else nothing follows
+    if not usable:
+        raise DatasetError(f"recovery needs lines of text; {text.name} has none of two tokens")
+    order = torch.randperm(len(usable), generator=generator)[:wanted].tolist()
+    picked = [usable[index] for index in order]
     tokenizer.padding_side = "right"  # so that no token sees a pad
-    rows = padded_lines(tokenizer, picked, settings.length)
-    lengths = torch.tensor([len(tokenizer(line)["input_ids"]) for line in picked])
-    return RecoverySamples(rows, torch.arange(settings.length) < lengths[:, None])
+    rows = padded_lines(tokenizer, [lines[index] for index in picked], length)
+    real = torch.arange(length) < torch.tensor([lengths[index] for index in picked])[:, None]
+    return RecoverySamples(rows, real)

@@ -88,7 +88,9 @@ class RecoverStage:
             "last_loss": self.losses[-1],
         }
         return [
-            ModuleReport(layer=f"{path}.{name}", stage=self.name, applied=True, figures=figures)
+            ModuleReport(
+                layer=f"{path}.{name}".strip("."), stage=self.name, applied=True, figures=figures
+            )
             for name in changed
         ]
 

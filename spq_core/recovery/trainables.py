@@ -60,7 +60,7 @@ class Trainables:
         return members
 
     def settle(self, path: str, block: nn.Module) -> list[str]:
-        """Leave what was trained in a block; return the names of the changed linear layers."""
+        """Leave what was trained in a block; return the names of the changed modules."""
         changed = []
         for name, module in list(block.named_modules()):
             full = f"{path}.{name}" if path else name
@@ -70,6 +70,7 @@ class Trainables:
             for key, parameter in module.named_parameters(recurse=False):
                 if f"{full}.{key}" in self.parameters:
                     parameter.data = self.parameters[f"{full}.{key}"].data.to(parameter.dtype)
+                    changed.append(name)
         return changed
 
     def _settled(self, full: str, module: Base) -> nn.Module:

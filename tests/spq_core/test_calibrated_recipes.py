@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from spq_core.artifact.manifest import read_manifest, verify_files
 from spq_core.artifact.read import load_artifact, load_model
-from spq_core.calibration.samples import calibration_samples
-from spq_core.calibration.texts import builtin_text
+from spq_core.calibration.samples import unseen_windows
+from spq_core.calibration.texts import builtin_text, held_out
 from spq_core.catalog import resolve
 from spq_core.errors import ArtifactError, NumericalError, RecipeError
 from spq_core.layers.coded import CodedLinear
@@ -23,7 +23,8 @@ from spq_core.layers.layout import parse_layouts
 from spq_core.layers.low_rank_linear import LowRankLinear
 from spq_core.layers.packed_linear import PackedLinear
 from spq_core.pipeline import SourceModel, compress
-from spq_core.recipe import Calibration, parse_recipe
+from spq_core.progress import Silent
+from spq_core.recipe import parse_recipe
 from spq_core.weight_files import stored_bytes
 from tests.models import FAMILIES, save_tiny, some_ids
 from tests.spq_core.test_pipeline import dense_twin, relative_difference
@@ -35,6 +36,8 @@ GPTQ3 = {"type": "quantize", "method": "gptq", "bits": 3, "scale_search": True}
 ROUND4 = {"type": "quantize", "method": "round", "bits": 4, "group_size": 32, "symmetric": False}
 SVD = {"type": "svd", "objective": "output", "variance": 0.9, "singular_values": "down"}
 HEADS = {"type": "prune-heads", "ratio": 0.2}
+AUTO = {"type": "svd", "variance": "auto", "objective": "output"}
+MIXED = {"type": "quantize", "mode": "mix_percentile", "embedding": False}
 RECOVER = {"type": "recover", "steps": 12, "batch": 2, "length": 32}
 PRUNE = {"type": "prune", "score": "obs", "update": "least_squares", "max_ratio": 0.3}
 
@@ -153,6 +156,16 @@ def test_recipes_that_contradict_themselves_are_refused():
         ([GPTQ4 | {"mode": "tensor"}], {}, "mode tensor is for plain"),
         ([ROUND4 | {"sparsity": 0.5}], {}, "sparsity needs method gptq"),
         ([GPTQ4, PRUNE], {}, "quantize must be the last stage"),
+        ([MIXED, HEADS], {}, "prune-heads updates weights, which are codes by then"),
+        ([MIXED, PRUNE], {}, "prune updates weights, which are codes by then"),
+        ([AUTO], {"target": {"max_kl": 0.1}}, "max_kl needs a quantize stage"),
+        ([AUTO, PRUNE], {"target": {"bytes_ratio": 0.9}}, "set prune to auto"),
+        (
+            [AUTO, RECOVER | {"adapters": "kept"}],
+            {"target": {"bytes_ratio": 0.9}},
+            "no room for kept adapters",
+        ),
+        ([PRUNE | {"min_ratio": 0.1, "layer_ratios": "loss"}], {}, "min_ratio is for"),
         ([SVD | {"variance": "auto"}], {}, "auto needs a target"),
         (
             [PRUNE | {"max_ratio": "auto"}, GPTQ4],
@@ -250,13 +263,11 @@ def test_a_state_of_another_run_is_refused(tmp_path):
 
 
 def divergence_on_unseen_text(folder, out):
-    """KL in nats per token, on windows that the recipe did not calibrate on."""
-    settings = Calibration(**WINDOWS)
-    unseen = calibration_samples(settings, builtin_text(), folder).unseen
-    rows = {
-        tuple(row) for row in calibration_samples(settings, builtin_text(), folder).rows.tolist()
-    }
-    assert not rows & {tuple(row) for row in unseen.tolist()}
+    """KL in nats per token, on the text that is set aside."""
+    text, aside = held_out(builtin_text())
+    assert aside
+    assert aside not in text.calibration
+    unseen = unseen_windows(aside, WINDOWS["length"], folder)
     with torch.no_grad():
         wanted = load_model(folder, torch.float32)(unseen).logits.log_softmax(-1)
         found = load_model(out, torch.float32)(unseen).logits.log_softmax(-1)
@@ -279,6 +290,57 @@ def test_a_largest_divergence_is_measured_and_kept(tmp_path, monkeypatch, excess
 def test_a_divergence_that_cannot_be_kept_is_an_error(tmp_path):
     folder = save_tiny(tmp_path / "source", "llama", torch.bfloat16, hidden=192)
     ruined = PRUNE | {"max_ratio": 0.9, "min_ratio": 0.9, "update": "none"}
-    with pytest.raises(RecipeError, match=r"max_kl 1e-05 was not reached .* came to"):
+    with pytest.raises(RecipeError, match=r"max_kl 1e-05 was not reached, .* came to"):
         run(folder, tmp_path / "out", recipe(ruined, RATE, target={"max_kl": 1e-5}))
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize("later", [PRUNE | {"score": "activation", "max_ratio": 0.0}, MIXED])
+def test_what_a_stage_did_is_there_for_a_later_pass(tmp_path, later):
+    folder = save_tiny(tmp_path / "source")
+    trained = RECOVER | {"trains": ["norms", "embedding"], "learning_rate": 0.01}
+    run(folder, tmp_path / "alone", recipe(later))
+    run(folder, tmp_path / "out", recipe(trained, later))
+    before, after = load_artifact(tmp_path / "alone"), load_artifact(tmp_path / "out")
+    assert not torch.equal(before.model.norm.weight, after.model.norm.weight)
+    with torch.no_grad():
+        assert relative_difference(after(some_ids()).logits, before(some_ids()).logits) > 0.01
+
+
+def test_a_training_that_runs_away_is_an_error(tmp_path):
+    folder = save_tiny(tmp_path / "source", "llama", torch.bfloat16)
+    wild = RECOVER | {"learning_rate": 1.0, "alpha": 4096, "rank": 1, "decay_to_zero": False}
+    with pytest.raises(NumericalError):
+        run(folder, tmp_path / "out", recipe(wild))
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize("family", ["opt", "gpt2"])
+def test_samples_longer_than_the_model_has_positions_are_cut(tmp_path, family):
+    folder = save_tiny(tmp_path / "source", family)
+    long = RECOVER | {"length": 512, "steps": 2, "batch": 1}
+    run(folder, tmp_path / "windows", recipe(long))
+    lines = {"dataset": "builtin", "samples": 4, "length": 512}
+    what = parse_recipe({"stages": [PRUNE, long | {"form": "lines"}], "calibration": lines})
+    run(folder, tmp_path / "lines", what)
+
+
+def test_a_killed_training_leaves_one_state_and_goes_on_from_it(tmp_path):
+    folder = save_tiny(tmp_path / "source")
+    steps = []
+
+    class StopsOnce(Silent):
+        def advance(self, message):
+            steps.append(message)
+            left = [path.name for path in (tmp_path / "out.state/recover").glob("*.safetensors")]
+            assert len(left) <= 1
+            if len(steps) == 25:
+                raise KeyboardInterrupt
+
+    what = recipe(RECOVER | {"steps": 30, "batch": 1})
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, tmp_path / "out", what, progress=StopsOnce())
+    run(folder, tmp_path / "out", what, progress=StopsOnce(), resume=True)
+    assert len(steps) == 25 + 10 + 4  # from step 20 on, then four blocks
+    run(folder, tmp_path / "whole", what)
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
