@@ -67,8 +67,6 @@ DATA_OPTION = click.option(
 )
 @click.option(
     "--length",
-    default=1024,
-    show_default=True,
     type=click.IntRange(16, 32768),
     help="Tokens per evaluation window; 1024, or the model's context if shorter.",
 )
@@ -103,7 +101,7 @@ def compress_command(
                 "the recipe has a quality gate, which needs a measurement: give --windows"
             )
         with (
-            _naming_resume(),
+            _naming_resume(out),
             tempfile.TemporaryDirectory(prefix="spq-", dir=_existing_parent(out)) as scratch,
         ):
             source = _source(model, revision, Path(scratch))
@@ -155,8 +153,6 @@ def compress_command(
 @click.option("--windows", type=click.IntRange(1), help="Number of windows; all by default.")
 @click.option(
     "--length",
-    default=1024,
-    show_default=True,
     type=click.IntRange(16, 32768),
     help="Tokens per window; 1024, or the model's context if shorter.",
 )
@@ -319,14 +315,20 @@ def _gate(recipe: Recipe, out: Path, rows: Any) -> None:
 
 
 @contextmanager
-def _naming_resume() -> Iterator[None]:
+def _naming_resume(out: Path) -> Iterator[None]:
     """Tell whoever interrupts a run how to go on with it."""
     try:
         yield
     except KeyboardInterrupt:
-        raise click.ClickException(
-            "interrupted; the same command with --resume goes on from the last finished layer"
-        ) from None
+        if out.is_dir():
+            told = f"interrupted while measuring; {out} is complete, `spq compare` measures it"
+        elif out.with_name(f"{out.name}.state").is_dir():
+            told = (
+                "interrupted; the same command with --resume goes on from the last finished layer"
+            )
+        else:
+            told = "interrupted; nothing was finished yet"
+        raise click.ClickException(told) from None
 
 
 def _existing_parent(out: Path) -> Path:

@@ -196,6 +196,9 @@ class _Compression:
                 return self._attempt(plan, excess, found)
             except _TooFarError as too_far:
                 last, found = too_far.divergence, None
+                self.progress.stage(
+                    f"KL {last:.3g} is above {self.max_kl:g}: again with more bytes", 1, "attempt"
+                )
                 excess *= MARGIN * last / (self.max_kl or 1.0)
                 self._forget()
         raise RecipeError(

@@ -195,7 +195,10 @@ def parse_recipe(document: object) -> Recipe:
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
-        raise RecipeError("; ".join(_describe(problem) for problem in error.errors())) from None
+        problems = error.errors()
+        # A malformed stage also leaves a list too short; that says nothing new.
+        own = [one for one in problems if one["type"] != "too_short" or len(problems) == 1]
+        raise RecipeError("; ".join(_describe(problem) for problem in own)) from None
 
 
 def _describe(problem: Any) -> str:
@@ -203,4 +206,7 @@ def _describe(problem: Any) -> str:
     where = ".".join(str(part) for part in problem["loc"]) or "recipe"
     if problem["type"] == "extra_forbidden":
         return f"{where}: unknown key"
-    return f"{where}: {problem['msg']}, got {str(problem.get('input'))[:80]}"
+    said = str(problem["msg"]).removeprefix("Value error, ")
+    given = problem.get("input")
+    whole = isinstance(given, dict | list | tuple) and problem["type"] == "value_error"
+    return f"{where}: {said}" if whole else f"{where}: {said}, got {str(given)[:80]}"

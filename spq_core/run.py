@@ -95,7 +95,7 @@ def compress_and_measure(
     )
     try:
         result = _measured(report, source, out, texts, evaluation, scratch, progress, device)
-    except BaseException:
+    except Exception:
         shutil.rmtree(out, ignore_errors=True)  # an unmeasured artifact is no result
         raise
     for row in result.rows:

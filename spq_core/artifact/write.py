@@ -21,6 +21,7 @@ from spq_core.layers.int8_linear import Int8Linear, Int8Weight
 from spq_core.layers.layout import Layout, layout_of, parse_layouts
 from spq_core.layers.low_rank_linear import LowRankLinear
 from spq_core.model_files import SIDE_FILES
+from spq_core.modeling.finite import all_finite
 from spq_core.weight_files import INDEX_FILE
 
 
@@ -68,7 +69,7 @@ class ArtifactWriter:
         for name, tensor in distinct_tensors(block).tensors.items():
             exact = not tensor.is_floating_point() or name.endswith((".scale", ".input_scale"))
             stored = tensor if exact else tensor.to(self.dtype)
-            if stored.is_floating_point() and not torch.isfinite(stored).all():
+            if stored.is_floating_point() and not all_finite(stored):
                 raise NumericalError("artifact", f"{path}.{name}" if path else name)
             tensors[f"{path}.{name}" if path else name] = stored.contiguous()
         file = f"model-{number:05d}-of-{self.n_shards:05d}.safetensors"

@@ -9,6 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from spq_core.errors import ArtifactError, NumericalError
 from spq_core.modeling.checkpoint import Checkpoint
+from spq_core.modeling.finite import all_finite
 from spq_core.modeling.skeleton import Skeleton
 
 
@@ -89,5 +90,5 @@ def fill(block: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 def _require_finite(prefix: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
     for name, tensor in tensors:
-        if not torch.isfinite(tensor).all():
+        if not all_finite(tensor):
             raise NumericalError(prefix, name)

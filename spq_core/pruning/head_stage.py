@@ -49,7 +49,7 @@ class PruneHeadsStage:
                 layer=f"{path}.{name}",
                 stage=self.name,
                 applied=keep < groups,
-                reason="" if keep < groups else "all heads are worth their bytes",
+                reason="" if keep < groups else "others lose less",
                 figures={"groups": groups, "kept": keep},
             )
             for name in self.family.attention

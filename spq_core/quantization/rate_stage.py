@@ -27,6 +27,11 @@ MOST_OCTAVES = 6.0
 """How far one try may move the last matrix's level to make the bytes fit."""
 
 
+def _left_whole(full: str) -> ModuleReport:
+    reason = "there are bytes enough to leave it whole, and it is worth most of those left"
+    return ModuleReport(layer=full, stage="quantize", applied=False, reason=reason)
+
+
 @dataclass(slots=True)
 class RateStage:
     """Rounds each matrix at the level its budget gives it."""
@@ -52,9 +57,10 @@ class RateStage:
             return self._embedding_and_head(block)
         levels = self.budget.levels()
         return [
-            self._linear(path, block, matrix, levels)
+            _left_whole(f"{path}.{matrix.name}")
+            if self.budget.stays(f"{path}.{matrix.source}")
+            else self._linear(path, block, matrix, levels)
             for matrix in matrices(block, self.family, inputs)
-            if not self.budget.stays(f"{path}.{matrix.source}")
         ]
 
     def state(self) -> StageState:
@@ -87,7 +93,9 @@ class RateStage:
         statistics = self.budget.embedding
         reports: list[ModuleReport] = []
         levels = self.budget.levels()
-        if not tied and not self.budget.stays(self.head_path):
+        if not tied and self.budget.stays(self.head_path):
+            reports.append(_left_whole(self.head_path))
+        elif not tied:
             weight, second = head.weight.data, statistics.head_inputs
             rounded, coded = self._last(self.head_path, weight, second, levels[self.head_path])
             bias = bias_of(head)
@@ -96,7 +104,9 @@ class RateStage:
             )
             reports.append(self._report(self.head_path, rounded, coded))
         levels = self.budget.levels()
-        if self.settings.embedding and not self.budget.stays(self.embedding_path):
+        if self.settings.embedding and self.budget.stays(self.embedding_path):
+            reports.append(_left_whole(self.embedding_path))
+        elif self.settings.embedding:
             weight = embedding.weight.data
             second = statistics.gradients + statistics.head_inputs if tied else statistics.gradients
             rounded, coded = self._last(
