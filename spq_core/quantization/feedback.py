@@ -109,11 +109,28 @@ def _inverse_backwards(lower: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
     n = lower.shape[0]
     upper = torch.zeros(n, n, device=lower.device)
     for start in range(0, n, INVERTED_COLUMNS):
-        stop = min(start + INVERTED_COLUMNS, n)
-        unit = torch.eye(n - start, stop - start, dtype=lower.dtype, device=lower.device)
-        columns = torch.linalg.solve_triangular(lower[start:, start:], unit, upper=False)
+        columns = _columns_of_inverse(lower, start)
+        stop = start + columns.shape[1]
         upper[: n - start, n - stop : n - start] = columns.flip(0, 1)
     return upper
+
+
+def _columns_of_inverse(lower: Float[Tensor, "n n"], start: int) -> Float[Tensor, "rows width"]:
+    """Some columns of L⁻¹ from `start` on, without the zeros above, by forward substitution.
+
+    Block by block, because a triangular solve with part of a matrix copies that part first.
+    """
+    n = lower.shape[0]
+    width = min(INVERTED_COLUMNS, n - start)
+    columns = torch.zeros(n - start, width, dtype=lower.dtype, device=lower.device)
+    columns[:width].fill_diagonal_(1.0)
+    for row in range(start, n, INVERTED_COLUMNS):
+        at = slice(row, row + INVERTED_COLUMNS)
+        here = slice(row - start, row - start + INVERTED_COLUMNS)
+        if row > start:
+            columns[here] -= lower[at, start:row] @ columns[: row - start]
+        columns[here] = torch.linalg.solve_triangular(lower[at, at], columns[here], upper=False)
+    return columns
 
 
 def round_with_feedback(
