@@ -96,5 +96,8 @@ def test_heads_go_before_ranks():
         parse_recipe({"stages": [svd, HEADS]})
     with pytest.raises(RecipeError, match="cannot share a matrix"):
         parse_recipe(
-            {"stages": [HEADS, svd | {"variance": "auto"}], "target": {"bytes_ratio": 0.5}}
+            {
+                "stages": [HEADS | {"ratio": "auto"}, svd | {"variance": "auto"}],
+                "target": {"bytes_ratio": 0.5},
+            }
         )
