@@ -32,7 +32,7 @@ from spq_core.calibration.stream import (
 )
 from spq_core.memory import return_freed_memory
 from spq_core.modeling.blocked import BlockedModel
-from spq_core.modeling.blocks import load_layer, load_rest
+from spq_core.modeling.blocks import blocked_source, load_layer, load_rest
 from spq_core.modeling.checkpoint import Checkpoint
 from spq_core.modeling.skeleton import Skeleton
 from spq_core.progress import Progress
@@ -201,9 +201,10 @@ class Run:
         if self.unseen is None or not isinstance(block, PreTrainedModel):
             return
         positions = range(self._n_fitted(), len(stream.hidden))
-        wanted = final_states(self.source, self.unseen)
+        source = blocked_source(self.skeleton, self.checkpoint)
+        wanted = final_states(source, self.unseen)
         self.divergence = mean_divergence(
-            Head(self.source.rest(), self.skeleton), wanted,
+            Head(source.rest(), self.skeleton), wanted,
             Head(block, self.skeleton), stream.at_head(self.skeleton, block, positions),
         )  # fmt: skip
 
@@ -248,15 +249,6 @@ class Run:
         self.divergence = values["divergence"]
         done: int = values["done"]
         return divmod(done, self.skeleton.n_layers + 1)
-
-    @property
-    def source(self) -> BlockedModel:
-        """The model as it was."""
-        return BlockedModel(
-            self.skeleton,
-            partial(load_layer, self.skeleton, self.checkpoint),
-            partial(load_rest, self.skeleton, self.checkpoint),
-        )
 
     def _student(self) -> BlockedModel:
         """The model as it is between two passes."""

@@ -6,15 +6,13 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from spq_core.allocation.budget import empty_budget
-from spq_core.artifact.format import CLASS_PREFIX, FORMAT_VERSION, METHOD
+from spq_core.artifact.config import artifact_config
 from spq_core.artifact.manifest import MANIFEST_FILE, Manifest, Source, file_sha256
 from spq_core.artifact.spool import Spool
 from spq_core.artifact.write import ArtifactWriter
@@ -25,12 +23,9 @@ from spq_core.calibration.samples import (
 )
 from spq_core.calibration.texts import Text, held_out
 from spq_core.errors import ArtifactError, RecipeError
-from spq_core.families.architectures import ARTIFACT_PREFIX
-from spq_core.layers.layout import CodedLayout, Int8Layout, Layout, PackedLayout
 from spq_core.memory import peak_rss_bytes, reset_peak_rss
 from spq_core.model_files import check_model_folder
-from spq_core.modeling.blocked import BlockedModel
-from spq_core.modeling.blocks import load_layer, load_rest
+from spq_core.modeling.blocks import blocked_source
 from spq_core.modeling.checkpoint import Checkpoint, open_checkpoint
 from spq_core.modeling.skeleton import Skeleton, load_skeleton
 from spq_core.passes import LOSS_EXCESS, Run
@@ -152,15 +147,6 @@ class _Compression:
         return self.out.with_name(f"{self.out.name}.spool")
 
     @property
-    def original(self) -> BlockedModel:
-        """The source, block by block."""
-        return BlockedModel(
-            self.skeleton,
-            partial(load_layer, self.skeleton, self.checkpoint),
-            partial(load_rest, self.skeleton, self.checkpoint),
-        )
-
-    @property
     def max_kl(self) -> float | None:
         """How far from the source the result may be, if the recipe says so."""
         return None if self.recipe.target is None else self.recipe.target.max_kl
@@ -235,7 +221,11 @@ class _Compression:
                     ModuleReport(layer="model", stage="target", applied=True, figures=figures)
                 )
             writer.write_index()
-            writer.write_config(_artifact_config(self.skeleton, writer, run.head_shares_codes))
+            writer.write_config(
+                artifact_config(
+                    self.skeleton, writer.layouts, writer.dtype, shares=run.head_shares_codes
+                )
+            )
             writer.carry_files(self.source.folder)
             writer.finish(
                 _manifest(
@@ -264,7 +254,9 @@ class _Compression:
     def _stages(self, plan: Plan) -> tuple[Stage, ...]:
         training = None
         if self.recovery is not None:
-            training = Training(self.recovery, self.original, self.progress)
+            training = Training(
+                self.recovery, blocked_source(self.skeleton, self.checkpoint), self.progress
+            )
         return build_stages(self.recipe, self.skeleton, self.checkpoint.dtype, plan, training)
 
 
@@ -310,31 +302,6 @@ def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("spq", "torch", "transformers", "safetensors")}
 
 
-def _artifact_config(skeleton: Skeleton, writer: ArtifactWriter, shares: bool) -> dict[str, Any]:  # noqa: FBT001
-    """The source's config.json with our model type and the layouts of the changed modules."""
-    config: dict[str, Any] = skeleton.config.to_dict()
-    for key in ("_name_or_path", "transformers_version"):
-        config.pop(key, None)
-    tied = {}
-    if shares and skeleton.head_path in writer.layouts:
-        names = tied_parts(writer.layouts[skeleton.head_path])
-        tied = {
-            f"{skeleton.head_path}.{part}": f"{skeleton.embedding_path}.{part}" for part in names
-        }
-    return config | {
-        "model_type": f"{ARTIFACT_PREFIX}{skeleton.config.model_type}",
-        "architectures": [f"{CLASS_PREFIX}{type(skeleton.model).__name__}"],
-        "tie_word_embeddings": shares,
-        "dtype": str(writer.dtype).removeprefix("torch."),
-        "quantization_config": {
-            "quant_method": METHOD,
-            "format_version": FORMAT_VERSION,
-            "modules": {name: layout.model_dump() for name, layout in writer.layouts.items()},
-            "tied": tied,
-        },
-    }
-
-
 def _manifest(
     source: SourceModel,
     checkpoint: Checkpoint,
@@ -359,19 +326,6 @@ def _manifest(
         versions=_versions(),
         files={},
     )
-
-
-def tied_parts(layout: Layout) -> tuple[str, ...]:
-    """Names of the tensors that a tied head takes over from its embedding."""
-    match layout:
-        case Int8Layout():
-            return ("codes", "scale")
-        case PackedLayout():
-            return ("packed", "scale", "zero")
-        case CodedLayout():
-            return ("packed",)
-        case _:
-            return ("weight",)
 
 
 def _dtype_name(checkpoint: Checkpoint) -> str:

@@ -1,6 +1,7 @@
 """Parts of a model with their weights: one decoder layer, or everything around the layers."""
 
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from spq_core.errors import ArtifactError, NumericalError
+from spq_core.modeling.blocked import BlockedModel
 from spq_core.modeling.checkpoint import Checkpoint
 from spq_core.modeling.finite import all_finite
 from spq_core.modeling.skeleton import Skeleton
@@ -29,6 +31,15 @@ def load_layer(skeleton: Skeleton, checkpoint: Checkpoint, index: int) -> nn.Mod
     _require_finite(prefix, tensors.items())
     fill(layer, tensors)
     return layer.to(checkpoint.device)
+
+
+def blocked_source(skeleton: Skeleton, checkpoint: Checkpoint) -> BlockedModel:
+    """The model of a checkpoint, part by part."""
+    return BlockedModel(
+        skeleton,
+        partial(load_layer, skeleton, checkpoint),
+        partial(load_rest, skeleton, checkpoint),
+    )
 
 
 def replace_conv1d(layer: nn.Module) -> list[str]:

@@ -1,7 +1,5 @@
 """Recovery: gradients against the whole model's, and what the stage leaves in an artifact."""
 
-from functools import partial
-
 import pytest
 import torch
 from torch import nn
@@ -15,8 +13,7 @@ from spq_core.calibration.texts import builtin_text
 from spq_core.errors import RecipeError
 from spq_core.layers.adapted_linear import AdaptedLinear
 from spq_core.layers.low_rank_linear import LowRankLinear
-from spq_core.modeling.blocked import BlockedModel
-from spq_core.modeling.blocks import load_layer, load_rest
+from spq_core.modeling.blocks import blocked_source
 from spq_core.modeling.checkpoint import open_checkpoint
 from spq_core.modeling.skeleton import load_skeleton
 from spq_core.modeling.tokenizer import load_tokenizer
@@ -48,12 +45,7 @@ def run(folder, out, what, **options):
 
 
 def blocked(folder):
-    skeleton, checkpoint = load_skeleton(folder), open_checkpoint(folder)
-    return BlockedModel(
-        skeleton,
-        partial(load_layer, skeleton, checkpoint),
-        partial(load_rest, skeleton, checkpoint),
-    )
+    return blocked_source(load_skeleton(folder), open_checkpoint(folder))
 
 
 def whole_loss(model, batch, objective, teacher_folder):
