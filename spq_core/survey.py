@@ -13,7 +13,7 @@ from spq_core.layers.slicing import float_weight, linear_at
 from spq_core.modeling.skeleton import Skeleton
 from spq_core.pruning.compensation import score_neurons
 from spq_core.pruning.heads import groups_of, score_groups
-from spq_core.quantization.feedback import feedback_of
+from spq_core.quantization.feedback import column_steps_of
 from spq_core.recipe import Recipe
 from spq_core.recipe_stages import (
     PruneHeadsStage,
@@ -40,8 +40,8 @@ class Survey:
     directions: dict[str, Directions] = field(default_factory=dict)
     neurons: dict[str, Units] = field(default_factory=dict)
     heads: dict[str, Units] = field(default_factory=dict)
-    factorised: tuple[Tensor, Tensor] | None = None
-    """The last second moment and its column steps."""
+    last_steps: tuple[Tensor, Tensor] | None = None
+    """Of the layer being entered: the last second moment and its column steps."""
 
     def visit(self, index: int, layer: nn.Module, found: LayerStatistics) -> None:
         """Enter one decoder layer."""
@@ -55,6 +55,7 @@ class Survey:
             self.enter(full, weight, tempered(statistics.output_weights), statistics.inputs.second)
             if name in family.attention and open_ranks:
                 self.directions[full] = _directions(weight, statistics)
+        self.last_steps = None  # in a wide layer a second moment is hundreds of megabytes
         if any(isinstance(one, PruneStage) and _by_loss(one) for one in self.stages):
             self.neurons[path] = self._neurons(layer, found.matrices[family.mlp_out])
         if any(isinstance(one, PruneHeadsStage) for one in self.stages):
@@ -70,12 +71,12 @@ class Survey:
         settings, target = rate_settings(self.recipe), self.recipe.target
         if settings is None or target is None:
             return
-        if self.factorised is None or self.factorised[0] is not second:
+        if self.last_steps is None or self.last_steps[0] is not second:
             # matrices come group by group, and those of a group share their input
-            self.factorised = (second, feedback_of(second, settings.damping).column_steps)
+            self.last_steps = (second, column_steps_of(second, settings.damping))
         even = torch.ones_like(weights) * weights.mean()
         self.row_weights[name] = weights if target.allocation == "loss" else even
-        self.curves[name] = curve_of(weight, self.row_weights[name], self.factorised[1])
+        self.curves[name] = curve_of(weight, self.row_weights[name], self.last_steps[1])
 
     def _neurons(self, layer: nn.Module, statistics: MatrixStatistics) -> Units:
         family = self.skeleton.family

@@ -20,7 +20,6 @@ HEADROOM = 110
 ROWS_LEFT_OUT = 0.1
 SATURATED = 1e-3
 """Bits per weight that an octave must bring for a finer level to be tried."""
-ROWS_AT_ONCE = 8192
 HUFFMAN_EXCESS = 0.04
 """Bits per code by which DEFLATE's Huffman codes exceed the entropy, tables included (measured)."""
 LEAST_BITS = 1.0

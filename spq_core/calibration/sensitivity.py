@@ -98,6 +98,7 @@ def measure_sensitivity(
         layer = load_layer(skeleton, checkpoint, index)
         found, gradients = _back_through(skeleton, stream, index, layer, states, gradients)
         visit(index, layer, LayerStatistics(found, turns[index]))
+        del found, layer  # before the next ones come
         progress.advance(f"back, layer {index}")
     rows = torch.cat(gradients).flatten(0, -2)
     embedding_scale = float(

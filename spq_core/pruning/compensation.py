@@ -10,9 +10,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from spq_core.calibration.inputs import InputMoments
+from spq_core.calibration.inverse import inverse_factor
 
-DAMPING = 0.01
-"""Share of each input's energy added to it before a solve."""
+COLUMNS_AT_ONCE = 512
 
 
 def score_neurons(
@@ -41,8 +41,8 @@ def score_neurons(
         variance = (energy - moments.mean.double().square()).clamp(min=0)
         scores = variance * exact.square().sum(dim=0)
     else:
-        inverse = torch.linalg.inv(damped(moments.second.double()))
-        scores = exact.square().sum(dim=0) / inverse.diagonal()
+        uncertainty = inverse_factor(moments.second).square().sum(dim=0)
+        scores = exact.square().sum(dim=0) / uncertainty
     return scores.float()
 
 
@@ -69,18 +69,22 @@ def compensate(
     exact, mean = weight.double(), moments.mean.double()
     chosen = exact[:, kept]
     if rule == "least_squares":
-        second = moments.second.double()
-        if bias is not None:
-            second = second - torch.outer(mean, mean)
-        inner = damped(second[kept][:, kept])
-        chosen = torch.linalg.solve(inner, (exact @ second[:, kept]).T).T
+        centre = None if bias is None else mean
+        chosen = _with_outputs(exact, kept, moments.second, centre)
+        factor = inverse_factor(moments.second, kept, mean=centre)
+        chosen = (chosen @ factor.T) @ factor
     if bias is not None and rule != "none":
         bias = (bias.double() + exact @ mean - chosen @ mean[kept]).float()
     return Compensated(chosen.float().contiguous(), bias)
 
 
-def damped(second: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
-    """A second moment that can be inverted: 1% of each input's energy is added to it."""
-    energy = second.diagonal()
-    floor = 1e-6 * energy.mean().clamp(min=torch.finfo(torch.float32).tiny)
-    return second + torch.diag(DAMPING * energy + floor)
+def _with_outputs(
+    exact: Float[Tensor, "out n"],
+    kept: Int64[Tensor, " k"],
+    second: Float[Tensor, "n n"],
+    mean: Float[Tensor, " n"] | None,
+) -> Float[Tensor, "out k"]:
+    """W C[:, kept], some columns of C at a time: it is too large for a copy in float64."""
+    parts = [exact @ second[:, some].double() for some in torch.split(kept, COLUMNS_AT_ONCE)]
+    product = torch.cat(parts, dim=1)
+    return product if mean is None else product.addr_(exact @ mean, mean[kept], alpha=-1)

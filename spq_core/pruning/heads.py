@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from spq_core.calibration.inverse import inverse_factor
 from spq_core.errors import UnsupportedModelError
 from spq_core.families.family import Family
 from spq_core.layers.slicing import float_weight, keep_columns, keep_rows, linear_at
-from spq_core.pruning.compensation import damped
 
 
 def groups_of(layer: nn.Module, family: Family) -> int:
@@ -46,13 +46,14 @@ def score_groups(
     exact = weight.double()
     if output_weights is not None:
         exact = exact * output_weights.double().sqrt()[:, None]
-    inverse = torch.linalg.inv(damped(second_moment.double()))
+    factor = inverse_factor(second_moment)
     width = weight.shape[1] // groups
     scores = []
     for index in range(groups):
         block = slice(index * width, (index + 1) * width)
         columns = exact[:, block].T
-        scores.append((columns * torch.linalg.solve(inverse[block, block], columns)).sum())
+        inverse = factor[:, block].T @ factor[:, block]
+        scores.append((columns * torch.linalg.solve(inverse, columns)).sum())
     return torch.stack(scores).float()
 
 

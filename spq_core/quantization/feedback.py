@@ -14,123 +14,81 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from spq_core.errors import NumericalError
+from spq_core.calibration.inverse import DAMPING, damped_cholesky, invert_triangle
 
 BLOCK_COLUMNS = 128
-SMALLEST_ENERGY = 1e-3
-"""Energy every input gets at least, as a share of the median: inputs that are never active."""
-
-LARGEST_DAMPING = 1e6
-INVERTED_COLUMNS = ROWS_AT_ONCE = 512
-
 RoundColumn = Callable[[int, Float[Tensor, " out"]], Float[Tensor, " out"]]
 """(column's index in the matrix, its values now) → the values it is stored with."""
 
 
 class Feedback(NamedTuple):
-    """What a second moment says about the order and price of rounding."""
+    """What a second moment says about the order and price of rounding.
+
+    With J the reversal of that order and J H J = L Lᵀ, the factor U = J L⁻¹ J is upper triangular and
+    H⁻¹ = Uᵀ U: one factorisation and one triangular inverse, both in the memory of H. Of a wide
+    layer's moments only one float64 matrix exists, which is what bounds a run's memory.
+    """
 
     order: Int64[Tensor, " n_in"]
     """Columns in the order they are rounded."""
-    factor: Float[Tensor, "n_in n_in"]
-    """U in that order, float32."""
+    inverse: Float[Tensor, "n_in n_in"]
+    """L⁻¹, float64."""
 
     @property
     def column_steps(self) -> Float[Tensor, " n_in"]:
         """U_jj by the matrix's own column index: the step at which each column costs the same."""
-        steps = torch.empty_like(self.factor[0])
-        steps[self.order] = self.factor.diagonal()
-        return steps
+        return _by_column(self.order, self.inverse.diagonal().flip(0))
 
-
-def damped(second_moment: Float[Tensor, "n n"], damping: float) -> Float[Tensor, "n n"]:
-    """Return the matrix in float64 with each diagonal element raised by a share of itself.
-
-    GPTQ raises all elements by a share of their mean; a model with massive activations has a few
-    inputs a million times as strong as the others, and their mean would drown all the rest.
-    """
-    return _raise_diagonal(second_moment.to(torch.float64, copy=True), damping)
-
-
-def _raise_diagonal(exact: Tensor, damping: float) -> Tensor:
-    energy = exact.diagonal()
-    floor = SMALLEST_ENERGY * energy[energy > 0].median() if (energy > 0).any() else 1.0
-    energy += damping * energy + floor
-    return exact
-
-
-def _reordered(
-    second_moment: Float[Tensor, "n n"], order: Int64[Tensor, " n"]
-) -> Float[Tensor, "n n"]:
-    """The matrix in another order and in float64, without a float32 copy between."""
-    exact = torch.empty_like(second_moment, dtype=torch.float64)
-    for start in range(0, len(order), ROWS_AT_ONCE):
-        rows = order[start : start + ROWS_AT_ONCE]
-        exact[start : start + ROWS_AT_ONCE] = second_moment[rows][:, order]
-    return exact
+    def factor(self, start: int, stop: int) -> Float[Tensor, "rows columns"]:
+        """Rows `start` to `stop` of U in float32, from column `start` on."""
+        end = self.inverse.shape[0] - start
+        begin = self.inverse.shape[0] - stop
+        return self.inverse[begin:end, :end].flip(0, 1).float()
 
 
 def feedback_of(
-    second_moment: Float[Tensor, "n n"], damping: float = 0.01, *, strongest_first: bool = True
+    second_moment: Float[Tensor, "n n"],
+    damping: float = DAMPING,
+    *,
+    strongest_first: bool = True,
 ) -> Feedback:
-    """Factorise a second moment; the damping grows tenfold until the factorisation succeeds.
+    """Factorise a second moment.
 
-    Raises:
-        NumericalError: the second moment is not finite.
+    Args:
+        damping, errors: as for `damped_cholesky`.
     """
+    order = rounding_order(second_moment, strongest_first=strongest_first)
+    lower = damped_cholesky(second_moment, order.flip(0), damping)
+    invert_triangle(lower)
+    return Feedback(order, lower)
+
+
+def column_steps_of(
+    second_moment: Float[Tensor, "n n"],
+    damping: float = DAMPING,
+    *,
+    strongest_first: bool = True,
+) -> Float[Tensor, " n"]:
+    """`feedback_of(…).column_steps`, without the inverse: the reciprocals of L's diagonal."""
+    order = rounding_order(second_moment, strongest_first=strongest_first)
+    lower = damped_cholesky(second_moment, order.flip(0), damping)
+    return _by_column(order, lower.diagonal().flip(0).reciprocal())
+
+
+def rounding_order(
+    second_moment: Float[Tensor, "n n"], *, strongest_first: bool
+) -> Int64[Tensor, " n"]:
+    """Columns in the order they are rounded; the strongest first is GPTQ's act-order."""
     energy = second_moment.diagonal()
-    if not torch.isfinite(energy).all():
-        raise NumericalError("calibration", "the second moment of an input")
-    order = (
-        torch.argsort(energy, descending=True, stable=True)
-        if strongest_first
-        else torch.arange(energy.numel(), device=energy.device)
-    )
-    while True:
-        exact = _raise_diagonal(_reordered(second_moment, order.flip(0)), damping)
-        lower = exact.mT  # symmetric: the same matrix, column by column
-        failed = torch.empty((), dtype=torch.int32, device=lower.device)
-        torch.linalg.cholesky_ex(lower, out=(lower, failed))
-        if not failed:
-            break
-        damping *= 10
-        if damping > LARGEST_DAMPING:
-            raise NumericalError("calibration", "the second moment of an input")
-    return Feedback(order, _inverse_backwards(lower))
+    if strongest_first:
+        return torch.argsort(energy, descending=True, stable=True)
+    return torch.arange(energy.numel(), device=energy.device)
 
 
-def _inverse_backwards(lower: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
-    """Return L⁻¹ with rows and columns in reverse, in float32.
-
-    With J the reversal and J H J = L Lᵀ, this U = J L⁻¹ J is upper triangular and H⁻¹ = Uᵀ U: one
-    factorisation and one triangular inverse, a few columns at a time. Of a wide layer's moments only
-    one float64 matrix exists, which is what bounds a run's memory.
-    """
-    n = lower.shape[0]
-    upper = torch.zeros(n, n, device=lower.device)
-    for start in range(0, n, INVERTED_COLUMNS):
-        columns = _columns_of_inverse(lower, start)
-        stop = start + columns.shape[1]
-        upper[: n - start, n - stop : n - start] = columns.flip(0, 1)
-    return upper
-
-
-def _columns_of_inverse(lower: Float[Tensor, "n n"], start: int) -> Float[Tensor, "rows width"]:
-    """Some columns of L⁻¹ from `start` on, without the zeros above, by forward substitution.
-
-    Block by block, because a triangular solve with part of a matrix copies that part first.
-    """
-    n = lower.shape[0]
-    width = min(INVERTED_COLUMNS, n - start)
-    columns = torch.zeros(n - start, width, dtype=lower.dtype, device=lower.device)
-    columns[:width].fill_diagonal_(1.0)
-    for row in range(start, n, INVERTED_COLUMNS):
-        at = slice(row, row + INVERTED_COLUMNS)
-        here = slice(row - start, row - start + INVERTED_COLUMNS)
-        if row > start:
-            columns[here] -= lower[at, start:row] @ columns[: row - start]
-        columns[here] = torch.linalg.solve_triangular(lower[at, at], columns[here], upper=False)
-    return columns
+def _by_column(order: Tensor, steps: Tensor) -> Tensor:
+    ordered = torch.empty_like(steps, dtype=torch.float32)
+    ordered[order] = steps.float()
+    return ordered
 
 
 def round_with_feedback(
@@ -149,10 +107,11 @@ def round_with_feedback(
     """
     remaining = weight[:, feedback.order].float()
     rounded = torch.empty_like(remaining)
-    factor, order = feedback.factor, feedback.order.tolist()
+    order = feedback.order.tolist()
     for start in range(0, remaining.shape[1], BLOCK_COLUMNS):
         stop = min(start + BLOCK_COLUMNS, remaining.shape[1])
-        block, local = remaining[:, start:stop], factor[start:stop, start:stop]
+        factor = feedback.factor(start, stop)
+        block, local = remaining[:, start:stop], factor[:, : stop - start]
         errors = torch.empty_like(block)
         zeroed = _cheapest(block, local.diagonal(), sparsity)
         for j in range(stop - start):
@@ -162,7 +121,7 @@ def round_with_feedback(
             rounded[:, start + j] = stored
             errors[:, j] = (values - stored) / local[j, j]
             block[:, j + 1 :].addr_(errors[:, j], local[j, j + 1 :], alpha=-1)
-        remaining[:, stop:].addmm_(errors, factor[start:stop, stop:], alpha=-1)
+        remaining[:, stop:].addmm_(errors, factor[:, stop - start :], alpha=-1)
     result = torch.empty_like(rounded)
     result[:, feedback.order] = rounded
     return result

@@ -1,6 +1,6 @@
 """The quantization stage for integer grids: 8, 4 or 3 bits, rounded plainly or with feedback."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,11 +13,10 @@ from spq_core.layers.slicing import bias_of, embedding_and_head, output_scale_of
 from spq_core.quantization.feedback import Feedback, feedback_of
 from spq_core.quantization.grid import Grid, choose_grid, round_to_grid
 from spq_core.quantization.matrices import matrices
+from spq_core.quantization.row_blocks import row_blocks
 from spq_core.recipe_stages import QuantizeStage as QuantizeSettings
 from spq_core.report import ModuleReport
 from spq_core.stage import StageState
-
-ROWS_AT_ONCE = 8192
 
 
 @dataclass(slots=True)
@@ -91,7 +90,7 @@ class GridStage:
         return reports
 
     def _quantize(self, weight: Tensor, second: Tensor | None) -> tuple["_Packed", float]:
-        """Round some thousand rows at a time, and measure the relative error of the weights."""
+        """Round some rows at a time, and measure the relative error of the weights."""
         settings = self.settings
         feedback: Feedback | None = None
         if second is not None and settings.method == "gptq":
@@ -105,7 +104,8 @@ class GridStage:
         )
         parts: list[_Packed] = []
         lost = total = 0.0
-        for rows in _row_blocks(weight):
+        for at in row_blocks(weight):
+            rows = weight[at].float()
             grid = choose_grid(
                 rows, settings.bits, settings.group_size,
                 symmetric=settings.symmetric, column_weights=energy,
@@ -172,8 +172,3 @@ class _Packed:
             bits=self.bits, n_in=self.n_in, group_size=self.group_size,
             output_scale=output_scale,
         )  # fmt: skip
-
-
-def _row_blocks(weight: Tensor) -> Iterator[Tensor]:
-    for start in range(0, weight.shape[0], ROWS_AT_ONCE):
-        yield weight[start : start + ROWS_AT_ONCE].float()

@@ -13,7 +13,6 @@ Both factors are stored as powers of 2^(1/16), one byte each. They are put on th
 anything is rounded to them, so storing them costs no accuracy.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -22,13 +21,13 @@ from torch import Tensor
 
 from spq_core.allocation.curve import (
     LARGEST_CODE,
-    ROWS_AT_ONCE,
     column_floors,
     fitted,
     sample_rows,
 )
 from spq_core.layers.steps import Steps, exponents_of
 from spq_core.quantization.feedback import Feedback, output_error, round_with_feedback
+from spq_core.quantization.row_blocks import row_blocks
 
 
 class LatticeWeight(NamedTuple):
@@ -65,7 +64,7 @@ def choose_steps(
     tiny = torch.finfo(torch.float32).tiny
     columns = torch.maximum(feedback.column_steps, floors).clamp(min=tiny)
     rows = torch.cat(
-        [fitted(weight[at].float().abs(), rows[at], columns) for at in _row_blocks(weight)]
+        [fitted(weight[at].float().abs(), rows[at], columns) for at in row_blocks(weight)]
     )
     smallest_row, smallest_column = float(rows.min()), float(columns.min())
     return Steps(
@@ -81,7 +80,7 @@ def round_to_lattice(
     steps: Steps,
     second_moment: Float[Tensor, "n_in n_in"],
 ) -> LatticeWeight:
-    """Round with error feedback to multiples of the steps, some thousand rows at a time.
+    """Round with error feedback to multiples of the steps, some rows at a time.
 
     Args:
         weight: in any float dtype; rows do not depend on each other, so float32 copies of a block
@@ -90,7 +89,7 @@ def round_to_lattice(
     """
     codes = torch.empty_like(weight, dtype=torch.int8)
     lost = energy = 0.0
-    for at in _row_blocks(weight):
+    for at in row_blocks(weight):
         original = weight[at].float()
         rounded = _round_rows(original, feedback, steps._replace(rows=steps.rows[at]), codes[at])
         lost += float(output_error(original, rounded, second_moment).sum())
@@ -111,8 +110,3 @@ def _round_rows(weight: Tensor, feedback: Feedback, steps: Steps, codes: Tensor)
         return stored
 
     return round_with_feedback(weight, feedback, round_column)
-
-
-def _row_blocks(weight: Tensor) -> Iterator[slice]:
-    for start in range(0, weight.shape[0], ROWS_AT_ONCE):
-        yield slice(start, min(start + ROWS_AT_ONCE, weight.shape[0]))

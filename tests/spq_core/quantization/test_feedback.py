@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from spq_core.quantization.feedback import feedback_of, output_error, round_with_feedback
+from spq_core.calibration.inverse import damp
+from spq_core.quantization.feedback import (
+    column_steps_of,
+    feedback_of,
+    output_error,
+    round_with_feedback,
+)
 from spq_core.quantization.grid import choose_grid, round_to_grid
 
 
@@ -11,6 +17,12 @@ def correlated_inputs(n=24, tokens=400, seed=0):
     mix = torch.randn(n, n, generator=generator) * torch.logspace(0, -2, n)[:, None]
     rows = torch.randn(tokens, n, generator=generator) @ mix
     return rows.T @ rows / tokens
+
+
+def damped(second):
+    exact = second.double()
+    damp(exact)
+    return exact
 
 
 def random_weight(rows=10, columns=24, seed=1):
@@ -23,9 +35,7 @@ def test_every_rounding_is_made_up_for_by_the_best_update_of_the_rest(strongest_
     feedback = feedback_of(second, strongest_first=strongest_first)
     ours = round_with_feedback(weight, feedback, lambda _j, values: values.round())
     # The same by solving the least-squares problem for the remaining columns at every step.
-    from spq_core.quantization.feedback import damped
-
-    exact, order = damped(second, 0.01), feedback.order.tolist()
+    exact, order = damped(second), feedback.order.tolist()
     rounded = torch.zeros_like(weight, dtype=torch.float64)
     for step, column in enumerate(order):
         done, rest = order[:step], order[step:]
@@ -36,6 +46,21 @@ def test_every_rounding_is_made_up_for_by_the_best_update_of_the_rest(strongest_
             current = current + missing @ cross @ torch.linalg.inv(exact[rest][:, rest])
         rounded[:, column] = current[:, 0].round()
     torch.testing.assert_close(ours.double(), rounded)
+
+
+@pytest.mark.parametrize("strongest_first", [True, False])
+def test_wide_matrices_are_inverted_block_by_block(strongest_first):
+    n = 1100  # two whole blocks and a rest
+    second = correlated_inputs(n, tokens=2 * n)
+    feedback = feedback_of(second, strongest_first=strongest_first)
+    order = feedback.order
+    exact = damped(second)[order][:, order]
+    upper = torch.linalg.cholesky(torch.linalg.inv(exact), upper=True).float()
+    for start, stop in ((0, 128), (512, 640), (1024, 1100)):
+        torch.testing.assert_close(feedback.factor(start, stop), upper[start:stop, start:])
+    steps = column_steps_of(second, strongest_first=strongest_first)
+    torch.testing.assert_close(steps, feedback.column_steps)
+    torch.testing.assert_close(steps[order], upper.diagonal())
 
 
 def test_a_second_moment_that_cannot_be_inverted_is_damped():

@@ -8,10 +8,10 @@ from spq_core.errors import ArtifactError
 from spq_core.layers.coded import decode, encode, lattice_linear
 from spq_core.layers.slicing import float_weight
 from spq_core.layers.steps import CodedWeight, Steps
-from spq_core.quantization.feedback import damped, feedback_of, output_error
+from spq_core.quantization.feedback import feedback_of, output_error
 from spq_core.quantization.grid import choose_grid, round_to_grid
 from spq_core.quantization.lattice import choose_steps, round_to_lattice
-from tests.spq_core.quantization.test_feedback import correlated_inputs
+from tests.spq_core.quantization.test_feedback import correlated_inputs, damped
 
 
 def example(rows=96, columns=64):
@@ -31,9 +31,7 @@ def test_fine_lattices_cost_a_twelfth_of_their_level_per_weight():
     weight, second, row_weights = example()
     level = 1e-2
     lattice = rounded_at(level, weight, second, row_weights)
-    cost = (
-        row_weights * output_error(weight, lattice.widened(), damped(second, 0.01).float())
-    ).sum()
+    cost = (row_weights * output_error(weight, lattice.widened(), damped(second).float())).sum()
     assert float(cost) / weight.numel() == pytest.approx(level / 12, rel=0.1)
 
 
