@@ -9,6 +9,7 @@ SpqError
 ├── CalibrationLeakError     calibration text is also evaluation text
 ├── EvaluationError          the model cannot be measured with these settings
 ├── NumericalError           a tensor that must be finite is not
+├── OutputExistsError        the folder to write is there already
 └── ArtifactError            a compressed model folder is not what it claims to be
     └── DigestMismatchError  stored bytes are not the bytes the manifest lists
 
@@ -93,6 +94,19 @@ class NumericalError(SpqError):
 
     def __str__(self) -> str:
         return f"layer {self.layer!r}: {self.tensor} has non-finite values"
+
+
+class OutputExistsError(SpqError):
+    """The folder to write is there already, with something in it."""
+
+    code = "output_exists"
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)
+        self.folder = folder
+
+    def __str__(self) -> str:
+        return f"{self.folder} exists and is not empty; name another folder"
 
 
 class ArtifactError(SpqError):

@@ -15,14 +15,14 @@ from spq_core.allocation.budget import empty_budget
 from spq_core.artifact.config import artifact_config
 from spq_core.artifact.manifest import MANIFEST_FILE, Manifest, Source, file_sha256
 from spq_core.artifact.spool import Spool
-from spq_core.artifact.write import ArtifactWriter
+from spq_core.artifact.write import ArtifactWriter, require_unused
 from spq_core.calibration.samples import (
     CalibrationSamples,
     calibration_samples,
     unseen_windows,
 )
 from spq_core.calibration.texts import Text, held_out
-from spq_core.errors import ArtifactError, RecipeError
+from spq_core.errors import RecipeError
 from spq_core.memory import peak_rss_bytes, reset_peak_rss
 from spq_core.model_files import check_model_folder
 from spq_core.modeling.blocks import blocked_source
@@ -37,7 +37,7 @@ from spq_core.recovery.samples import RecoverySamples, recovery_samples
 from spq_core.report import CompressionReport, ModuleReport
 from spq_core.resume import RunState, StateFolder
 from spq_core.stage import Stage
-from spq_core.stages import Training, build_stages
+from spq_core.stages import Training, build_stages, check_stages
 from spq_core.survey import rate_settings
 from spq_core.weight_files import stored_bytes
 
@@ -82,8 +82,8 @@ def compress(
     reset_peak_rss()
     check_model_folder(source.folder)
     skeleton, checkpoint = load_skeleton(source.folder), open_checkpoint(source.folder, device)
-    if out.exists() and any(out.iterdir()):
-        raise ArtifactError(f"{out} exists and is not empty; name another folder")
+    require_unused(out)
+    check_stages(recipe, skeleton.family)
     unseen_text = ""
     if text is not None and recipe.target is not None and recipe.target.max_kl is not None:
         text, unseen_text = held_out(text)

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from spq_core.errors import RecipeError
+from spq_core.families.family import Family
 from spq_core.modeling.blocked import BlockedModel
 from spq_core.modeling.skeleton import Skeleton
 from spq_core.plan import Plan
 from spq_core.progress import Progress
 from spq_core.pruning.head_stage import PruneHeadsStage
+from spq_core.pruning.heads import require_head_groups
 from spq_core.pruning.stage import PruneStage
 from spq_core.quantization.grid_stage import GridStage
 from spq_core.quantization.rate_stage import RateStage
@@ -34,6 +36,16 @@ class Training(NamedTuple):
     samples: RecoverySamples
     teacher: BlockedModel
     progress: Progress
+
+
+def check_stages(recipe: Recipe, family: Family) -> None:
+    """Refuse what a family's models cannot become, before anything is computed.
+
+    Raises:
+        UnsupportedModelError: its layers fix the number of heads, and the recipe prunes heads.
+    """
+    if any(isinstance(stage, PruneHeadsSettings) for stage in recipe.stages):
+        require_head_groups(family)
 
 
 def build_stages(

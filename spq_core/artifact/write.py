@@ -14,7 +14,7 @@ from torch import nn
 
 from spq_core.artifact.manifest import CARD_FILE, MANIFEST_FILE, Manifest, file_entry
 from spq_core.artifact.tensors import distinct_tensors
-from spq_core.errors import ArtifactError, NumericalError
+from spq_core.errors import NumericalError, OutputExistsError
 from spq_core.layers.adapted_linear import AdaptedLinear
 from spq_core.layers.coded import Coded, stored_form
 from spq_core.layers.int8_linear import Int8Linear, Int8Weight
@@ -23,6 +23,16 @@ from spq_core.layers.low_rank_linear import LowRankLinear
 from spq_core.model_files import SIDE_FILES
 from spq_core.modeling.finite import all_finite
 from spq_core.weight_files import INDEX_FILE
+
+
+def require_unused(folder: Path) -> None:
+    """Refuse to write where something is.
+
+    Raises:
+        OutputExistsError: the folder exists and is not empty.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputExistsError(str(folder))
 
 
 @dataclass(slots=True)
@@ -45,8 +55,7 @@ class ArtifactWriter:
         return self.target.with_name(f"{self.target.name}.partial")
 
     def __enter__(self) -> Self:
-        if self.target.exists() and any(self.target.iterdir()):
-            raise ArtifactError(f"{self.target} exists and is not empty; name another folder")
+        require_unused(self.target)
         if not self.resumed:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)

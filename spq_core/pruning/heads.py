@@ -12,17 +12,21 @@ from spq_core.families.family import Family
 from spq_core.layers.slicing import float_weight, keep_columns, keep_rows, linear_at
 
 
-def groups_of(layer: nn.Module, family: Family) -> int:
-    """How many groups of heads a decoder layer has.
+def require_head_groups(family: Family) -> None:
+    """Refuse a family whose layers do not take fewer heads.
 
     Raises:
-        UnsupportedModelError: this architecture's layers do not take fewer heads.
+        UnsupportedModelError: that is so.
     """
     if not family.head_groups:
         raise UnsupportedModelError(
             f"prune-heads does not support {family.name} models, whose layers fix the number of "
             "heads; leave the stage out"
         )
+
+
+def groups_of(layer: nn.Module, family: Family) -> int:
+    """How many groups of heads a decoder layer has."""
     attention: Any = layer.get_submodule(family.attention[0].rpartition(".")[0])
     keys = float_weight(linear_at(layer, family.attention[1])).shape[0]
     return int(keys // attention.head_dim)

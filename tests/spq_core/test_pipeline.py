@@ -19,6 +19,7 @@ from spq_core.errors import (
     ArtifactError,
     DigestMismatchError,
     NumericalError,
+    OutputExistsError,
     RecipeError,
     UnsafeModelError,
     UnsupportedModelError,
@@ -293,7 +294,7 @@ def test_pickled_weights_are_never_opened(tmp_path, tiny_llama):
 def test_an_existing_folder_is_not_overwritten(tmp_path, tiny_llama):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("keep")
-    with pytest.raises(ArtifactError, match="not empty"):
+    with pytest.raises(OutputExistsError, match="not empty"):
         run(tiny_llama, tmp_path / "out")
     assert (tmp_path / "out" / "precious").read_text() == "keep"
 

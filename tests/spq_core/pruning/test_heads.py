@@ -83,10 +83,11 @@ def test_a_target_decides_how_many_heads_are_worth_their_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("family", ["phi3", "opt", "gpt2", "gpt-neox"])
-def test_models_that_fix_their_heads_are_refused(tmp_path, family):
-    folder = save_tiny(tmp_path / "source", family)
+def test_models_that_fix_their_heads_are_refused_before_anything_is_read(tmp_path, family):
+    source = SourceModel(folder=save_tiny(tmp_path / "source", family), name="tiny")
+    recipe = parse_recipe({"stages": [HEADS], "calibration": WINDOWS})
     with pytest.raises(UnsupportedModelError, match="prune-heads does not support"):
-        run(folder, tmp_path / "out", HEADS)
+        compress(source, recipe, tmp_path / "out")  # without the text it would calibrate on
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
