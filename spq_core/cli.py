@@ -27,7 +27,7 @@ from spq_core.hub.errors import HubUnavailableError
 from spq_core.hub.fetch import FetchLimits, fetch_model
 from spq_core.pipeline import SourceModel, compress
 from spq_core.recipe import Recipe
-from spq_core.run import check_gates, compress_and_measure
+from spq_core.run import RunResult, compress_and_measure
 
 DEVICE_OPTION = click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
@@ -96,7 +96,7 @@ def compress_command(
     progress = ConsoleProgress()
     try:
         recipe = load_recipe(recipe_name, dataset)
-        if recipe.gates.max_perplexity_ratio is not None and windows is None:
+        if recipe.gates.need_measurement and windows is None:
             raise RecipeError(
                 "the recipe has a quality gate, which needs a measurement: give --windows"
             )
@@ -122,7 +122,7 @@ def compress_command(
                     device=choose_device(device), resume=resume,
                 )  # fmt: skip
                 document = result.document()
-                _gate(recipe, out, result.rows)
+                _gate(recipe, out, result)
     finally:
         progress.close()
     if as_json:
@@ -305,9 +305,9 @@ def _file_text(path: Path) -> Text:
     )
 
 
-def _gate(recipe: Recipe, out: Path, rows: Any) -> None:
+def _gate(recipe: Recipe, out: Path, result: RunResult) -> None:
     try:
-        check_gates(recipe.gates, rows)
+        result.check_gates()
     except SpqError:
         if recipe.gates.on_fail == "discard":
             shutil.rmtree(out)

@@ -59,10 +59,19 @@ class Target(Document):
 
 
 class Gates(Document):
-    """Limits a result must keep to be published."""
+    """Limits a result must keep, on every evaluation text, to be published."""
 
     max_perplexity_ratio: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
+    max_kl: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
+    """Mean KL(source ‖ result) in nats per token."""
+    min_top1: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Share of tokens whose most likely successor is the source's."""
     on_fail: Literal["discard", "keep"] = "discard"
+
+    @property
+    def need_measurement(self) -> bool:
+        """Whether there is a limit to compare figures with."""
+        return (self.max_perplexity_ratio, self.max_kl, self.min_top1) != (None, None, None)
 
 
 class Metadata(Document):

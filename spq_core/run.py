@@ -10,31 +10,18 @@ from spq_core.artifact.card import write_card
 from spq_core.artifact.manifest import read_manifest, verify_files
 from spq_core.calibration.texts import Text
 from spq_core.catalog import resolve
-from spq_core.errors import SpqError
 from spq_core.evaluation.measure import Measurement, measure, window_length
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.summary import Row, beaten_by, summary_rows
+from spq_core.gates import check_gates
 from spq_core.model_files import check_model_folder
 from spq_core.pipeline import SourceModel, compress
 from spq_core.progress import Progress
-from spq_core.recipe import Gates, Recipe, parse_recipe
+from spq_core.recipe import Recipe, parse_recipe
 from spq_core.recipe_stages import RecoverStage
 from spq_core.report import CompressionReport
 
 SOURCE, TUNED, INT8, RESULT = "source", "source, tuned", "int8", "result"
-
-
-class QualityGateError(SpqError):
-    """The result is worse than the recipe allows."""
-
-    code = "quality_gate_failed"
-
-    def __init__(self, figure: str, value: float, limit: float) -> None:
-        super().__init__(figure, value, limit)
-        self.figure, self.value, self.limit = figure, value, limit
-
-    def __str__(self) -> str:
-        return f"{self.figure} is {self.value:.4g}, the recipe allows {self.limit:.4g}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +35,14 @@ class RunResult:
     the source, where the recipe recovers by training, the source trained in the same way."""
     beaten_by_int8: bool
     """Plain INT8 is at most as large and at least as good."""
+
+    def check_gates(self) -> None:
+        """Compare the result with its recipe's limits.
+
+        Raises:
+            QualityGateError: naming the figure, its value and the limit.
+        """
+        check_gates(parse_recipe(self.report.recipe).gates, self.measurement, RESULT, SOURCE)
 
     def document(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -149,17 +144,3 @@ def tuned_control(recipe: Recipe) -> Recipe | None:
         return None
     merged = tuple(stage.model_copy(update={"adapters": "merged"}) for stage in training)
     return recipe.model_copy(update={"stages": merged, "target": None})
-
-
-def check_gates(gates: Gates, rows: tuple[Row, ...]) -> None:
-    """Compare the result with the recipe's limits.
-
-    Raises:
-        QualityGateError: naming the figure, its value and the limit.
-    """
-    if gates.max_perplexity_ratio is None:
-        return
-    by_name = {row.name: row for row in rows}
-    ratio = by_name[RESULT].perplexity / by_name[SOURCE].perplexity
-    if ratio > gates.max_perplexity_ratio:
-        raise QualityGateError("perplexity ratio to the source", ratio, gates.max_perplexity_ratio)

@@ -13,7 +13,7 @@ from spq_core.evaluation.measure import choose_device
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.pipeline import SourceModel
 from spq_core.recipe import parse_recipe
-from spq_core.run import check_gates, compress_and_measure
+from spq_core.run import compress_and_measure
 from worker.child import PipeProgress, emit, serve
 
 
@@ -46,7 +46,7 @@ def run(spec: dict[str, Any]) -> None:
     )
     files = {path.name: file_entry(path).model_dump() for path in sorted(out.iterdir())}
     emit("result", document=result.document(), files=files)
-    check_gates(recipe.gates, result.rows)
+    result.check_gates()
 
 
 def text_or_builtin(name: str, folders: list[Path]) -> Text:

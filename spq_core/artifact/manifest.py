@@ -92,9 +92,18 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
             raise ArtifactError(
                 f"{name}: listed in the manifest but missing; fetch the artifact again"
             )
-        actual = file_sha256(path)
-        if actual != entry.sha256:
-            raise DigestMismatchError(name, entry.sha256, actual)
+        verify_file(path, entry)
+
+
+def verify_file(path: Path, entry: FileEntry) -> None:
+    """Compare a file with its digest.
+
+    Raises:
+        DigestMismatchError: it holds other bytes.
+    """
+    actual = file_sha256(path)
+    if actual != entry.sha256:
+        raise DigestMismatchError(path.name, entry.sha256, actual)
 
 
 def file_entry(path: Path) -> FileEntry:

@@ -6,6 +6,7 @@ the file to their place and no floating-point weight ever exists.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from transformers.quantizers import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from spq_core.artifact.format import FORMAT_VERSION, METHOD
+from spq_core.artifact.stored import check_stored
 from spq_core.errors import ArtifactError
 from spq_core.kernels.int8_matmul import is_aligned
 from spq_core.layers.coded import Coded, CodedEmbedding, CodedLinear, tied_head
@@ -49,7 +51,11 @@ class SpqQuantizer(HfQuantizer):  # type: ignore[misc]
     requires_calibration = True
 
     def _process_model_before_weight_loading(
-        self, model: PreTrainedModel, dtype: torch.dtype | None = None, **_: Any
+        self,
+        model: PreTrainedModel,
+        dtype: torch.dtype | None = None,
+        checkpoint_files: list[str] | None = None,
+        **_: Any,
     ) -> PreTrainedModel:
         layouts = parse_layouts(self.quantization_config.modules)
         install(model, layouts, dtype or torch.get_default_dtype())
@@ -57,6 +63,9 @@ class SpqQuantizer(HfQuantizer):  # type: ignore[misc]
         if tied:
             model._tied_weights_keys = tied  # noqa: SLF001
             model.all_tied_weights_keys = tied
+        if checkpoint_files:
+            paths = [Path(file) for file in checkpoint_files]
+            check_stored(model, paths, model.all_tied_weights_keys)
         return model
 
     def _process_model_after_weight_loading(

@@ -93,6 +93,22 @@ def test_one_method_alone_hits_its_target_too(tmp_path, name):
     assert (Int8Linear in kinds) == (name == "quant-only")
 
 
+@pytest.mark.parametrize(
+    ("name", "bits", "zeros"),
+    [("gptq-8", 8, 0.0), ("gptq-4", 4, 0.0), ("joint-25-4", 4, 0.25), ("sparsegpt-50", 8, 0.5)],
+)
+def test_error_feedback_recipes_do_what_their_names_say(tmp_path, name, bits, zeros):
+    folder = save_tiny(tmp_path / "source", "llama", torch.bfloat16, hidden=192)
+    report = run(folder, tmp_path / "out", resolve({"extends": name, "calibration": WINDOWS}))
+    scales = 0.5 if bits == 4 else 0.3  # a scale and a zero point per 64 columns, or per row
+    assert bits <= report.modules[0].figures["bits"] < bits + scales
+    compressed, twin = dense_twin(tmp_path / "out", folder)
+    matrix = twin.model.layers[1].mlp.down_proj.weight
+    assert float((matrix == 0).float().mean()) >= zeros
+    with torch.no_grad():
+        assert relative_difference(compressed(some_ids()).logits, twin(some_ids()).logits) < 0.01
+
+
 def test_rank_neurons_and_bits_share_one_target(tmp_path):
     folder = save_tiny(tmp_path / "source", "llama", torch.bfloat16, hidden=192, vocabulary=4096)
     stages = [SVD | {"variance": "auto"}, PRUNE | {"max_ratio": "auto"}, RATE]
