@@ -25,9 +25,9 @@ from spq_core.hub.client import hub_api
 from spq_core.hub.datasets import fetch_text
 from spq_core.hub.errors import HubUnavailableError
 from spq_core.hub.fetch import FetchLimits, fetch_model
-from spq_core.pipeline import SourceModel, compress
+from spq_core.pipeline import SourceModel
 from spq_core.recipe import Recipe
-from spq_core.run import RunResult, compress_and_measure
+from spq_core.run import RunResult, compress_and_load, compress_and_measure
 
 DEVICE_OPTION = click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
@@ -109,11 +109,14 @@ def compress_command(
             if recipe.needs_calibration or windows is not None:
                 text = _text(recipe.calibration.dataset, data_dir, Path(scratch))
             if windows is None or text is None:
-                report = compress(
-                    source, recipe, out, text=text, progress=progress, resume=resume,
-                    device=choose_device(device),
+                report, load_check = compress_and_load(
+                    source, recipe, out, text, Path(scratch), progress,
+                    resume=resume, device=choose_device(device),
                 )  # fmt: skip
-                document: dict[str, Any] = {"compression": asdict(report)}
+                document: dict[str, Any] = {
+                    "compression": asdict(report),
+                    "load_check": asdict(load_check),
+                }
             else:
                 settings = EvaluationSettings(perplexity=(text.name,), limit=windows, length=length)
                 result = compress_and_measure(

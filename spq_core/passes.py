@@ -12,6 +12,7 @@ before it produce, and sends the samples on as it is after the change.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -23,6 +24,7 @@ from spq_core.artifact.spool import Spool
 from spq_core.artifact.write import ArtifactWriter
 from spq_core.calibration.head import Head, mean_divergence
 from spq_core.calibration.inputs import LayerInputs
+from spq_core.calibration.probe import Probe, begin_probe
 from spq_core.calibration.samples import CalibrationSamples
 from spq_core.calibration.stream import (
     CalibrationStream,
@@ -104,6 +106,9 @@ class Run:
     states: StateFolder
     unseen: Int64[Tensor, "m length"] | None = None
     """Text that nothing is fitted to, if the divergence from the source is to be measured on it."""
+    probe_file: Path | None = None
+    """Where to write what the result computes in memory, if that is asked for."""
+    probe: Probe | None = None
     excess: float = LOSS_EXCESS
     """What the plan took the measured divergence over the expected one to be."""
     divergence: float | None = None
@@ -114,11 +119,11 @@ class Run:
     def all_passes(self, found: RunState | None) -> list[ModuleReport]:
         """Walk all passes, from the state `found` if there is one, and return the stages' reports."""
         passes = plan_passes(self.stages)
-        first_pass, first_block, hidden = 0, 0, None
+        first_pass, first_block, hidden, probed = 0, 0, None, None
         if found is not None:
             first_pass, first_block = self._take_up(found)
             if first_block:  # else the samples start a pass of their own
-                hidden = found.tensors.get("hidden")
+                hidden, probed = found.tensors.get("hidden"), found.tensors.get("probe")
         for number in range(first_pass, len(passes)):
             one = passes[number]
             for stage in one.apply:
@@ -129,6 +134,9 @@ class Run:
             self.progress.stage(
                 f"{names} (pass {number + 1}/{len(passes)})", total - first_block, "blocks"
             )
+            if one.is_last and self.probe_file is not None:
+                rest = load_rest(self.skeleton, self.checkpoint)
+                self.probe = begin_probe(self.skeleton, rest, probed)
             self._one_pass(number, one, first_block, hidden)
             first_block, hidden = 0, None
         return self.reports
@@ -148,6 +156,7 @@ class Run:
             self._send_on(stream, one, position, path, block)
             if one.is_last and path == REST and stream is not None:
                 self._measure_divergence(stream, block)
+            self._send_probe(position, block)
             if one.is_last:
                 self._note_tying(path, block)
                 self.writer.write_block(position + 1, path, block, self._original(position, path))
@@ -176,6 +185,15 @@ class Run:
             advance_fitted()
         if stream is not None and path != REST:
             stream.advance(position, block, range(self._n_fitted(), len(stream.hidden)))
+
+    def _send_probe(self, position: int, block: nn.Module) -> None:
+        """Send the probe's tokens through a finished block, and write down what comes out."""
+        if self.probe is None or self.probe_file is None:
+            return
+        if isinstance(block, PreTrainedModel):
+            self.probe.write(self.probe_file, self.skeleton, block)
+        else:
+            self.probe.advance(position, block)
 
     def _inputs(
         self, stream: CalibrationStream | None, one: Pass, position: int, block: nn.Module
@@ -213,6 +231,8 @@ class Run:
         if stream is None and len(self.stages) == 1:
             return  # quick to repeat, and nothing but the shards is at stake
         tensors = {} if stream is None else {"hidden": torch.cat(stream.hidden)}
+        if self.probe is not None:
+            tensors["probe"] = self.probe.stream.hidden[0]
         stages: dict[str, Any] = {}
         for stage in self.stages:
             state = stage.state()

@@ -65,6 +65,7 @@ def compress(
     progress: Progress | None = None,
     resume: bool = False,
     device: str = "cpu",
+    probe_file: Path | None = None,
 ) -> CompressionReport:
     """Compress the model in `source.folder` into the new folder `out`.
 
@@ -73,6 +74,7 @@ def compress(
         progress: told about each block; may raise to stop the run, which then leaves no folder.
         resume: go on where an earlier run of the same compression was killed, if one was.
         device: where layers, samples and decompositions are; `cpu` or a CUDA device.
+        probe_file: new file for what the result computes in memory, for `check_loads`.
 
     Raises:
         ArtifactError: `resume` finds the state of a different compression.
@@ -100,6 +102,7 @@ def compress(
     compression = _Compression(
         source=source, recipe=recipe, out=out, skeleton=skeleton, checkpoint=checkpoint,
         samples=samples, unseen=unseen, recovery=recovery, progress=progress or Silent(), states=states,
+        probe_file=probe_file,
     )  # fmt: skip
     modules = compression.run(states.load() if resume else None, resume=resume)
     return CompressionReport(
@@ -140,6 +143,7 @@ class _Compression:
     recovery: RecoverySamples | None
     progress: Progress
     states: StateFolder
+    probe_file: Path | None
 
     @property
     def scratch(self) -> Path:
@@ -206,7 +210,7 @@ class _Compression:
         run = Run(
             self.checkpoint, self.skeleton, self._stages(plan), self.samples, self.progress,
             writer, Spool(self.scratch), self.states,
-            unseen=self.unseen, excess=excess,
+            unseen=self.unseen, excess=excess, probe_file=self.probe_file,
         )  # fmt: skip
         with writer:
             modules = run.all_passes(found)

@@ -8,14 +8,17 @@ from typing import Any
 
 from spq_core.artifact.card import write_card
 from spq_core.artifact.manifest import read_manifest, verify_files
+from spq_core.artifact.write import require_unused
 from spq_core.calibration.texts import Text
 from spq_core.catalog import resolve
 from spq_core.evaluation.measure import Measurement, measure, window_length
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.summary import Row, beaten_by, summary_rows
 from spq_core.gates import check_gates
+from spq_core.load_gate import LoadCheck, LoadGateError, check_loads
 from spq_core.model_files import check_model_folder
 from spq_core.pipeline import SourceModel, compress
+from spq_core.preflight import preflight
 from spq_core.progress import Progress
 from spq_core.recipe import Recipe, parse_recipe
 from spq_core.recipe_stages import RecoverStage
@@ -33,6 +36,8 @@ class RunResult:
     rows: tuple[Row, ...]
     """Source, plain INT8 and the result, in this order; plain INT8 once when it is the result. Behind
     the source, where the recipe recovers by training, the source trained in the same way."""
+    load_check: LoadCheck
+    """How the artifact fared in a fresh process."""
     beaten_by_int8: bool
     """Plain INT8 is at most as large and at least as good."""
 
@@ -54,6 +59,7 @@ class RunResult:
             "compression": report,
             "evaluation": asdict(self.measurement),
             "rows": [asdict(row) for row in self.rows],
+            "load_check": asdict(self.load_check),
             "beaten_by_int8": self.beaten_by_int8,
         }
 
@@ -85,11 +91,13 @@ def compress_and_measure(
     check_model_folder(source.folder)
     window_length([source.folder], evaluation)
     calibration = texts.get(recipe.calibration.dataset)
-    report = compress(
-        source, recipe, out, text=calibration, progress=progress, resume=resume, device=device
+    report, load_check = compress_and_load(
+        source, recipe, out, calibration, scratch, progress, resume=resume, device=device
     )
     try:
-        result = _measured(report, source, out, texts, evaluation, scratch, progress, device)
+        result = _measured(
+            report, load_check, source, out, texts, evaluation, scratch, progress, device
+        )
     except Exception:
         shutil.rmtree(out, ignore_errors=True)  # an unmeasured artifact is no result
         raise
@@ -99,8 +107,46 @@ def compress_and_measure(
     return result
 
 
+def compress_and_load(
+    source: SourceModel,
+    recipe: Recipe,
+    out: Path,
+    text: Text | None,
+    scratch: Path,
+    progress: Progress,
+    *,
+    resume: bool,
+    device: str,
+) -> tuple[CompressionReport, LoadCheck]:
+    """Try the recipe on a toy, compress, and let the artifact pass the load gate.
+
+    Raises:
+        PreflightError: the recipe does not work on this architecture.
+        LoadGateError: it does not; the artifact is gone, unless the recipe says to keep it.
+        SpqError: the compression failed.
+    """
+    require_unused(out)
+    if not resume:
+        preflight(source, recipe, text, scratch, progress)
+    probe_file = scratch / "probe.safetensors"
+    report = compress(
+        source, recipe, out, text=text, progress=progress, resume=resume, device=device,
+        probe_file=probe_file,
+    )  # fmt: skip
+    progress.stage("load gate", 1, "process")
+    try:
+        found = check_loads(out, probe_file)
+    except LoadGateError:
+        if recipe.gates.on_fail == "discard":
+            shutil.rmtree(out, ignore_errors=True)
+        raise
+    progress.advance("loaded, compared, generated")
+    return report, found
+
+
 def _measured(
     report: CompressionReport,
+    load_check: LoadCheck,
     source: SourceModel,
     out: Path,
     texts: Mapping[str, Text],
@@ -129,6 +175,7 @@ def _measured(
         report=report,
         measurement=measurement,
         rows=rows,
+        load_check=load_check,
         beaten_by_int8=beaten_by(rows, RESULT, INT8),
     )
 

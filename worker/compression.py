@@ -28,7 +28,7 @@ from worker.runtime import Runtime
 
 DATABASE_PAUSE_SECONDS = 1.0
 MAX_LOG_LINE = 2000
-GATE_CODE = "quality_gate_failed"
+GATE_CODES = {"quality_gate_failed", "load_gate_failed"}
 
 
 def run_job(job_id: str, runtime: Runtime) -> None:
@@ -90,7 +90,7 @@ class _JobRun:
             self._keep_artifact()
             self._publish()
         except ChildFailedError as failed:
-            if failed.error["code"] == GATE_CODE and self._keeps_failures():
+            if failed.error["code"] in GATE_CODES and self._keeps_failures():
                 self._keep_artifact()
             if not self.kept:
                 self.files = {}
@@ -225,6 +225,8 @@ class _JobRun:
                 self._save(lambda: self.attempt.source_commit(message["commit"]))
             case "result":
                 self.document, self.files = message["document"], message["files"]
+            case "kept":
+                self.files = message["files"]
             case "ready":
                 self._save(self.attempt.begin_commit)
                 child.tell("commit")

@@ -11,9 +11,10 @@ from spq_core.calibration.texts import Text, builtin_text, find_text
 from spq_core.errors import DatasetError
 from spq_core.evaluation.measure import choose_device
 from spq_core.evaluation.settings import EvaluationSettings
+from spq_core.load_gate import LoadGateError
 from spq_core.pipeline import SourceModel
-from spq_core.recipe import parse_recipe
-from spq_core.run import compress_and_measure
+from spq_core.recipe import Recipe, parse_recipe
+from spq_core.run import RunResult, compress_and_measure
 from worker.child import PipeProgress, emit, serve
 
 
@@ -23,13 +24,30 @@ def run(spec: dict[str, Any]) -> None:
     if spec["threads"]:
         torch.set_num_threads(spec["threads"])
     recipe = parse_recipe(spec["recipe"])
+    out = Path(spec["out"])
+    try:
+        result = measured(spec, recipe, out)
+    except LoadGateError:
+        if out.exists():  # the recipe asks to keep it
+            emit("kept", files=listed(out))
+        raise
+    emit("result", document=result.document(), files=listed(out))
+    result.check_gates()
+
+
+def listed(folder: Path) -> dict[str, Any]:
+    """Size and digest of each file."""
+    return {path.name: file_entry(path).model_dump() for path in sorted(folder.iterdir())}
+
+
+def measured(spec: dict[str, Any], recipe: Recipe, out: Path) -> RunResult:
+    """The whole run."""
     evaluation = EvaluationSettings.model_validate(spec["evaluation"])
     names = set(evaluation.perplexity)
     if recipe.needs_calibration:
         names.add(recipe.calibration.dataset)
     folders = [Path(folder) for folder in spec["text_folders"]]
-    out = Path(spec["out"])
-    result = compress_and_measure(
+    return compress_and_measure(
         SourceModel(
             folder=Path(spec["source"]["folder"]),
             name=spec["source"]["name"],
@@ -44,9 +62,6 @@ def run(spec: dict[str, Any]) -> None:
         license_id=spec["source"]["license"],
         device=choose_device(spec["device"]),
     )
-    files = {path.name: file_entry(path).model_dump() for path in sorted(out.iterdir())}
-    emit("result", document=result.document(), files=files)
-    result.check_gates()
 
 
 def text_or_builtin(name: str, folders: list[Path]) -> Text:

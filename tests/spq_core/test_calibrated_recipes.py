@@ -207,7 +207,11 @@ class DiesAt(Silent):
             os.kill(os.getpid(), signal.SIGKILL)
 
 what = recipe(HEADS, SVD | {"objective": "loss"}, PRUNE, RECOVER, RATE, target={"bytes_ratio": 0.2})
-run(Path(sys.argv[1]), Path(sys.argv[2]), what, resume=True, progress=DiesAt())
+out = Path(sys.argv[2])
+run(
+    Path(sys.argv[1]), out, what, resume=True, progress=DiesAt(),
+    probe_file=out.with_name(f"{out.name}-probe"),
+)
 """
 
 
@@ -222,14 +226,16 @@ def test_killed_anywhere_and_resumed_gives_the_same_bytes(tmp_path):
     assert attempt(tmp_path / "whole", 10**9) == 0
     # 6 steps of sensitivity, a pass of 4 blocks to look, one to prune, 12 steps of recovery, and one
     # to quantize
-    for dies_at in (2, 14, 25):
+    probe = (tmp_path / "whole-probe").read_bytes()
+    for dies_at in (2, 14, 28):
         out = tmp_path / f"killed-{dies_at}"
         assert attempt(out, dies_at) == -signal.SIGKILL
         assert not out.exists()
         assert attempt(out, 10**9) == 0
         assert digests(out) == digests(tmp_path / "whole"), dies_at
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"source", "whole", *(f"killed-{n}" for n in (2, 14, 25))}
+        assert (tmp_path / f"killed-{dies_at}-probe").read_bytes() == probe
+    left = {path.name for path in tmp_path.iterdir() if not path.name.endswith("-probe")}
+    assert left == {"source", "whole", *(f"killed-{n}" for n in (2, 14, 28))}
 
 
 @pytest.mark.parametrize("ratio", [0.55, 0.7, 0.9])

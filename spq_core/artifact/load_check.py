@@ -1,0 +1,92 @@
+"""Program: load an artifact as anyone would, compare it with a probe, and generate.
+
+    python -m spq_core.artifact.load_check FOLDER PROBE THREADS
+
+A process of its own with nothing but the public loader. It prints one JSON object: the relative
+differences of `Figures`, or `error`.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+import spq_core  # noqa: F401 - teaches transformers the format
+
+GENERATED = 4
+DECODED = 4
+
+
+def compare(folder: Path, probe_file: Path) -> dict[str, float]:
+    """Load, run the probe, generate."""
+    with safe_open(probe_file, "pt") as handle:
+        probe = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a dict
+        first_layer = handle.metadata()["first_layer"]
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+    ).eval()
+    embedded = model.get_input_embeddings()(probe["ids"])
+    found = {
+        "embedding": difference(embedded, probe["embedded"]),
+        "logits": difference(entering(model, first_layer, probe, None), probe["logits"]),
+        "decoding": difference(
+            entering(model, first_layer, probe, DECODED), probe["logits"][:DECODED]
+        ),
+    }
+    generate(model, folder, probe["ids"][:, :DECODED])
+    return found
+
+
+def entering(model: Any, first_layer: str, probe: dict[str, Tensor], count: int | None) -> Tensor:
+    """Logits of the first tokens, given what the first layer receives."""
+
+    def replace(_module: object, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (probe["entered"][:, :count], *arguments[1:])
+
+    handle = model.get_submodule(first_layer).register_forward_pre_hook(replace)
+    try:
+        logits: Tensor = model(probe["ids"][:, :count], use_cache=False).logits[0]
+    finally:
+        handle.remove()
+    return logits
+
+
+def difference(found: Tensor, wanted: Tensor) -> float:
+    """Norm of the difference over the norm of what was wanted."""
+    return float((found.float() - wanted).norm() / wanted.norm().clamp(min=1e-30))
+
+
+def generate(model: Any, folder: Path, ids: Tensor) -> None:
+    """Generate some tokens, and turn them into text if the folder has a tokenizer."""
+    made = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=GENERATED, do_sample=False
+    )
+    if made.shape[1] <= ids.shape[1]:
+        raise RuntimeError("generate made no token")
+    if (folder / "tokenizer_config.json").is_file() or (folder / "tokenizer.json").is_file():
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer.decode(made[0])
+
+
+def main() -> None:
+    """Read the arguments, answer on standard output."""
+    folder, probe_file, threads = sys.argv[1:]
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    torch.set_num_threads(int(threads))
+    try:
+        with torch.no_grad():
+            answer: dict[str, Any] = compare(Path(folder), Path(probe_file))
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
+        answer = {"error": f"{type(error).__name__}: {error}"[:500]}
+    sys.stdout.write(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The load gate: what a fresh process loads must compute what the run had in memory."""
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from spq_core.errors import SpqError
+
+LARGEST_DIFFERENCE = 0.03
+"""Of logits in float32, relative to their norm. Floating-point parts are rounded to the source's dtype
+when they are stored; a wrong scale, shape, order or tie shows as a difference near one."""
+LARGEST_DECODING_DIFFERENCE = 0.1
+"""With few tokens, kernels round activations to bfloat16."""
+SECONDS = 3600
+
+
+class LoadGateError(SpqError):
+    """The artifact does not load, or computes something else than it did in memory."""
+
+    code = "load_gate_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadCheck:
+    """Relative differences between the loaded artifact and the run's own result."""
+
+    embedding: float
+    logits: float
+    decoding: float
+    """Of logits of few tokens, which go through the decoding kernels."""
+
+
+def check_loads(folder: Path, probe_file: Path) -> LoadCheck:
+    """Load the artifact in a process of its own, compare it with the probe, and generate.
+
+    Raises:
+        LoadGateError: saying what went wrong there.
+    """
+    command = [
+        sys.executable, "-m", "spq_core.artifact.load_check",
+        str(folder), str(probe_file), str(torch.get_num_threads()),
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(  # noqa: S603 - our own program
+            command, check=False, capture_output=True, text=True, timeout=SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise LoadGateError(f"loading the artifact took more than {SECONDS} s") from None
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError:
+        raise LoadGateError(
+            f"the process that loads the artifact ended with {done.returncode}: {done.stderr[-300:]}"
+        ) from None
+    if "error" in answer:
+        raise LoadGateError(f"the artifact does not load in a fresh process: {answer['error']}")
+    found = LoadCheck(**answer)
+    for name, value, limit in (
+        ("embedding", found.embedding, LARGEST_DIFFERENCE),
+        ("logits", found.logits, LARGEST_DIFFERENCE),
+        ("decoding logits", found.decoding, LARGEST_DECODING_DIFFERENCE),
+    ):
+        if not math.isfinite(value) or value > limit:
+            raise LoadGateError(
+                f"loaded in a fresh process, the artifact's {name} differ by {value:.3g} of their "
+                f"norm from the run's own; at most {limit:g} is rounding"
+            )
+    return found
