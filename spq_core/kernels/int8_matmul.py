@@ -45,10 +45,11 @@ def int8_linear(
     codes: Int8[Tensor, "n_out n_padded"],
     scale: Float[Tensor, " n_scales"],
     bias: Float[Tensor, " n_out"] | None = None,
+    input_scale: Float[Tensor, " n_in"] | None = None,
 ) -> Float[Tensor, "*batch n_out"]:
-    """Return x @ (codes * scale).T + bias in x's dtype.
+    """Return (x * input_scale) @ (codes * scale).T + bias in x's dtype.
 
-    The scale multiplies the product in float32, so it is never rounded to the activation's dtype.
+    Scales multiply in float32, so they are never rounded to the activation's dtype.
 
     Shapes:
         codes: n_padded ≥ n_in; columns from n_in on are zero.
@@ -56,12 +57,23 @@ def int8_linear(
     """
     rows = x.reshape(-1, x.shape[-1])
     decoding = rows.shape[0] <= DECODE_ROWS and x.device.type == "cpu"
-    packed = decoding and is_aligned(codes) and packed_kernel_works()
-    product = _packed(rows, codes) if packed else _tiled(rows, codes)
-    scaled = (product.float() * scale).to(x.dtype)
+    if decoding and is_aligned(codes) and packed_kernel_works():
+        product = _packed(rows, codes, input_scale)
+    else:
+        product = _tiled(_scaled_inputs(rows, input_scale), codes)
+    # In place: a product in x's dtype is scaled in float32 and rounded once, by one operation.
+    scaled = product.mul_(scale) if product.dtype == x.dtype else (product * scale).to(x.dtype)
     if bias is not None:
         scaled = scaled + bias.to(scaled.dtype)
     return scaled.view(*x.shape[:-1], codes.shape[0])
+
+
+def _scaled_inputs(rows: Tensor, input_scale: Tensor | None) -> Tensor:
+    """Activations times their scales; in float32 where float16 could not hold every product."""
+    if input_scale is None:
+        return rows
+    scaled = rows * input_scale
+    return scaled if rows.dtype == torch.float16 else scaled.to(rows.dtype)
 
 
 @cache
@@ -75,14 +87,28 @@ def packed_kernel_works() -> bool:
     return torch.allclose(_packed(rows, codes).float(), expected, rtol=1e-2, atol=1.0)
 
 
-def _packed(rows: Tensor, codes: Tensor) -> Tensor:
-    """Rows @ codes.T through the weight-only kernel; its fast path takes bfloat16 activations."""
-    narrow = functional.pad(rows.to(torch.bfloat16), (0, codes.shape[1] - rows.shape[1]))
+def _packed(rows: Tensor, codes: Tensor, input_scale: Tensor | None = None) -> Tensor:
+    """Rows @ codes.T through the weight-only kernel; its fast path takes bfloat16 activations.
+
+    Decoding is many small products, so each operation around them counts.
+    """
+    if input_scale is None:
+        narrow = rows.to(torch.bfloat16)
+    else:
+        narrow = rows.new_empty(rows.shape, dtype=torch.bfloat16)
+        torch.mul(rows, input_scale, out=narrow)
+    if codes.shape[1] != rows.shape[1]:
+        narrow = functional.pad(narrow, (0, codes.shape[1] - rows.shape[1]))
     if narrow.data_ptr() % ACTIVATION_ALIGNMENT or not narrow.is_contiguous():
         narrow = narrow.clone(memory_format=torch.contiguous_format)
-    ones = torch.ones(codes.shape[0], dtype=torch.bfloat16)
-    product: Tensor = torch._weight_int8pack_mm(narrow, codes, ones)  # noqa: SLF001
+    product: Tensor = torch._weight_int8pack_mm(narrow, codes, _ones(codes.shape[0]))  # noqa: SLF001
     return product
+
+
+@cache
+def _ones(count: int) -> Tensor:
+    """The kernel's own scales, which are bfloat16: ours multiply its product."""
+    return torch.ones(count, dtype=torch.bfloat16)
 
 
 def _tiled(rows: Tensor, codes: Tensor) -> Tensor:

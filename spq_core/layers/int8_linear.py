@@ -89,11 +89,7 @@ class Int8Linear(Int8Weight):
 
     def forward(self, x: Float[Tensor, "*batch n_in"]) -> Float[Tensor, "*batch n_out"]:
         """Apply the layer in x's dtype."""
-        if self.input_scale is None:
-            return int8_linear(x, self.codes, self.scale, self.bias)
-        scaled = x * self.input_scale  # float32; float16 could not hold every product
-        narrow = scaled if x.dtype == torch.float16 else scaled.to(x.dtype)
-        return int8_linear(narrow, self.codes, self.scale, self.bias).to(x.dtype)
+        return int8_linear(x, self.codes, self.scale, self.bias, self.input_scale)
 
     def extra_repr(self) -> str:
         return f"in={self.in_features}, out={self.out_features}, scales={self.scale.numel()}"
