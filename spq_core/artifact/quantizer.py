@@ -5,7 +5,6 @@ modules are made on the meta device before transformers reads the first tensor, 
 the file to their place and no floating-point weight ever exists.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from transformers.quantizers import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from spq_core.artifact.format import FORMAT_VERSION, METHOD
+from spq_core.artifact.recode import coded_layouts, coded_state
 from spq_core.artifact.stored import check_stored
 from spq_core.errors import ArtifactError
 from spq_core.kernels.int8_matmul import is_aligned
@@ -82,9 +82,17 @@ class SpqQuantizer(HfQuantizer):  # type: ignore[misc]
         return model
 
     def is_serializable(self) -> bool:
-        """Whether `save_pretrained` may write the model again: not once codes are decoded."""
-        kinds = {layout["kind"] for layout in _flat(self.quantization_config.modules)}
-        return not kinds & {"coded", "coded_embedding"}
+        """`save_pretrained` may write the model again."""
+        return True
+
+    def get_state_dict_and_metadata(
+        self, model: PreTrainedModel
+    ) -> tuple[dict[str, torch.Tensor] | None, dict[str, str]]:
+        """Give `save_pretrained` what is stored by entropy in that form again."""
+        layouts = self.quantization_config.modules
+        if not any(True for _ in coded_layouts(layouts)):
+            return None, {}
+        return coded_state(model, layouts, self.quantization_config.tied), {}
 
     @property
     def is_trainable(self) -> bool:
@@ -106,11 +114,3 @@ def expand_coded(model: nn.Module) -> None:
         elif isinstance(module, CodedLinear):
             shared = embeddings.get(id(module.packed))
             model.set_submodule(name, module.expand() if shared is None else tied_head(shared))
-
-
-def _flat(modules: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for layout in modules.values():
-        if layout["kind"] == "low_rank":
-            yield from (layout["down"], layout["up"])
-        else:
-            yield layout

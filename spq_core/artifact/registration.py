@@ -6,6 +6,7 @@ of filling the layers with random numbers, as it would for an unknown quantizati
 
 from types import ModuleType
 
+import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -34,7 +35,24 @@ def register(_transformers: ModuleType | None = None) -> None:
         our_model = type(
             f"{CLASS_PREFIX}{model_class.__name__}",
             (model_class,),
-            {"config_class": our_config, "__module__": __name__},
+            {
+                "config_class": our_config,
+                "__module__": __name__,
+                "dtype": property(_activation_dtype),
+            },
         )
         AutoConfig.register(f"{ARTIFACT_PREFIX}{model_type}", our_config)
         AutoModelForCausalLM.register(our_config, our_model)
+
+
+def _activation_dtype(model: PreTrainedModel) -> torch.dtype:
+    """The dtype the model computes in: of a floating-point parameter that is no scale.
+
+    Scales stay float32 whatever the model is cast to; they would be taken for it.
+    """
+    scales = ("scale", "input_scale")
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and name.rpartition(".")[2] not in scales:
+            found: torch.dtype = parameter.dtype
+            return found
+    return torch.float32
