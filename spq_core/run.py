@@ -103,7 +103,8 @@ def compress_and_measure(
         raise
     for row in result.rows:
         progress.record("metric", asdict(row))
-    write_card(out, source.name, source.revision, license_id, result.document())
+    versions = read_manifest(out).versions
+    write_card(out, source.name, source.revision, license_id, result.document(), versions)
     return result
 
 

@@ -1,7 +1,9 @@
-"""The model card: what was done, what it cost, how to load it."""
+"""The model card: what was done, what it cost, how to load it, and what the figures do not say."""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -10,6 +12,14 @@ from spq_core.artifact.manifest import CARD_FILE
 
 _MARKUP = re.compile(r"[^A-Za-z0-9 _./:;'()%,+\-]")
 
+_VERBS = {
+    "svd": "matrices became pairs of low rank",
+    "prune": "MLPs lost neurons",
+    "prune-heads": "attention layers lost heads",
+    "recover": "matrices were trained towards the source",
+    "quantize": "matrices were quantized",
+}
+
 
 def write_card(
     folder: Path,
@@ -17,8 +27,13 @@ def write_card(
     revision: str | None,
     license_id: str | None,
     result: dict[str, Any],
+    versions: Mapping[str, str],
 ) -> None:
-    """Write README.md from measured figures; names from outside are stripped of markup."""
+    """Write README.md from measured figures; names from outside are stripped of markup.
+
+    Args:
+        result: a finished run, as `RunResult.document` gives it. versions: of the packages it ran with.
+    """
     metadata: dict[str, Any] = {"library_name": "spq", "tags": ["spq", "compressed"]}
     if "/" in base_model:
         metadata |= {"base_model": base_model, "base_model_relation": "quantized"}
@@ -51,7 +66,26 @@ Without `spq_core` transformers refuses the model type; it never loads random we
 `compression_manifest.json` holds the full recipe, what was done to each matrix, and the sha256 of
 every file.
 
+## What was done
+
+{work_done(result["compression"]["modules"])}
+
 Calibration: {_calibration(result)}.
+
+A fresh process loaded the artifact before it was published: its logits differ from the run's own by
+{result["load_check"]["logits"]:.1e} of their norm ({result["load_check"]["decoding"]:.1e} with the kernels for decoding).
+
+```yaml
+{yaml.safe_dump(_recipe(recipe), sort_keys=False, width=1000)}```
+
+Made with {", ".join(f"{name} {version}" for name, version in versions.items())}, in \
+{result["compression"]["seconds"] / 60:.1f} minutes.
+
+## What these figures do not say
+
+They hold for the text named above. On text of another kind a compressed model can lose more, the more so
+the more was removed (neurons, ranks) and the fewer bits are left; measure it on yours. Nothing was measured
+about instructions, safety, or languages other than the text's.
 """
     head = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
     (folder / CARD_FILE).write_text(f"---\n{head}---\n\n{body}", encoding="utf-8")
@@ -70,6 +104,39 @@ def figures_table(rows: list[dict[str, Any]]) -> str:
         for row in rows
     ]
     return "\n".join(lines)
+
+
+def work_done(modules: Sequence[Mapping[str, Any]]) -> str:
+    """One line a stage, from the reports of its matrices."""
+    stages = dict.fromkeys(one["stage"] for one in modules if one["stage"] in _VERBS)
+    lines = []
+    for stage in stages:
+        own = [one for one in modules if one["stage"] == stage]
+        if stage.startswith("prune"):  # an MLP's or an attention's matrices report one thing
+            own = list({one["layer"].rpartition(".")[0]: one for one in own}.values())
+        done = [one["figures"] for one in own if one["applied"]]
+        lines.append(f"* `{stage}`: {len(done)} of {len(own)} {_VERBS[stage]}{_details(done)}.")
+    return "\n".join(lines) or "Nothing was changed."
+
+
+def _details(figures: Sequence[Mapping[str, Any]]) -> str:
+    """What the figures of a stage's matrices come to."""
+    if not figures:
+        return ""
+    if all("kept" in one and "neurons" in one for one in figures):
+        removed = sum(one["neurons"] - one["kept"] for one in figures)
+        return f", {removed:,} of {sum(one['neurons'] for one in figures):,} there"
+    if all("bits" in one for one in figures):
+        return f", to {fmean(one['bits'] for one in figures):.2f} bits a weight in the mean of matrices"
+    if all("rank" in one and "full_rank" in one for one in figures):
+        share = fmean(one["rank"] / one["full_rank"] for one in figures)
+        return f", with {share:.0%} of the full rank in the mean"
+    return ""
+
+
+def _recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe without what is said above; a block of YAML cannot be left by what it quotes."""
+    return {key: value for key, value in recipe.items() if key not in ("metadata", "apiVersion")}
 
 
 def _protocol(result: dict[str, Any]) -> str:
@@ -108,7 +175,8 @@ def _calibration(result: dict[str, Any]) -> str:
         else ""
     )
     return (
-        f"{used['samples']} lines of {_plain(used['origin'])}, {used['length']} tokens each{leak}"
+        f"{used['samples']} {used['form']} of {_plain(used['origin'])}, {used['length']} tokens "
+        f"each{leak}"
     )
 
 
