@@ -70,7 +70,8 @@ def read_manifest(folder: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ArtifactError(f"{MANIFEST_FILE}: {where}: {first['msg']}") from None
+        remedy = "; a newer package wrote it: upgrade" if where == "schema_version" else ""
+        raise ArtifactError(f"{MANIFEST_FILE}: {where}: {first['msg']}{remedy}") from None
 
 
 def verify_files(folder: Path, manifest: Manifest) -> None:

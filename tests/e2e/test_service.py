@@ -1,5 +1,6 @@
 """Jobs through every real part: HTTP, Postgres, Valkey, Celery, child programs, the Hub's protocol."""
 
+import re
 import subprocess
 import sys
 
@@ -68,7 +69,9 @@ def test_a_job_from_the_hub_to_the_hub(stack, tmp_path):
     assert manifest.source.revision == source.oid
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert model(some_ids()).logits.isfinite().all()
-    snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1].replace("path/or/repo", str(folder))
+    snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1].replace(
+        "path/or/repo", str(folder)
+    )
     subprocess.run([sys.executable, "-c", snippet], check=True, cwd=tmp_path)
 
     metrics = {
