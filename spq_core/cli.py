@@ -18,6 +18,7 @@ from spq_core.calibration.texts import BUILTIN, Text, builtin_text, find_text
 from spq_core.catalog import read_request, resolve
 from spq_core.console import ConsoleProgress
 from spq_core.errors import DatasetError, EvaluationError, RecipeError, SpqError
+from spq_core.evaluation.figure import require_drawable, write_figure
 from spq_core.evaluation.measure import choose_device, measure
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.summary import summary_rows
@@ -224,6 +225,11 @@ def evaluate_command(
     "--windows", default=32, show_default=True, type=click.IntRange(1), help="Number of windows."
 )
 @click.option("--throughput/--no-throughput", default=True, help="Time prefill and decoding.")
+@click.option(
+    "--figure",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also draw a figure: a .png, .svg or .pdf file.",
+)
 @DEVICE_OPTION
 @DATA_OPTION
 @JSON_OPTION
@@ -232,6 +238,7 @@ def compare_command(
     dataset: str,
     windows: int,
     throughput: bool,
+    figure: Path | None,
     device: str,
     data_dir: Path | None,
     as_json: bool,
@@ -241,6 +248,8 @@ def compare_command(
         raise EvaluationError(
             "two of the folders have one name; the table could not tell them apart"
         )
+    if figure is not None:
+        require_drawable(figure)
     logging.disable_progress_bar()
     named = {folder.resolve().name: folder for folder in folders}
     for folder in folders:
@@ -257,7 +266,10 @@ def compare_command(
         )  # fmt: skip
     finally:
         progress.close()
-    rows = [asdict(row) for row in summary_rows(measurement)]
+    found = summary_rows(measurement)
+    if figure is not None:
+        write_figure(found, figure)
+    rows = [asdict(row) for row in found]
     if as_json:
         click.echo(json.dumps({"rows": rows, "evaluation": asdict(measurement)}, indent=1))
     else:
