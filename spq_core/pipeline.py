@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from spq_core.allocation.budget import empty_budget
 from spq_core.artifact.config import artifact_config
 from spq_core.artifact.manifest import MANIFEST_FILE, Manifest, Source, file_sha256
+from spq_core.artifact.portable import portable_config
 from spq_core.artifact.spool import Spool
 from spq_core.artifact.write import ArtifactWriter, require_unused
 from spq_core.calibration.samples import (
@@ -32,6 +34,7 @@ from spq_core.passes import LOSS_EXCESS, Run
 from spq_core.plan import Plan, make_plan
 from spq_core.progress import Progress, Silent
 from spq_core.recipe import Recipe
+from spq_core.recipe_stages import QuantizeStage
 from spq_core.recipe_stages import RecoverStage as RecoverSettings
 from spq_core.recovery.samples import RecoverySamples, recovery_samples
 from spq_core.report import CompressionReport, ModuleReport
@@ -85,7 +88,7 @@ def compress(
     check_model_folder(source.folder)
     skeleton, checkpoint = load_skeleton(source.folder), open_checkpoint(source.folder, device)
     require_unused(out)
-    check_stages(recipe, skeleton.family)
+    check_stages(recipe, skeleton)
     unseen_text = ""
     if text is not None and recipe.target is not None and recipe.target.max_kl is not None:
         text, unseen_text = held_out(text)
@@ -225,11 +228,7 @@ class _Compression:
                     ModuleReport(layer="model", stage="target", applied=True, figures=figures)
                 )
             writer.write_index()
-            writer.write_config(
-                artifact_config(
-                    self.skeleton, writer.layouts, writer.dtype, shares=run.head_shares_codes
-                )
-            )
+            writer.write_config(self._config(run, writer, modules))
             writer.carry_files(self.source.folder)
             writer.finish(
                 _manifest(
@@ -238,10 +237,22 @@ class _Compression:
             )
         return modules
 
+    def _config(
+        self, run: Run, writer: ArtifactWriter, modules: Sequence[ModuleReport]
+    ) -> dict[str, Any]:
+        if not writer.portable:
+            shares = run.head_shares_codes
+            return artifact_config(self.skeleton, writer.layouts, writer.dtype, shares=shares)
+        widths = {one.figures["kept"] for one in modules if one.stage == "prune"}
+        settings = next((one for one in self.recipe.stages if isinstance(one, QuantizeStage)), None)
+        width = int(widths.pop()) if widths else None  # the same in all layers
+        return portable_config(self.skeleton, settings, writer.dtype, width)
+
     def _writer(self, found: RunState | None) -> ArtifactWriter:
         return ArtifactWriter(
-            self.out, self.skeleton.n_layers + 1, self.checkpoint.dtype, resumed=found is not None
-        )
+            self.out, self.skeleton.n_layers + 1, self.checkpoint.dtype,
+            portable=self.recipe.profile == "portable", resumed=found is not None,
+        )  # fmt: skip
 
     def _plan(self, excess: float, found: RunState | None) -> Plan:
         """Decide what the recipe leaves open; a resumed run has decided already."""
@@ -315,6 +326,7 @@ def _manifest(
     modules: Sequence[ModuleReport],
 ) -> Manifest:
     return Manifest(
+        profile=recipe.profile,
         source=Source(
             name=source.name,
             revision=source.revision,

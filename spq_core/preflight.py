@@ -33,6 +33,7 @@ LAYERS = 2
 HEADS = 4
 HEAD_DIM = 16
 INNER = 128
+GROUP = 32
 SAMPLES = 2
 TOKENS = 32
 CHARACTERS = 200_000
@@ -112,6 +113,8 @@ def _small_stage(stage: AnyStage, *, fixed: bool) -> AnyStage:
         case RecoverStage():
             rank = min(stage.rank, HEAD_DIM)
             changes = {"steps": 2, "batch": 1, "length": TOKENS, "rank": rank}
+        case QuantizeStage() if stage.group_size is not None:
+            changes = {"group_size": min(stage.group_size, GROUP)}
         case SvdStage() if fixed and leaves_to_target(stage):
             changes = {"variance": AMOUNTS["variance"]}
         case PruneStage() if fixed and leaves_to_target(stage):

@@ -21,6 +21,7 @@ from spq_core.recipe_stages import (
     SvdStage,
     leaves_to_target,
     looks_at_text,
+    not_portable,
     weighs_by_loss,
 )
 
@@ -89,7 +90,9 @@ class Recipe(Document):
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=8)]
     calibration: Calibration = Calibration()
     target: Target | None = None
-    profile: Literal["compact"] = "compact"
+    profile: Literal["compact", "portable"] = "compact"
+    """`compact`: every form of ours, loaded with our package. `portable`: compressed-tensors, loaded by
+    stock transformers and vLLM; 8 or 4 bits, equal widths, embedding and head as they were."""
     gates: Gates = Gates()
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -172,6 +175,21 @@ class Recipe(Document):
                 raise ValueError(
                     "adapters cannot be merged into quantized weights; set adapters to kept, "
                     "or recover before quantize"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _in_a_portable_form(self) -> Self:
+        if self.profile == "portable":
+            for stage in self.stages:
+                reason = not_portable(stage)
+                if reason:
+                    raise ValueError(
+                        f"profile portable: {reason} (profile compact has no such limit)"
+                    )
+            if self.target is not None:
+                raise ValueError(
+                    "profile portable: a target needs forms of ours (profile compact has them)"
                 )
         return self
 

@@ -22,6 +22,7 @@ class ScaleMode(StrEnum):
     MIX_MEANSTD = "mix_meanstd"
 
 
+PORTABLE_BITS = (4, 8)
 AUTO = "auto"
 """Leaves a number to the recipe's target: what is worth its bytes stays."""
 
@@ -203,6 +204,34 @@ def leaves_to_target(stage: AnyStage) -> bool:
             return stage.ratio == AUTO
         case _:
             return False
+
+
+def not_portable(stage: AnyStage) -> str:
+    """Why stock runtimes cannot hold what a stage makes; empty if they can."""
+    match stage:
+        case SvdStage():
+            return "pairs of low-rank matrices have no form in compressed-tensors"
+        case PruneHeadsStage():
+            return "layers with different numbers of heads have no form in a configuration"
+        case PruneStage():
+            equal = stage.layer_ratios == "uniform" and stage.max_ratio != AUTO
+            return "" if equal else "all MLPs have one width there; set layer_ratios: uniform"
+        case QuantizeStage():
+            return _codes_not_portable(stage)
+        case RecoverStage():
+            kept = stage.adapters == "kept"
+            return "adapters have no form beside quantized weights; merge them" if kept else ""
+
+
+def _codes_not_portable(stage: QuantizeStage) -> str:
+    reasons = {
+        "codes stored by entropy have no form in compressed-tensors": stage.method == "rate",
+        f"{stage.bits} bits have no kernels in stock runtimes": stage.bits not in PORTABLE_BITS,
+        "stock transformers loads no zero points; set symmetric: true": not stage.symmetric,
+        "scales are per row or group there": stage.mode != ScaleMode.CHANNEL,
+        "embedding and head stay as they are there; set embedding: false": stage.embedding,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
 
 
 def looks_at_text(stage: AnyStage) -> bool:

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
-from spq_core.errors import RecipeError
-from spq_core.families.family import Family
+from spq_core.artifact.portable import WIDTH_MULTIPLE
+from spq_core.errors import RecipeError, UnsupportedModelError
 from spq_core.modeling.blocked import BlockedModel
 from spq_core.modeling.skeleton import Skeleton
 from spq_core.plan import Plan
@@ -38,12 +39,20 @@ class Training(NamedTuple):
     progress: Progress
 
 
-def check_stages(recipe: Recipe, family: Family) -> None:
-    """Refuse what a family's models cannot become, before anything is computed.
+def check_stages(recipe: Recipe, skeleton: Skeleton) -> None:
+    """Refuse what a model cannot become, before anything is computed.
 
     Raises:
-        UnsupportedModelError: its layers fix the number of heads, and the recipe prunes heads.
+        UnsupportedModelError: its layers fix the number of heads, and the recipe prunes heads; or
+            its matrices are stored transposed, and the artifact is to be portable.
     """
+    family = skeleton.family
+    transposed = any(isinstance(one, Conv1D) for one in skeleton.empty_layer(0).modules())
+    if recipe.profile == "portable" and transposed:
+        raise UnsupportedModelError(
+            f"profile portable: {skeleton.config.model_type} models store their matrices transposed, "
+            "which compressed-tensors does not know; use profile compact"
+        )
     if any(isinstance(stage, PruneHeadsSettings) for stage in recipe.stages):
         require_head_groups(family)
 
@@ -75,7 +84,8 @@ def build_stages(
                 raise RecipeError("a recipe with a recover stage needs text; none was given")
             stages.append(RecoverStage(settings, *training))
             continue
-        stage = _build_stage(settings, skeleton, dtype, plan, on_cut)
+        portable = recipe.profile == "portable"
+        stage = _build_stage(settings, skeleton, dtype, plan, on_cut, portable=portable)
         if isinstance(stage, SvdStage):
             listeners.append(stage.keep_rows)
         stages.append(stage)
@@ -88,6 +98,8 @@ def _build_stage(
     dtype: torch.dtype,
     plan: Plan,
     on_cut: Callable[[str, Tensor], None],
+    *,
+    portable: bool,
 ) -> Stage:
     family, structure = skeleton.family, plan.structure
     match settings:
@@ -96,7 +108,9 @@ def _build_stage(
             return SvdStage(settings, family, dict(structure.ranks), weights)
         case PruneSettings():
             weights = plan.weights_of((family.mlp_out,))
-            return PruneStage(settings, family, on_cut, dict(structure.neurons), weights)
+            multiple = WIDTH_MULTIPLE if portable else 1
+            neurons = dict(structure.neurons)
+            return PruneStage(settings, family, on_cut, neurons, weights, multiple)
         case PruneHeadsSettings():
             weights = plan.weights_of(family.attention[-1:])
             return PruneHeadsStage(settings, family, dict(structure.heads), weights, on_cut)
@@ -106,4 +120,6 @@ def _build_stage(
             )  # fmt: skip
             if plan.budget is not None:
                 return RateStage(*parts, plan.budget)
-            return QuantizeStage(*parts) if settings.is_plain else GridStage(*parts)
+            if settings.is_plain and not portable:
+                return QuantizeStage(*parts)
+            return GridStage(*parts, layers_only=portable)

@@ -54,15 +54,7 @@ Source: {_plain(base_model)}{f", commit `{_plain(revision)}`" if revision else "
 {_verdict(result)}
 ## How to load
 
-```python
-import spq_core  # pip install "spq[worker]"; teaches transformers the format
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("path/or/repo")
-tokenizer = AutoTokenizer.from_pretrained("path/or/repo")
-```
-
-Without `spq_core` transformers refuses the model type; it never loads random weights.
+{_loading(recipe["profile"])}
 `compression_manifest.json` holds the full recipe, what was done to each matrix, and the sha256 of
 every file.
 
@@ -132,6 +124,29 @@ def _details(figures: Sequence[Mapping[str, Any]]) -> str:
         share = fmean(one["rank"] / one["full_rank"] for one in figures)
         return f", with {share:.0%} of the full rank in the mean"
     return ""
+
+
+def _loading(profile: str) -> str:
+    """How to load it, per runtime."""
+    snippet = """```python
+{first}from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("path/or/repo")
+tokenizer = AutoTokenizer.from_pretrained("path/or/repo")
+```
+"""
+    if profile == "portable":
+        return (
+            f"{snippet.format(first='')}\nStock transformers, with `pip install compressed-tensors`; it "
+            "widens the weights when it loads them. vLLM takes the folder as it is "
+            '(`vllm serve path/or/repo`), by its documentation of compressed-tensors "pack-quantized"; '
+            "that was not run.\n"
+        )
+    first = 'import spq_core  # pip install "spq[worker]"; teaches transformers the format\n'
+    return (
+        f"{snippet.format(first=first)}\nWithout `spq_core` transformers refuses the model type; it never "
+        "loads random weights.\n"
+    )
 
 
 def _recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class Manifest(_Part):
     """
 
     schema_version: Literal[1] = 1
-    profile: Literal["compact"] = "compact"
+    profile: Literal["compact", "portable"] = "compact"
     source: Source
     family: str
     recipe: dict[str, Any]

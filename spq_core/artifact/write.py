@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from spq_core.artifact.manifest import CARD_FILE, MANIFEST_FILE, Manifest, file_entry
+from spq_core.artifact.portable import store_portable
 from spq_core.artifact.tensors import distinct_tensors
 from spq_core.errors import NumericalError, OutputExistsError
 from spq_core.layers.adapted_linear import AdaptedLinear
@@ -43,6 +44,8 @@ class ArtifactWriter:
     n_shards: int
     dtype: torch.dtype
     """Of floating-point tensors other than scales."""
+    portable: bool = False
+    """Store what other runtimes read."""
     resumed: bool = False
     """Go on with what a killed run has written."""
     layouts: dict[str, Layout] = field(default_factory=dict)
@@ -72,8 +75,11 @@ class ArtifactWriter:
 
     def write_block(self, number: int, path: str, block: nn.Module, original: nn.Module) -> None:
         """Write a finished block as shard `number` (from 1) and note how it differs from `original`."""
-        store_coded(block)
-        self.layouts.update(changed_layouts(path, block, original))
+        if self.portable:
+            store_portable(block, self.dtype)
+        else:
+            store_coded(block)
+            self.layouts.update(changed_layouts(path, block, original))
         tensors: dict[str, torch.Tensor] = {}
         for name, tensor in distinct_tensors(block).tensors.items():
             exact = not tensor.is_floating_point() or name.endswith((".scale", ".input_scale"))

@@ -8,9 +8,15 @@ from spq_core.families.family import Family
 from spq_core.layers.slicing import keep_columns, keep_rows, linear_at
 
 
-def strongest_neurons(scores: Float[Tensor, " n"], ratio: float) -> Int64[Tensor, " k"]:
-    """Return the indices of the int(n·(1 − ratio)) highest scores, ascending; at least one."""
+def strongest_neurons(
+    scores: Float[Tensor, " n"], ratio: float, multiple: int = 1
+) -> Int64[Tensor, " k"]:
+    """Return the indices of the int(n·(1 − ratio)) highest scores, ascending; at least one.
+
+    Their number is rounded up to a multiple of `multiple`, or to all.
+    """
     kept = max(1, int(scores.numel() * (1 - ratio)))
+    kept = min(-(-kept // multiple) * multiple, scores.numel())
     return torch.topk(scores, kept).indices.sort().values
 
 

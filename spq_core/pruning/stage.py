@@ -37,6 +37,8 @@ class PruneStage:
     """With `max_ratio: auto` or `layer_ratios: loss`, how many neurons each layer keeps."""
     output_weights: dict[str, Tensor] = field(default_factory=dict)
     """Then also how much each output of the matrix behind the neurons counts."""
+    multiple: int = 1
+    """What the number of neurons that stay is a multiple of, where there are that many."""
     name: str = "prune"
     needs_calibration: bool = True
     scores: dict[str, Tensor] = field(default_factory=dict)
@@ -82,7 +84,7 @@ class PruneStage:
             return []
         scores = self._scores(path, block, inputs)
         ratio = self._ratio(path, scores.numel())
-        kept = strongest_neurons(scores, ratio)
+        kept = strongest_neurons(scores, ratio, self.multiple)
         applied = kept.numel() < scores.numel()
         if applied:
             self._cut(path, block, kept, inputs)

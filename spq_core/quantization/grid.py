@@ -22,7 +22,7 @@ class Grid(NamedTuple):
     group_size: int
     """Columns that share a scale; the last group may be shorter."""
     scale: Float[Tensor, "out groups"]
-    """Representable in float16, as it is stored."""
+    """Representable in float16, as it is stored, and in bfloat16, as other runtimes take it."""
     zero: UInt8[Tensor, "out groups"]
 
     @property
@@ -97,7 +97,7 @@ def _scale_and_zero(
     largest = (1 << bits) - 1
     # A symmetric grid leaves its lowest code unused, so that zero is a code.
     steps = largest - 1 if symmetric else largest
-    scale = ((high - low) / steps).clamp(min=SMALLEST_SCALE).half().float()
+    scale = ((high - low) / steps).clamp(min=SMALLEST_SCALE).half().bfloat16().float()
     if symmetric:
         return scale, torch.full_like(scale, 1 << (bits - 1), dtype=torch.uint8)
     return scale, (-low / scale).round().clamp(0, largest).to(torch.uint8)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from spq_core.calibration.inputs import LayerInputs
+from spq_core.errors import RecipeError
 from spq_core.families.family import Family
 from spq_core.layers.packed_linear import PackedEmbedding, PackedLinear, pack
 from spq_core.layers.slicing import bias_of, embedding_and_head, output_scale_of
@@ -29,6 +30,8 @@ class GridStage:
     embedding_path: str
     dtype: torch.dtype
     """The source's dtype: what a quantized embedding returns."""
+    layers_only: bool = False
+    """Leave embedding and head alone, and take whole groups only: what the portable profile holds."""
     name: str = "quantize"
     needs_survey: bool = False
 
@@ -48,10 +51,16 @@ class GridStage:
     def apply(self, path: str, block: nn.Module, inputs: LayerInputs | None) -> list[ModuleReport]:
         """Quantize the block's matrices, each on what its quantized predecessors make of the samples."""
         if not path:
-            return self._embedding_and_head(block, inputs)
+            return [] if self.layers_only else self._embedding_and_head(block, inputs)
         reports: list[ModuleReport] = []
         for matrix in matrices(block, self.family, inputs if self.needs_calibration else None):
-            packed, error = self._quantize(matrix.linear.weight.data, matrix.second)
+            weight, size = matrix.linear.weight.data, self.settings.group_size
+            if self.layers_only and size is not None and weight.shape[1] % size:
+                raise RecipeError(
+                    f"profile portable: {path}.{matrix.name} has {weight.shape[1]} columns, which groups "
+                    f"of {size} do not divide; choose another group_size"
+                )
+            packed, error = self._quantize(weight, matrix.second)
             block.set_submodule(matrix.name, packed.linear(bias_of(matrix.linear)))
             reports.append(self._report(f"{path}.{matrix.name}", packed, error))
         return reports

@@ -39,6 +39,7 @@ RESULT = {
         "recipe": {
             "apiVersion": "recipe/v1",
             "metadata": {"name": "mine", "description": "Ours <script>alert(1)</script>"},
+            "profile": "compact",
             "stages": [{"type": "quantize"}],
             "calibration": {"dataset": "```\n<script>"},
         },
@@ -85,6 +86,17 @@ def test_what_a_reader_wants_is_there(card):
         assert words in card, words
     recipe = yaml.safe_load(re.search(r"```yaml\n(.*?)\n```", card, re.DOTALL)[1])
     assert recipe["stages"] == [{"type": "quantize"}]
+
+
+def test_each_profile_says_how_it_is_loaded(tmp_path, card):
+    assert "import spq_core" in card
+    compression = RESULT["compression"]
+    recipe = compression["recipe"] | {"profile": "portable"}
+    result = RESULT | {"compression": compression | {"recipe": recipe}}
+    write_card(tmp_path, "org/model", None, None, result, {})
+    portable = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "import spq_core" not in portable
+    assert "vllm serve" in portable
 
 
 def test_text_from_outside_cannot_become_markup(card):
