@@ -15,7 +15,7 @@ from spq_core.pipeline import SourceModel
 from spq_core.preflight import PreflightError, preflight, toy_config
 from spq_core.progress import Silent
 from spq_core.recipe import parse_recipe
-from tests.models import FAMILIES, save_tiny
+from tests.models import save_tiny
 
 
 class Notes(Silent):
@@ -38,7 +38,7 @@ def without_weights(tmp_path, family):
     return folder
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["llama-untied", "gemma3", "phi3", "opt", "gpt2"])
 def test_no_weight_is_read_and_nothing_is_left(tmp_path, family):
     folder = without_weights(tmp_path, family)
     found = fly(
