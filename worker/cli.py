@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from spq_core.errors import SpqError
+from worker.process import PASSIVE_THREADS, SPINNING_THREADS
 
 COMMANDS = {
     "compress": (
@@ -30,6 +31,10 @@ COMMANDS = {
     "keys": ("app.cli:keys_group", "Create, list and revoke API keys."),
     "jobs": ("app.client.cli:jobs_group", "Submit and follow jobs over HTTP."),
 }
+
+
+ALONE = [["compress"], ["evaluate"], ["compare"]]
+"""What people run on a machine that does nothing else meanwhile."""
 
 
 class LazyGroup(click.Group):
@@ -64,8 +69,9 @@ def spq() -> None:
 
 def main() -> None:
     """Entry point; expected errors end with one line and status 1."""
-    # Idle OpenMP threads that spin slow a neighbour process down many times; set before torch loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:  # read when torch loads
+        ours = PASSIVE_THREADS | (SPINNING_THREADS if sys.argv[1:2] in ALONE else {})
+        os.environ.update(ours)
     try:
         spq()
     except SpqError as error:

@@ -24,6 +24,12 @@ KEPT_VARIABLES = (
 )  # fmt: skip
 """All a child inherits; in particular no token, database or broker address."""
 
+PASSIVE_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Idle OpenMP threads that spin without end slow a neighbour process down many times."""
+SPINNING_THREADS = {"GOMP_SPINCOUNT": "10000"}
+"""Some ten microseconds: longer than between two operations of a forward pass. GNU's OpenMP, which torch
+brings on Linux, reads it before the policy."""
+
 Message = dict[str, Any]
 
 
@@ -46,7 +52,7 @@ class ChildProgram:
             "HF_HOME": str(scratch / "hf"),
         }
         environment |= {
-            "OMP_WAIT_POLICY": "PASSIVE",
+            **PASSIVE_THREADS,
             "PYTHONUNBUFFERED": "1",
             **self.extra_environment,
         }

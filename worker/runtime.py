@@ -5,7 +5,7 @@ import socket
 from dataclasses import dataclass
 
 from app.db.session import Database, connect
-from worker.process import ChildProgram
+from worker.process import SPINNING_THREADS, ChildProgram
 from worker.settings import WorkerSettings
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -26,7 +26,8 @@ class Runtime:
     def runner(self) -> ChildProgram:
         """Compresses and measures."""
         threads = {"OMP_NUM_THREADS": str(self.settings.threads)} if self.settings.threads else {}
-        return self._program("worker.runner", OFFLINE | threads)
+        spinning = SPINNING_THREADS if self.settings.spin else {}
+        return self._program("worker.runner", OFFLINE | threads | spinning)
 
     def publisher(self) -> ChildProgram:
         """Talks to the Hub for writing."""

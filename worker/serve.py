@@ -19,6 +19,7 @@ from app.telemetry import configure_logging
 from spq_core.errors import SpqError
 from worker.command import celery_arguments
 from worker.embedded import WorkerProcess, embedded_broker
+from worker.process import PASSIVE_THREADS
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 KEY_FILE = "api-key"
@@ -103,7 +104,8 @@ def _environment(home: Path, models: Path | None, data_dir: Path | None) -> dict
         "SPQ_DATABASE_URL": f"sqlite:///{home / 'spq.db'}",
         "SPQ_ARTIFACT_DIR": str(home / "artifacts"),
         "SPQ_SCRATCH_DIR": str(home / "scratch"),
-        "OMP_WAIT_POLICY": "PASSIVE",
+        "SPQ_SPIN": "true",  # one run at a time, on a machine of its own
+        **PASSIVE_THREADS,
     }
     if folders:
         own["SPQ_MODEL_DIRS"] = os.pathsep.join(folders)
