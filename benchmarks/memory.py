@@ -38,7 +38,7 @@ def main() -> None:
         "| checkpoint | recipe | bytes | peak RSS | limit: bytes/4 + 1 GiB | seconds |\n|---|---|---|---|---|---|"
     )
     for name, folder in (("SmolLM2-135M", smollm2()), ("generated Llama", generated())):
-        for recipe in ("int8", "spq-paper"):
+        for recipe in ("int8", "spq-paper", "balanced"):
             row = compress(folder, recipe)
             limit = row["source_bytes"] / 4 + GIB
             rows.append({"checkpoint": name, "recipe": recipe, "limit_bytes": limit, **row})
