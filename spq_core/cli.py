@@ -312,12 +312,8 @@ def _file_text(path: Path) -> Text:
         evaluation = path.read_text(encoding="utf-8")
     except UnicodeError:
         raise DatasetError(f"{path.name} is not a UTF-8 text file") from None
-    return Text(
-        name=path.name,
-        calibration="",
-        evaluation=evaluation,
-        origin=f"file {path.name}",
-    )
+    origin = f"file {path.name}"
+    return Text(name=path.name, calibration="", evaluation=evaluation, origin=origin)
 
 
 def _gate(recipe: Recipe, out: Path, result: RunResult) -> None:

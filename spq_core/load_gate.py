@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,16 @@ def check_loads(folder: Path, probe_file: Path) -> LoadCheck:
         ) from None
     if "error" in answer:
         raise LoadGateError(f"the artifact does not load in a fresh process: {answer['error']}")
-    found = LoadCheck(**answer)
+    return judged(answer)
+
+
+def judged(differences: Mapping[str, float]) -> LoadCheck:
+    """Compare the differences that `load_check` found with what rounding can cause.
+
+    Raises:
+        LoadGateError: one is larger.
+    """
+    found = LoadCheck(**differences)
     for name, value, limit in (
         ("embedding", found.embedding, LARGEST_DIFFERENCE),
         ("logits", found.logits, LARGEST_DIFFERENCE),

@@ -230,6 +230,8 @@ class Run:
         """Store where the run stands after a block."""
         if stream is None and len(self.stages) == 1:
             return  # quick to repeat, and nothing but the shards is at stake
+        if self.probe is not None and position == self.skeleton.n_layers:
+            return  # whoever goes on from here must still write the probe down
         tensors = {} if stream is None else {"hidden": torch.cat(stream.hidden)}
         if self.probe is not None:
             tensors["probe"] = self.probe.stream.hidden[0]

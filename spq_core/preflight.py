@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from spq_core.artifact.load_check import compare
 from spq_core.calibration.texts import Text
 from spq_core.errors import SpqError
+from spq_core.load_gate import judged
 from spq_core.model_files import SIDE_FILES
 from spq_core.pipeline import SourceModel, compress
 from spq_core.progress import Progress
@@ -59,7 +60,7 @@ def preflight(
         scratch: an existing folder; nothing is left in it.
 
     Raises:
-        PreflightError: saying what broke.
+        PreflightError, LoadGateError: saying what broke.
         SpqError: the recipe, the model or the text cannot be used.
     """
     progress.stage("preflight", 1, "toy")
@@ -85,7 +86,7 @@ def _run(toy: SourceModel, recipe: Recipe, text: Text | None, folder: Path) -> N
         out, probe = folder / "out", folder / "probe.safetensors"
         compress(toy, small_recipe(recipe), out, text=some, probe_file=probe)
         with torch.no_grad():
-            compare(out, probe)
+            judged(compare(out, probe))
     except SpqError:
         raise
     except Exception as error:

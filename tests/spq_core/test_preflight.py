@@ -10,6 +10,7 @@ from spq_core.catalog import catalog, resolve
 from spq_core.errors import RecipeError
 from spq_core.families.architectures import SUPPORTED_MODEL_TYPES
 from spq_core.layers.coded import CodedLinear
+from spq_core.load_gate import LoadGateError
 from spq_core.modeling.skeleton import load_skeleton
 from spq_core.pipeline import SourceModel
 from spq_core.preflight import PreflightError, preflight, toy_config
@@ -82,6 +83,20 @@ def test_what_would_break_at_the_end_breaks_at_once(tmp_path, monkeypatch):
     with pytest.raises(PreflightError, match="two-layer toy.*no such kernel"):
         fly(without_weights(tmp_path, "llama"), recipe, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_loaded_toy_that_computes_something_else_is_noticed(tmp_path, monkeypatch):
+    whole = CodedLinear.expand
+
+    def wrong(self):
+        layer = whole(self)
+        layer.scale.data *= 2
+        return layer
+
+    monkeypatch.setattr(CodedLinear, "expand", wrong)
+    recipe = resolve({"extends": "small", "calibration": {"dataset": "builtin"}})
+    with pytest.raises(LoadGateError, match="logits differ"):
+        fly(without_weights(tmp_path, "llama"), recipe, tmp_path)
 
 
 def test_what_the_recipe_asks_in_vain_keeps_its_own_error(tmp_path):
