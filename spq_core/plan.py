@@ -163,7 +163,8 @@ def _by_rate(
     structure: Structure,
 ) -> Plan:
     target, curves = survey.recipe.target, survey.curves
-    if target is None:
+    settings = rate_settings(survey.recipe)
+    if target is None or settings is None:
         raise RecipeError("quantize with method rate needs a target")
     fixed = _fixed_bytes(survey.skeleton, checkpoint, curves)
     rule = rule_named(target.allocation, survey.turns)
@@ -185,6 +186,7 @@ def _by_rate(
             curves, survey.row_weights, statistics, wanted,
             allocation=target.allocation, turns=survey.turns,
             dense_bytes=checkpoint.dtype.itemsize,
+            leaves_whole=settings.leave_whole,
         ),
     )  # fmt: skip
 

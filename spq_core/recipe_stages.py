@@ -139,6 +139,9 @@ class QuantizeStage(Document):
     """Share of each input's energy added to it before inversion."""
     embedding: bool = True
     """Quantize the token embedding too; a tied head then shares its codes."""
+    leave_whole: bool = True
+    """With `rate`: spend bytes that the finest lattices leave over on matrices that stay in the
+    source's dtype. Without it the target is a limit, and every matrix runs on 8-bit kernels."""
 
     @model_validator(mode="after")
     def _fits_the_method(self) -> Self:

@@ -51,6 +51,8 @@ class Budget:
     """Of the matrices that remain, those that stay as they are, because there are bytes for it."""
     dense_bytes: int = 2
     """Bytes of a weight that stays as it is."""
+    leaves_whole: bool = True
+    """Whether bytes that the finest lattices leave over go into matrices that stay as they are."""
     spent: dict[str, int] = field(default_factory=dict)
     predicted: dict[str, float] = field(default_factory=dict)
     """Bytes the curves gave for what is spent."""
@@ -59,7 +61,8 @@ class Budget:
         """Levels of the matrices that are not yet paid for."""
         rest = {name: curve for name, curve in self.curves.items() if name not in self.spent}
         left = self.wanted_bytes - sum(self.spent.values())
-        self.dense = choose_dense(rest, left / self.excess(), self.dense_bytes)
+        if self.leaves_whole:
+            self.dense = choose_dense(rest, left / self.excess(), self.dense_bytes)
         for name in self.dense:
             left -= self.dense_bytes * rest.pop(name).elements
         rule = rule_named(self.allocation, self.turns)
@@ -99,6 +102,7 @@ class Budget:
             "allocation": self.allocation,
             "turns": self.turns,
             "dense_bytes": self.dense_bytes,
+            "leaves_whole": self.leaves_whole,
             "spent": self.spent,
             "predicted": self.predicted,
         }
@@ -128,6 +132,7 @@ class Budget:
         self.wanted_bytes = values["wanted_bytes"]
         self.allocation, self.turns = values["allocation"], values["turns"]
         self.dense_bytes = values["dense_bytes"]
+        self.leaves_whole = values["leaves_whole"]
         self.spent, self.predicted = values["spent"], values["predicted"]
 
 

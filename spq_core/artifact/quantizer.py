@@ -9,18 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 from transformers.quantizers import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from spq_core.artifact.computing import make_computing
 from spq_core.artifact.format import FORMAT_VERSION, METHOD
-from spq_core.artifact.recode import coded_layouts, coded_state
+from spq_core.artifact.recode import recoded_layouts, stored_state
 from spq_core.artifact.stored import check_stored
 from spq_core.errors import ArtifactError
-from spq_core.kernels.int8_matmul import is_aligned
-from spq_core.layers.coded import Coded, CodedEmbedding, CodedLinear, tied_head
-from spq_core.layers.int8_linear import Int8Embedding, Int8Weight
 from spq_core.layers.layout import install, parse_layouts
 
 
@@ -71,14 +68,8 @@ class SpqQuantizer(HfQuantizer):  # type: ignore[misc]
     def _process_model_after_weight_loading(
         self, model: PreTrainedModel, **_: Any
     ) -> PreTrainedModel:
-        """Decode what is stored by entropy, and move codes the kernel could not read in place."""
-        expand_coded(model)
-        seen: set[int] = set()
-        for module in model.modules():
-            if isinstance(module, Int8Weight) and id(module.codes) not in seen:
-                seen.add(id(module.codes))
-                if module.codes.device.type == "cpu" and not is_aligned(module.codes):
-                    module.codes.data = module.codes.data.clone()
+        """Put matrices in the form that computes."""
+        make_computing(model)
         return model
 
     def is_serializable(self) -> bool:
@@ -88,29 +79,13 @@ class SpqQuantizer(HfQuantizer):  # type: ignore[misc]
     def get_state_dict_and_metadata(
         self, model: PreTrainedModel
     ) -> tuple[dict[str, torch.Tensor] | None, dict[str, str]]:
-        """Give `save_pretrained` what is stored by entropy in that form again."""
+        """Give `save_pretrained` what computes in another form in its stored form again."""
         layouts = self.quantization_config.modules
-        if not any(True for _ in coded_layouts(layouts)):
+        if not any(True for _ in recoded_layouts(layouts)):
             return None, {}
-        return coded_state(model, layouts, self.quantization_config.tied), {}
+        return stored_state(model, layouts, self.quantization_config.tied), {}
 
     @property
     def is_trainable(self) -> bool:
         """8-bit codes take no gradient."""
         return False
-
-
-def expand_coded(model: nn.Module) -> None:
-    """Replace coded modules by the layers that compute; tied ones share the result."""
-    coded = [(name, module) for name, module in model.named_modules() if isinstance(module, Coded)]
-    # Embeddings first: a head tied to one takes over its codes.
-    coded.sort(key=lambda pair: isinstance(pair[1], CodedLinear))
-    embeddings: dict[int, Int8Embedding] = {}
-    for name, module in coded:
-        if isinstance(module, CodedEmbedding):
-            embedding = module.expand()
-            embeddings[id(module.packed)] = embedding
-            model.set_submodule(name, embedding)
-        elif isinstance(module, CodedLinear):
-            shared = embeddings.get(id(module.packed))
-            model.set_submodule(name, module.expand() if shared is None else tied_head(shared))

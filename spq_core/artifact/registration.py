@@ -50,7 +50,7 @@ def _activation_dtype(model: PreTrainedModel) -> torch.dtype:
 
     Scales stay float32 whatever the model is cast to; they would be taken for it.
     """
-    scales = ("scale", "input_scale")
+    scales = ("scale", "input_scale", "steps")
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and name.rpartition(".")[2] not in scales:
             found: torch.dtype = parameter.dtype

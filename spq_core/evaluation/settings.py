@@ -19,9 +19,9 @@ class EvaluationSettings(Document):
     """Number of windows; None for the whole corpus."""
     throughput: bool = True
     int8_baseline: bool = True
+    """Measure plain INT8 of the same source beside the result."""
     tuned_control: bool = True
     """With a recipe that recovers by training, train the source in the same way and measure it too."""
-    """Measure plain INT8 of the same source beside the result."""
     trials: Annotated[int, Field(ge=1, le=50)] = 5
     prompt_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
     new_tokens: Annotated[int, Field(ge=1, le=4096)] = 64

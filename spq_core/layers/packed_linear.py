@@ -16,6 +16,7 @@ from spq_core.layers.int8_linear import scaled_rows
 
 CODES_PER_PACK = 8
 BYTE = 0xFF
+HALF_BYTE = 4
 TILE_BYTES = 4 << 20
 
 
@@ -25,6 +26,8 @@ def pack(codes: UInt8[Tensor, "out n_in"], bits: int) -> UInt8[Tensor, "out n_by
     Columns are filled up with zeros to a multiple of eight.
     """
     padded = functional.pad(codes, (0, -codes.shape[1] % CODES_PER_PACK))
+    if bits == HALF_BYTE:
+        return padded[:, ::2] | (padded[:, 1::2] << HALF_BYTE)
     groups = padded.view(codes.shape[0], -1, CODES_PER_PACK).long()
     words = (groups << (bits * torch.arange(CODES_PER_PACK, device=codes.device))).sum(dim=2)
     at = 8 * torch.arange(bits, device=codes.device)
@@ -33,6 +36,9 @@ def pack(codes: UInt8[Tensor, "out n_in"], bits: int) -> UInt8[Tensor, "out n_by
 
 def unpack(packed: UInt8[Tensor, "out n_bytes"], bits: int, n_in: int) -> UInt8[Tensor, "out n_in"]:
     """The inverse of `pack`."""
+    if bits == HALF_BYTE:
+        low, high = packed & (BYTE >> HALF_BYTE), packed >> HALF_BYTE
+        return torch.stack([low, high], dim=-1).flatten(1)[:, :n_in]
     groups = packed.view(packed.shape[0], -1, bits).long()
     words = (groups << (8 * torch.arange(bits, device=packed.device))).sum(dim=2)
     at = bits * torch.arange(CODES_PER_PACK, device=packed.device)

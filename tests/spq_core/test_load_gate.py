@@ -24,6 +24,15 @@ RECIPES = {
         "stages": [{"type": "quantize", "method": "gptq", "bits": 4, "group_size": 32}],
         "calibration": WINDOWS,
     },
+    "gptq-8": {"stages": [{"type": "quantize", "method": "gptq"}], "calibration": WINDOWS},
+    "kept-adapters": {
+        "stages": [
+            {"type": "quantize"},
+            {"type": "recover", "adapters": "kept", "steps": 1, "length": 32, "batch": 1},
+        ],
+        "calibration": WINDOWS,
+    },
+    "zeros": {"stages": [{"type": "quantize", "bits": 4, "group_size": 32, "symmetric": False}]},
     "rate": {"stages": [SVD, RATE], "target": {"bytes_ratio": 0.4}, "calibration": WINDOWS},
     "paper": {
         "stages": [SVD, {"type": "quantize", "mode": "mix_percentile", "embedding": False}],

@@ -1,0 +1,107 @@
+"""From the layers an artifact holds to those that compute fastest here, right after loading.
+
+`recode` goes the other way when a model is saved.
+"""
+
+import torch
+from torch import nn
+
+from spq_core.kernels.int8_matmul import is_aligned, pad_columns
+from spq_core.layers.coded import Coded, CodedEmbedding, CodedLinear, tied_head
+from spq_core.layers.int4_linear import Int4Embedding, Int4Linear, blocks_of
+from spq_core.layers.int8_linear import Int8Embedding, Int8Linear, Int8Weight
+from spq_core.layers.packed_linear import PackedEmbedding, PackedLinear, PackedWeight
+
+SIGN = -128
+"""Unsigned codes become signed ones by turning their highest bit."""
+BYTE = 8
+
+
+def make_computing(model: nn.Module) -> None:
+    """Replace layers by equal ones that compute fast; tied ones share the result."""
+    _expand_coded(model)
+    _order_packed(model)
+    seen: set[int] = set()
+    for module in model.modules():
+        if isinstance(module, Int8Weight) and id(module.codes) not in seen:
+            seen.add(id(module.codes))
+            if module.codes.device.type == "cpu" and not is_aligned(module.codes):
+                module.codes.data = module.codes.data.clone()
+
+
+def _expand_coded(model: nn.Module) -> None:
+    """Decode what is stored by entropy."""
+    coded = [(name, module) for name, module in model.named_modules() if isinstance(module, Coded)]
+    # Embeddings first: a head tied to one takes over its codes.
+    coded.sort(key=lambda pair: isinstance(pair[1], CodedLinear))
+    embeddings: dict[int, Int8Embedding] = {}
+    for name, module in coded:
+        if isinstance(module, CodedEmbedding):
+            embedding = module.expand()
+            embeddings[id(module.packed)] = embedding
+            model.set_submodule(name, embedding)
+        elif isinstance(module, CodedLinear):
+            shared = embeddings.get(id(module.packed))
+            model.set_submodule(name, module.expand() if shared is None else tied_head(shared))
+
+
+def _order_packed(model: nn.Module) -> None:
+    """Put packed codes in the order of the CPU's kernels, where there is one for them."""
+    packed = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, PackedWeight) and module.packed.device.type == "cpu"
+    ]
+    packed.sort(key=lambda pair: isinstance(pair[1], PackedLinear))
+    tables: dict[int, nn.Module] = {}
+    for name, module in packed:
+        key = id(module.packed)
+        made = _tied(tables[key], module) if key in tables else _ordered(module)
+        if made is None:
+            continue
+        if isinstance(module, PackedEmbedding):
+            tables[key] = made
+        model.set_submodule(name, made)
+
+
+def _ordered(module: PackedWeight) -> nn.Module | None:
+    """The layer that computes; None if the stored one does."""
+    if module.bits == BYTE:
+        return _signed(module)
+    parts = blocks_of(module)
+    if parts is None:
+        return None
+    if isinstance(module, PackedEmbedding):
+        return Int4Embedding(*parts, module.dtype_anchor.dtype, module.output_scale)
+    assert isinstance(module, PackedLinear)  # noqa: S101 - there are two kinds
+    return Int4Linear(*parts, None if module.bias is None else module.bias.data)
+
+
+def _signed(module: PackedWeight) -> nn.Module | None:
+    """8-bit codes around a middle, with one scale per row."""
+    middle = -SIGN
+    if module.scale.shape[1] != 1 or bool((module.zero.data != middle).any()):
+        return None
+    codes = module.packed.data[:, : module.n_in].view(torch.int8) ^ SIGN
+    scale = module.scale.data[:, 0].float()
+    if isinstance(module, PackedEmbedding):
+        dtype = module.dtype_anchor.dtype
+        return Int8Embedding(codes, scale, dtype, output_scale=module.output_scale)
+    assert isinstance(module, PackedLinear)  # noqa: S101 - there are two kinds
+    bias = None if module.bias is None else module.bias.data
+    return Int8Linear(pad_columns(codes), scale, bias, in_features=module.n_in)
+
+
+def _tied(table: nn.Module, head: PackedWeight) -> nn.Module:
+    """The output head that shares an embedding's codes."""
+    assert isinstance(head, PackedLinear)  # noqa: S101 - embeddings come first
+    bias = None if head.bias is None else head.bias.data
+    made: Int4Linear | Int8Linear
+    if isinstance(table, Int4Embedding):
+        made = Int4Linear(table.blocks.data, table.steps.data, table.shape, bias)
+        made.blocks, made.steps = table.blocks, table.steps
+    else:
+        assert isinstance(table, Int8Embedding)  # noqa: S101 - there are two kinds
+        made = tied_head(table)
+        made.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+    return made
