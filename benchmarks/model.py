@@ -33,20 +33,21 @@ def smollm2() -> Path:
     return target
 
 
-def generated() -> Path:
-    """A random Llama of more than 4 GB in bfloat16, written layer by layer."""
-    target = CACHE / "generated"
+def generated(layers: int = BIG["num_hidden_layers"]) -> Path:
+    """A random Llama in bfloat16, of more than 4 GB unless `layers` says fewer; written layer by layer."""
+    target = CACHE / ("generated" if layers == BIG["num_hidden_layers"] else f"generated-{layers}")
     if (target / "model.safetensors.index.json").is_file():
         return target
     target.mkdir(parents=True, exist_ok=True)
     source = smollm2()
     config = json.loads((source / "config.json").read_text(encoding="utf-8")) | BIG
+    config["num_hidden_layers"] = layers
     (target / "config.json").write_text(json.dumps(config), encoding="utf-8")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(source / name, target / name)
     generator = torch.Generator().manual_seed(0)
     weight_map = {}
-    blocks = [_layer(index) for index in range(BIG["num_hidden_layers"])]
+    blocks = [_layer(index) for index in range(layers)]
     blocks.append(
         {"model.embed_tokens.weight": (config["vocab_size"], 2048), "model.norm.weight": (2048,)}
     )

@@ -32,6 +32,7 @@ from spq_core.allocation.structure import (
     ranks_at,
     structure_bytes,
 )
+from spq_core.artifact.format import BYTES_PER_MATRIX, FIXED_BYTES
 from spq_core.calibration.sensitivity import EmbeddingStatistics, measure_sensitivity
 from spq_core.errors import RecipeError, UnsupportedModelError
 from spq_core.modeling.checkpoint import Checkpoint
@@ -43,9 +44,6 @@ from spq_core.survey import Survey, rate_settings
 
 SENSITIVITY_TOKENS = 4096
 """Calibration tokens for the pass forward and back; curves change little beyond."""
-FIXED_BYTES = 8_000
-BYTES_PER_MATRIX = 720
-"""What configuration, index, manifest and shard headers take (measured on artifacts)."""
 
 
 @dataclass(frozen=True, slots=True)

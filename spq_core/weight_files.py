@@ -113,26 +113,37 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
+def checked_tensor(file: str, name: str, dtype: object, shape: object) -> WeightHeader:
+    """What a header says about one tensor, if it can be that.
+
+    Raises:
+        ArtifactError: naming the file and the tensor.
+    """
+    known = isinstance(dtype, str) and dtype in ITEM_BYTES
+    if not known or not _sizes(shape) or not TENSOR_NAME.fullmatch(name):
+        raise ArtifactError(f"{file}: the header's entry for {name[:80]!r} is malformed")
+    assert isinstance(dtype, str) and isinstance(shape, list | tuple)  # noqa: S101, PT018 - just seen
+    return WeightHeader(file, dtype, tuple(shape))
+
+
 def _span(file: str, name: str, entry: object) -> tuple[str, WeightHeader, int, int]:
     """Check one tensor's entry and return it with its byte range."""
-    malformed = ArtifactError(f"{file}: the header's entry for {name[:80]!r} is malformed")
-    if not isinstance(entry, dict) or not TENSOR_NAME.fullmatch(name):
-        raise malformed
-    dtype: Any = entry.get("dtype")
-    shape: Any = entry.get("shape")
-    offsets: Any = entry.get("data_offsets")
-    if dtype not in ITEM_BYTES or not _sizes(shape) or not _sizes(offsets) or len(offsets) != PAIR:
-        raise malformed
-    tensor = WeightHeader(file, dtype, tuple(shape))
+    fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
+    tensor = checked_tensor(file, name, fields.get("dtype"), fields.get("shape"))
+    offsets: Any = fields.get("data_offsets")
+    if not _sizes(offsets) or len(offsets) != PAIR:
+        raise ArtifactError(f"{file}: the header's entry for {name[:80]!r} is malformed")
     start, stop = offsets
     if tensor.n_bytes != stop - start:
-        raise ArtifactError(f"{file}: {name!r} has shape {list(shape)} but {stop - start} bytes")
+        raise ArtifactError(
+            f"{file}: {name!r} has shape {list(tensor.shape)} but {stop - start} bytes"
+        )
     return name, tensor, start, stop
 
 
 def _sizes(value: Any) -> bool:
     """Whether this is a list of plausible non-negative integers."""
-    return isinstance(value, list) and all(
+    return isinstance(value, list | tuple) and all(
         type(one) is int and 0 <= one < MAX_SIZE for one in value
     )
 

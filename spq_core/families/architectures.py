@@ -1,6 +1,6 @@
 """Which architectures are accepted before any weight is read.
 
-The structure of a loaded model decides what the stages touch (`spq_core.families.family`); this
+The structure of a loaded model decides what the stages touch (`spq_core.families.match`); this
 table only says which model types a repository may ask transformers to build, so that an unknown
 one is refused from its config.json alone. It is free of torch.
 """

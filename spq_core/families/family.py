@@ -1,11 +1,6 @@
-"""What the stages need to know about an architecture, found from a decoder layer's structure."""
+"""What the stages need to know about an architecture. Free of torch."""
 
 from dataclasses import dataclass
-
-from torch import nn
-from transformers.pytorch_utils import Conv1D
-
-from spq_core.errors import UnsupportedModelError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +21,8 @@ class Family:
 
     rows_per_neuron: int = 1
     """2 where one matrix holds gate and up projection, all rows of one before those of the other."""
+    input_major: bool = False
+    """Whether weights are stored as (in, out), as GPT-2's are."""
     head_groups: bool = False
     """Whether `attention` is query, key, value and output projection, and the layer takes the number
     of its heads from their sizes, so that heads can go."""
@@ -87,6 +84,7 @@ GPT_NEOX = Family(
 )
 GPT2 = Family(
     name="gpt2",
+    input_major=True,
     attention=("attn.c_attn", "attn.c_proj"),
     mlp_in=("mlp.c_fc",),
     mlp_out="mlp.c_proj",
@@ -94,22 +92,3 @@ GPT2 = Family(
     shared_inputs=(("attn.c_attn",), ("attn.c_proj",), ("mlp.c_fc",), ("mlp.c_proj",)),
 )
 FAMILIES = (LLAMA_LIKE, OPT, PHI3, GPT_NEOX, GPT2)
-
-
-def match_family(layer: nn.Module) -> Family:
-    """Return the family whose matrices this decoder layer has, and no others.
-
-    Raises:
-        UnsupportedModelError: no family fits; the message lists the linear layers found.
-    """
-    linears = {
-        name for name, module in layer.named_modules() if isinstance(module, nn.Linear | Conv1D)
-    }
-    for family in FAMILIES:
-        if linears == {*family.attention, *family.mlp_in, family.mlp_out}:
-            return family
-    found = ", ".join(sorted(linears)) or "none"
-    known = ", ".join(family.name for family in FAMILIES)
-    raise UnsupportedModelError(
-        f"no known family ({known}) has exactly these linear layers in a decoder layer: {found}"
-    )

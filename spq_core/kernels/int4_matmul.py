@@ -7,10 +7,13 @@ stay in their stored form.
 
 Few activation rows (decoding) go through the kernel. Many (prefill) are multiplied by tiles of
 widened weights, so at most one tile exists in floating point. On CUDA only tiles are used; those
-lines have not run on a GPU yet.
+lines have not run on a GPU yet. Under torch.compile, and where a gradient is asked for, the product is
+the operator `spq::int4_linear`.
 """
 
+from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import torch
 from jaxtyping import BFloat16, Float, Int, UInt8
@@ -65,7 +68,7 @@ def to_blocks(codes: UInt8[Tensor, "n_out n_in"], rows: int) -> UInt8[Tensor, "n
     n_out, n_in = codes.shape
     by_column = codes.view(n_out // rows, rows, n_in).transpose(1, 2)
     low, high = by_column[..., : rows // 2], by_column[..., rows // 2 :]
-    return (low | (high << HALF_BYTE)).reshape(n_out, n_in // 2)
+    return (low | (high << HALF_BYTE)).reshape(n_out, n_in // 2).contiguous()
 
 
 def from_blocks(blocks: UInt8[Tensor, "n_out half"], rows: int) -> UInt8[Tensor, "n_out n_in"]:
@@ -118,6 +121,21 @@ def int4_linear(
     Args:
         rows: of a block. group_size: the kernel's, one of `GROUP_SIZES`; divides 2 · half.
     """
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and x.requires_grad):
+        product: Tensor = _operator(x, blocks, steps, bias, n_out, rows, group_size)
+        return product
+    return _product(x, blocks, steps, bias, n_out, rows, group_size)
+
+
+def _product(
+    x: Tensor,
+    blocks: Tensor,
+    steps: Tensor,
+    bias: Tensor | None,
+    n_out: int,
+    rows: int,
+    group_size: int,
+) -> Tensor:
     flat = x.reshape(-1, x.shape[-1])
     missing = 2 * blocks.shape[1] - flat.shape[1]
     if missing:
@@ -128,22 +146,68 @@ def int4_linear(
             narrow, blocks, group_size, steps
         )
     else:
-        product = _tiled(flat, blocks, steps, rows, group_size)
+        product = flat.new_empty(flat.shape[0], blocks.shape[0])
+        for some, weight in _tiles(blocks, steps, rows, group_size):
+            product[:, some] = flat @ weight.to(flat.dtype).T
     product = product[:, :n_out].to(x.dtype)
     if bias is not None:
         product = product + bias.to(product.dtype)
     return product.reshape(*x.shape[:-1], n_out)
 
 
-def _tiled(x: Tensor, blocks: Tensor, steps: Tensor, rows: int, group_size: int) -> Tensor:
-    """Multiply x by the weight, widening some blocks of rows at a time."""
+def _tiles(
+    blocks: Tensor, steps: Tensor, rows: int, group_size: int
+) -> Iterator[tuple[slice, Tensor]]:
+    """The weight in float32, some blocks of rows at a time."""
     n_padded, n_in = blocks.shape[0], 2 * blocks.shape[1]
     scale, zero = scale_and_zero(steps)
-    tile = n_padded if x.device.type != "cpu" else max(1, TILE_BYTES // (4 * n_in * rows)) * rows
-    product = x.new_empty(x.shape[0], n_padded)
+    on_cpu = blocks.device.type == "cpu"
+    tile = max(1, TILE_BYTES // (4 * n_in * rows)) * rows if on_cpu else n_padded
     for start in range(0, n_padded, tile):
-        at = slice(start, min(start + tile, n_padded))
-        codes = from_blocks(blocks[at], rows).view(-1, n_in // group_size, group_size)
-        part = (codes - zero[:, at].T[..., None]) * scale[:, at].T[..., None]
-        product[:, at] = x @ part.view(-1, n_in).to(x.dtype).T
-    return product
+        some = slice(start, min(start + tile, n_padded))
+        codes = from_blocks(blocks[some], rows).view(-1, n_in // group_size, group_size)
+        weight = (codes - zero[:, some].T[..., None]) * scale[:, some].T[..., None]
+        yield some, weight.view(-1, n_in)
+
+
+@torch.library.custom_op("spq::int4_linear", mutates_args=())
+def _operator(
+    x: Tensor,
+    blocks: Tensor,
+    steps: Tensor,
+    bias: Tensor | None,
+    n_out: int,
+    rows: int,
+    group_size: int,
+) -> Tensor:
+    return _product(x, blocks, steps, bias, n_out, rows, group_size)
+
+
+@_operator.register_fake
+def _shape_of(
+    x: Tensor, blocks: Tensor, steps: Tensor, bias: Tensor | None, n_out: int, *_: int
+) -> Tensor:
+    del blocks, steps, bias
+    return x.new_empty(*x.shape[:-1], n_out)
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    del output
+    x, blocks, steps, _, ctx.n_out, ctx.rows, ctx.group_size = inputs
+    ctx.save_for_backward(blocks, steps)
+    ctx.n_in = x.shape[-1]
+
+
+def _gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """Towards the activations: gradient @ weight, in float32."""
+    blocks, steps = ctx.saved_tensors
+    rows = gradient.reshape(-1, ctx.n_out).float()
+    summed = rows.new_zeros(rows.shape[0], 2 * blocks.shape[1])
+    for some, weight in _tiles(blocks, steps, ctx.rows, ctx.group_size):
+        part = rows[:, some]
+        summed.addmm_(part, weight[: part.shape[1]])
+    at_input = summed[:, : ctx.n_in].to(gradient.dtype)
+    return at_input.reshape(*gradient.shape[:-1], ctx.n_in), None, None, None, None, None, None
+
+
+_operator.register_autograd(_gradient, setup_context=_remember)

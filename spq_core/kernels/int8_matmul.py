@@ -9,11 +9,14 @@ Two routes, chosen per call by the number of activation rows:
 * many rows (prefill): tiles of a few hundred weight rows are widened into a reused scratch and
   multiplied by the dense kernel, so at most one tile exists in floating point.
 
-On CUDA only the tiled route is used, as one tile (torch.compile fuses the widening); those lines
-have not run on a GPU yet.
+On CUDA only the tiled route is used, as one tile; those lines have not run on a GPU yet.
+
+Under torch.compile, and where a gradient is asked for, the product is one operator of torch's library,
+`spq::int8_linear`; its gradient reaches activations, never codes.
 """
 
 from functools import cache
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int8
@@ -49,31 +52,85 @@ def int8_linear(
 ) -> Float[Tensor, "*batch n_out"]:
     """Return (x * input_scale) @ (codes * scale).T + bias in x's dtype.
 
-    Scales multiply in float32, so they are never rounded to the activation's dtype.
+    With bfloat16 activations scales are rounded to bfloat16 too, like everything they multiply;
+    with others they are not, but the kernel for few rows rounds what enters it.
 
     Shapes:
         codes: n_padded ≥ n_in; columns from n_in on are zero.
         scale: (n_out,) for one scale per output row, (1,) for one per matrix.
     """
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and x.requires_grad):
+        product: Tensor = _operator(x, codes, scale, bias, input_scale)
+        return product
+    return _product(x, codes, scale, bias, input_scale)
+
+
+def _product(
+    x: Tensor,
+    codes: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    input_scale: Tensor | None,
+) -> Tensor:
     rows = x.reshape(-1, x.shape[-1])
     decoding = rows.shape[0] <= DECODE_ROWS and x.device.type == "cpu"
     if decoding and is_aligned(codes) and packed_kernel_works():
-        product = _packed(rows, codes, input_scale)
+        scaled = _packed(rows, codes, scale, input_scale).to(x.dtype)
     else:
         product = _tiled(_scaled_inputs(rows, input_scale), codes)
-    # In place: a product in x's dtype is scaled in float32 and rounded once, by one operation.
-    scaled = product.mul_(scale) if product.dtype == x.dtype else (product * scale).to(x.dtype)
+        scaled = product.mul_(scale.to(product.dtype)).to(x.dtype)
     if bias is not None:
         scaled = scaled + bias.to(scaled.dtype)
     return scaled.view(*x.shape[:-1], codes.shape[0])
+
+
+@torch.library.custom_op("spq::int8_linear", mutates_args=())
+def _operator(
+    x: Tensor,
+    codes: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    input_scale: Tensor | None,
+) -> Tensor:
+    return _product(x, codes, scale, bias, input_scale)
+
+
+@_operator.register_fake
+def _shape_of(x: Tensor, codes: Tensor, *_: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], codes.shape[0])
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    del output
+    x, codes, scale, _, input_scale = inputs
+    ctx.save_for_backward(codes, scale, input_scale)
+    ctx.n_in = x.shape[-1]
+
+
+def _gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """Towards the activations: ((gradient * scale) @ codes) * input_scale, in float32."""
+    codes, scale, input_scale = ctx.saved_tensors
+    rows = gradient.reshape(-1, gradient.shape[-1]).float() * scale
+    codes = codes[:, : ctx.n_in]
+    summed = rows.new_zeros(rows.shape[0], ctx.n_in)
+    tile = max(64, TILE_BYTES // (4 * ctx.n_in))
+    for start in range(0, codes.shape[0], tile):
+        some = slice(start, start + tile)
+        summed.addmm_(rows[:, some], codes[some].float())
+    if input_scale is not None:
+        summed *= input_scale
+    at_input = summed.to(gradient.dtype).view(*gradient.shape[:-1], ctx.n_in)
+    return at_input, None, None, None, None
+
+
+_operator.register_autograd(_gradient, setup_context=_remember)
 
 
 def _scaled_inputs(rows: Tensor, input_scale: Tensor | None) -> Tensor:
     """Activations times their scales; in float32 where float16 could not hold every product."""
     if input_scale is None:
         return rows
-    scaled = rows * input_scale
-    return scaled if rows.dtype == torch.float16 else scaled.to(rows.dtype)
+    return rows * input_scale.to(torch.bfloat16 if rows.dtype == torch.bfloat16 else torch.float32)
 
 
 @cache
@@ -84,31 +141,30 @@ def packed_kernel_works() -> bool:
     codes = (torch.arange(32 * 64, dtype=torch.int32) % 255 - 127).to(torch.int8).view(32, 64)
     rows = ((torch.arange(64, dtype=torch.float32) % 7) - 3).view(1, 64)
     expected = rows @ codes.float().T
-    return torch.allclose(_packed(rows, codes).float(), expected, rtol=1e-2, atol=1.0)
+    return torch.allclose(
+        _packed(rows, codes, torch.ones(32)).float(), expected, rtol=1e-2, atol=1.0
+    )
 
 
-def _packed(rows: Tensor, codes: Tensor, input_scale: Tensor | None = None) -> Tensor:
-    """Rows @ codes.T through the weight-only kernel; its fast path takes bfloat16 activations.
+def _packed(
+    rows: Tensor, codes: Tensor, scale: Tensor, input_scale: Tensor | None = None
+) -> Tensor:
+    """The product through the weight-only kernel; its fast path takes bfloat16 only.
 
     Decoding is many small products, so each operation around them counts.
     """
-    if input_scale is None:
-        narrow = rows.to(torch.bfloat16)
-    else:
-        narrow = rows.new_empty(rows.shape, dtype=torch.bfloat16)
-        torch.mul(rows, input_scale, out=narrow)
+    narrow = rows.to(torch.bfloat16)
+    if input_scale is not None:
+        narrow = narrow * input_scale.to(torch.bfloat16)
     if codes.shape[1] != rows.shape[1]:
         narrow = functional.pad(narrow, (0, codes.shape[1] - rows.shape[1]))
     if narrow.data_ptr() % ACTIVATION_ALIGNMENT or not narrow.is_contiguous():
         narrow = narrow.clone(memory_format=torch.contiguous_format)
-    product: Tensor = torch._weight_int8pack_mm(narrow, codes, _ones(codes.shape[0]))  # noqa: SLF001
+    narrow_scale = scale.to(torch.bfloat16)
+    if narrow_scale.numel() == 1:
+        narrow_scale = narrow_scale.expand(codes.shape[0]).contiguous()
+    product: Tensor = torch._weight_int8pack_mm(narrow, codes, narrow_scale)  # noqa: SLF001
     return product
-
-
-@cache
-def _ones(count: int) -> Tensor:
-    """The kernel's own scales, which are bfloat16: ours multiply its product."""
-    return torch.ones(count, dtype=torch.bfloat16)
 
 
 def _tiled(rows: Tensor, codes: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from spq_core.errors import UnsupportedModelError
-from spq_core.families.family import Family, match_family
+from spq_core.families.family import Family
+from spq_core.families.match import match_family
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

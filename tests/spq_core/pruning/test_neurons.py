@@ -1,7 +1,7 @@
 import torch
 from transformers import AutoModelForCausalLM
 
-from spq_core.families.family import match_family
+from spq_core.families.match import match_family
 from spq_core.pruning.neurons import cut_mlp, strongest_neurons
 from tests.models import save_tiny, some_ids
 

@@ -1,0 +1,164 @@
+"""The matrices of a model, from the headers of its weight files and its config.json. Free of torch."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from spq_core.errors import UnsupportedModelError
+from spq_core.families.architectures import check_config
+from spq_core.families.family import FAMILIES, Family
+from spq_core.weight_files import ITEM_BYTES, WeightHeader
+
+LAYER = re.compile(r"(?:.*\.)?(?:layers|h)\.(\d+)\.(.+)")
+WEIGHT = ".weight"
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
+HEADS = ("lm_head.weight", "embed_out.weight")
+NOT_STORED = (
+    "attn.bias",
+    "attn.masked_bias",
+    "attention.bias",
+    "attention.masked_bias",
+    "inv_freq",
+)
+"""Endings of masks and tables that some checkpoints hold, and artifacts do not."""
+MATRIX_AXES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """Rows and columns as a linear layer has them."""
+
+    n_out: int
+    n_in: int
+
+    @property
+    def elements(self) -> int:
+        """Number of weights."""
+        return self.n_out * self.n_in
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShapes:
+    """What can be known of a model without its weights."""
+
+    family: Family
+    layers: tuple[Mapping[str, Matrix], ...]
+    """Matrices of each decoder layer by their names in it."""
+    embedding: Matrix
+    head: Matrix | None
+    """None where the head is the embedding."""
+    item_bytes: int
+    """Of a weight."""
+    other_bytes: int
+    """Norms, biases, positions: what no stage quantizes."""
+    source_bytes: int
+    """Of the weight files."""
+    kv_heads: int
+    """Key-value heads of a layer."""
+
+    @property
+    def layer_elements(self) -> int:
+        """Weights of all decoder layers."""
+        return sum(matrix.elements for layer in self.layers for matrix in layer.values())
+
+    @property
+    def elements(self) -> int:
+        """Weights of all matrices; a tied head counts once."""
+        head = 0 if self.head is None else self.head.elements
+        return self.layer_elements + self.embedding.elements + head
+
+    @property
+    def largest_layer(self) -> Mapping[str, Matrix]:
+        """The decoder layer with the most weights."""
+        return max(self.layers, key=lambda layer: sum(part.elements for part in layer.values()))
+
+    @property
+    def hidden(self) -> int:
+        """Width of the hidden states."""
+        return self.embedding.n_in
+
+
+def read_shapes(
+    config: Mapping[str, Any], tensors: Mapping[str, WeightHeader], source_bytes: int
+) -> ModelShapes:
+    """Sort a checkpoint's tensors.
+
+    Args:
+        tensors: of all weight files, by name.
+
+    Raises:
+        UnsafeModelError, UnsupportedModelError: the model could not be compressed.
+    """
+    check_config(config)
+    by_layer: dict[int, dict[str, WeightHeader]] = {}
+    rest: dict[str, WeightHeader] = {}
+    for name, tensor in tensors.items():
+        found = LAYER.fullmatch(name)
+        if name.endswith(NOT_STORED):
+            continue
+        if found:
+            by_layer.setdefault(int(found[1]), {})[found[2]] = tensor
+        else:
+            rest[name] = tensor
+    family = _family_of(by_layer)
+    embedding = _named(rest, EMBEDDINGS)
+    if embedding is None:
+        raise UnsupportedModelError(
+            f"no tensor is named like an embedding: {', '.join(EMBEDDINGS)}"
+        )
+    head = None if config.get("tie_word_embeddings") else _named(rest, HEADS)
+    matrices = {f"{name}{WEIGHT}" for name in (*family.attention, *family.mlp_in, family.mlp_out)}
+    layers = tuple(
+        {name.removesuffix(WEIGHT): _matrix(layer[name], family) for name in matrices}
+        for _, layer in sorted(by_layer.items())
+    )
+    in_matrices = {id(layer[name]) for layer in by_layer.values() for name in matrices}
+    tables = {id(one) for one in (embedding, _named(rest, HEADS)) if one is not None}
+    others = [*rest.values(), *(one for layer in by_layer.values() for one in layer.values())]
+    return ModelShapes(
+        family=family,
+        layers=layers,
+        embedding=Matrix(*embedding.shape),
+        head=None if head is None else Matrix(*head.shape),
+        item_bytes=ITEM_BYTES[embedding.dtype],
+        other_bytes=sum(one.n_bytes for one in others if id(one) not in in_matrices | tables),
+        source_bytes=source_bytes,
+        kv_heads=_kv_heads(config),
+    )
+
+
+def _family_of(layers: Mapping[int, Mapping[str, WeightHeader]]) -> Family:
+    for family in FAMILIES:
+        names = {f"{name}{WEIGHT}" for name in (*family.attention, *family.mlp_in, family.mlp_out)}
+        if layers and all(
+            name in layer and len(layer[name].shape) == MATRIX_AXES
+            for layer in layers.values() for name in names
+        ):  # fmt: skip
+            return family
+    known = ", ".join(family.name for family in FAMILIES)
+    raise UnsupportedModelError(f"the tensors are not those of a known family ({known})")
+
+
+def _named(tensors: Mapping[str, WeightHeader], endings: tuple[str, ...]) -> WeightHeader | None:
+    return next(
+        (
+            one
+            for name, one in tensors.items()
+            if name.endswith(endings) and len(one.shape) == MATRIX_AXES
+        ),
+        None,
+    )
+
+
+def _matrix(tensor: WeightHeader, family: Family) -> Matrix:
+    first, second = tensor.shape
+    return Matrix(second, first) if family.input_major else Matrix(first, second)
+
+
+def _kv_heads(config: Mapping[str, Any]) -> int:
+    for key in ("num_key_value_heads", "num_attention_heads", "n_head"):
+        value = config.get(key)
+        if isinstance(value, int) and value > 0:
+            return value
+    return 1

@@ -1,0 +1,82 @@
+"""What a repository's weights look like, from their headers: a few hundred kilobytes of any model."""
+
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import SafetensorsParsingError
+
+from spq_core.errors import UnsafeModelError
+from spq_core.hub.client import translated_errors
+from spq_core.hub.errors import HubError
+from spq_core.hub.fetch import REPO_ID, WEIGHTS, choose_files
+from spq_core.model_files import read_json_object
+from spq_core.weight_files import INDEX_FILE, WeightHeader, checked_tensor
+
+MAX_FILES = 512
+AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelHeaders:
+    """A model without its weights."""
+
+    config: Mapping[str, Any]
+    tensors: Mapping[str, WeightHeader]
+    source_bytes: int
+    """Of the weight files and their index."""
+    fetched_bytes: int
+    """Of everything a job would download."""
+    commit: str | None
+
+
+def fetch_headers(api: HfApi, repo_id: str, revision: str) -> ModelHeaders:
+    """Read config.json and the headers of all weight files at one commit.
+
+    Raises:
+        UnsafeModelError: the repository has no safetensors weights, or malformed ones.
+        HubError, HubUnavailableError: the Hub refused, or did not answer.
+    """
+    if not REPO_ID.fullmatch(repo_id):
+        raise HubError("model_not_found", f"{repo_id[:100]!r} is not a repository id")
+    with translated_errors(repo_id), tempfile.TemporaryDirectory(prefix="spq-") as folder:
+        info = api.model_info(repo_id, revision=revision, files_metadata=True)
+        commit = str(info.sha)
+        chosen = choose_files(repo_id, info.siblings or [])
+        sizes = {sibling.rfilename: sibling.size or 0 for sibling in chosen}
+        files = [name for name in sizes if WEIGHTS.fullmatch(name)]
+        if len(files) > MAX_FILES:
+            raise UnsafeModelError(
+                "unsafe_format",
+                f"{repo_id} has {len(files)} weight files, at most {MAX_FILES} are read",
+            )
+        path = api.hf_hub_download(repo_id, "config.json", revision=commit, local_dir=folder)
+        config = read_json_object(Path(path))
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            headers = pool.map(lambda file: _header(api, repo_id, commit, file), files)
+            tensors = {name: tensor for header in headers for name, tensor in header.items()}
+    return ModelHeaders(
+        config=config,
+        tensors=tensors,
+        source_bytes=sum(sizes[file] for file in (*files, INDEX_FILE) if file in sizes),
+        fetched_bytes=sum(sizes.values()),
+        commit=commit,
+    )
+
+
+def _header(api: HfApi, repo_id: str, commit: str, file: str) -> dict[str, WeightHeader]:
+    try:
+        found = api.parse_safetensors_file_metadata(repo_id, file, revision=commit)
+    except (SafetensorsParsingError, ValueError, KeyError, TypeError) as error:
+        raise UnsafeModelError(
+            "unsafe_format",
+            f"{repo_id}: the header of {file} cannot be read: {type(error).__name__}",
+        ) from None
+    return {
+        name: checked_tensor(file, name, tensor.dtype, tensor.shape)
+        for name, tensor in found.tensors.items()
+    }
