@@ -11,7 +11,7 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 
-from app import catalog, health
+from app import catalog, estimates, health
 from app.db.session import connect
 from app.housekeeping import Housekeeper
 from app.jobs.router import router as jobs_router
@@ -63,7 +63,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         settings.max_attempts,
     )
     install(app)
-    for router in (jobs_router, catalog.router, health.router):
+    for router in (jobs_router, estimates.router, catalog.router, health.router):
         app.include_router(router)
     _add_dashboard(app)
     _add_middleware(app, settings)

@@ -27,7 +27,14 @@ from app.domain.errors import (
     UnknownDatasetError,
 )
 from app.telemetry import log
-from spq_core.errors import RecipeError, SpqError
+from spq_core.errors import (
+    ArtifactError,
+    RecipeError,
+    SpqError,
+    UnsafeModelError,
+    UnsupportedModelError,
+)
+from spq_core.hub.errors import HubError, HubUnavailableError
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:spq:problem:"
@@ -44,6 +51,17 @@ STATUS: Mapping[type[Exception], HTTPStatus] = {
     PublishingError: HTTPStatus.CONFLICT,
     UnknownDatasetError: HTTPStatus.UNPROCESSABLE_ENTITY,
     RecipeError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    ArtifactError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    UnsafeModelError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    UnsupportedModelError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    HubError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    HubUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+
+HEADERS = {
+    HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "Bearer"},
+    HTTPStatus.SERVICE_UNAVAILABLE: {"Retry-After": "30"},
 }
 
 
@@ -123,7 +141,7 @@ def install(app: FastAPI) -> None:
 
 async def _on_known(request: Request, error: Exception) -> Response:
     status = STATUS[type(error)]
-    headers = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else None
+    headers = HEADERS.get(status)
     code = getattr(error, "code", "invalid_request")
     return problem(request, status, code, str(error), headers=headers)
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -12,8 +12,9 @@ class ServiceSettings(BaseSettings):
     """What API and worker share; each field is read from `SPQ_<NAME>`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SPQ_", frozen=True, extra="ignore", hide_input_in_errors=True
-    )
+        env_prefix="SPQ_", frozen=True, extra="ignore", hide_input_in_errors=True,
+        populate_by_name=True,
+    )  # fmt: skip
 
     database_url: SecretStr
     """SQLAlchemy URL: postgresql+psycopg://… or sqlite:///…"""
@@ -25,6 +26,10 @@ class ServiceSettings(BaseSettings):
     """Folders whose subfolders may be named as local models, separated like PATH."""
     data_dir: Path | None = None
     """Local evaluation texts, <name>-test.txt and <name>-valid.txt."""
+    hub_endpoint: Annotated[
+        str | None, Field(validation_alias=AliasChoices("SPQ_HUB_ENDPOINT", "HF_ENDPOINT"))
+    ] = None
+    """Another Hub than the public one."""
     lease_seconds: Annotated[float, Field(ge=1)] = 60
     """How long an attempt owns a job after its last heartbeat."""
     max_attempts: Annotated[int, Field(ge=1, le=10)] = 3

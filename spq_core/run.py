@@ -1,8 +1,9 @@
 """One whole job without a service: compress, compress plain INT8 beside it, measure all, judge."""
 
 import shutil
+import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from spq_core.artifact.manifest import read_manifest, verify_files
 from spq_core.artifact.write import require_unused
 from spq_core.calibration.texts import Text
 from spq_core.catalog import resolve
+from spq_core.errors import SpqError
+from spq_core.estimate.estimate import estimate, folder_shapes
 from spq_core.evaluation.measure import Measurement, measure, window_length
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.summary import Row, beaten_by, summary_rows
@@ -40,6 +43,10 @@ class RunResult:
     """How the artifact fared in a fresh process."""
     beaten_by_int8: bool
     """Plain INT8 is at most as large and at least as good."""
+    estimate: dict[str, Any] | None
+    """What the headers alone let expect; None where they do not say enough."""
+    seconds: float
+    """From the preflight to the last figure."""
 
     def check_gates(self) -> None:
         """Compare the result with its recipe's limits.
@@ -61,6 +68,20 @@ class RunResult:
             "rows": [asdict(row) for row in self.rows],
             "load_check": asdict(self.load_check),
             "beaten_by_int8": self.beaten_by_int8,
+            "estimate": self.estimate,
+            "measured": self.measured(),
+        }
+
+    def measured(self) -> dict[str, float]:
+        """The figures of `estimate`, as they turned out."""
+        evaluated = self.measurement.peak_rss_bytes
+        return {
+            "artifact_bytes": self.report.artifact_bytes,
+            "resident_bytes": self.measurement.models[RESULT].load.resident_bytes,
+            "compression_peak_bytes": self.report.peak_rss_bytes,
+            "evaluation_peak_bytes": evaluated,
+            "peak_bytes": max(self.report.peak_rss_bytes, evaluated),
+            "seconds": round(self.seconds, 1),
         }
 
 
@@ -88,6 +109,7 @@ def compress_and_measure(
     Raises:
         SpqError: the run failed.
     """
+    started = time.monotonic()
     check_model_folder(source.folder)
     window_length([source.folder], evaluation)
     calibration = texts.get(recipe.calibration.dataset)
@@ -98,6 +120,7 @@ def compress_and_measure(
         result = _measured(
             report, load_check, source, out, texts, evaluation, scratch, progress, device
         )
+        result = replace(result, seconds=time.monotonic() - started)
     except Exception:
         shutil.rmtree(out, ignore_errors=True)  # an unmeasured artifact is no result
         raise
@@ -178,7 +201,18 @@ def _measured(
         rows=rows,
         load_check=load_check,
         beaten_by_int8=beaten_by(rows, RESULT, INT8),
+        estimate=_estimated(recipe, source, evaluation),
+        seconds=0.0,
     )
+
+
+def _estimated(
+    recipe: Recipe, source: SourceModel, evaluation: EvaluationSettings
+) -> dict[str, Any] | None:
+    try:
+        return estimate(recipe, folder_shapes(source.folder), evaluation).document()
+    except SpqError:
+        return None  # a model may be compressed whose tensors have unusual names
 
 
 def tuned_control(recipe: Recipe) -> Recipe | None:

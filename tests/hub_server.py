@@ -7,6 +7,7 @@ are injected by path fragment.
 import base64
 import hashlib
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -68,6 +69,7 @@ class StubHub:
         self.requests: list[tuple[str, str]] = []
         self.faults: list[tuple[str, int]] = []
         self.lost_answers: list[str] = []
+        self.sent_bytes = 0
         self.url = ""
         self.app = self._build()
 
@@ -269,8 +271,16 @@ class StubHub:
             headers = {
                 "X-Repo-Commit": commit.oid,
                 "ETag": f'"{digest}"',
-                "Content-Length": str(len(content)),
             }
+            asked = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("range", ""))
+            if asked and request.method == "GET":
+                start, stop = int(asked[1]), min(int(asked[2]) + 1, len(content))
+                headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
+                self.sent_bytes += stop - start
+                return Response(content[start:stop], 206, headers)
+            headers["Content-Length"] = str(len(content))
+            if request.method == "GET":
+                self.sent_bytes += len(content)
             return Response(b"" if request.method == "HEAD" else content, headers=headers)
 
         return app

@@ -19,6 +19,10 @@ COMMANDS = {
     ),
     "evaluate": ("spq_core.cli:evaluate_command", "Measure any model folder."),
     "compare": ("spq_core.cli:compare_command", "Measure model folders side by side."),
+    "estimate": (
+        "spq_core.estimate_cli:estimate_command",
+        "Tell what a job would take, without fetching weights.",
+    ),
     "inspect": ("spq_core.documents_cli:inspect_command", "Show what is in an artifact."),
     "recipes": ("spq_core.documents_cli:recipes_command", "List the recipe catalog."),
     "serve": (

@@ -244,6 +244,8 @@ class _JobRun:
                     if key != "modules"
                 },
                 "evaluation": self.document["evaluation"]["settings"],
+                "estimate": self.document["estimate"],
+                "measured": self.document["measured"],
                 "published": self.published,
             },
             layers=layer_rows(self.document),

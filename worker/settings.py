@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import Field, SecretStr
 
 from app.settings import ServiceSettings
 
@@ -13,9 +13,6 @@ class WorkerSettings(ServiceSettings):
 
     scratch_dir: Path
     """Working space; one folder per attempt, removed when the attempt ends."""
-    hub_endpoint: Annotated[
-        str | None, Field(validation_alias=AliasChoices("SPQ_HUB_ENDPOINT", "HF_ENDPOINT"))
-    ] = None
     hub_token: SecretStr | None = None
     """Reads gated sources and publishes; goes to the fetcher and the publisher, never to the runner."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"

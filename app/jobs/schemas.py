@@ -51,7 +51,18 @@ class OutputReference(_Body):
     private: bool = True
 
 
-class JobSubmission(_Body):
+class StorableBody(_Body):
+    """A request whose text a database can hold."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _storable(cls, document: Any) -> Any:
+        """Refuse text that no database column can hold."""
+        _require_storable(document)
+        return document
+
+
+class JobSubmission(StorableBody):
     """A request to compress a model."""
 
     model: ModelReference
@@ -62,13 +73,6 @@ class JobSubmission(_Body):
     labels: dict[Label, Annotated[str, StringConstraints(max_length=512)]] = Field(
         default_factory=dict, max_length=MAX_LABELS
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _storable(cls, document: Any) -> Any:
-        """Refuse text that no database column can hold."""
-        _require_storable(document)
-        return document
 
 
 def _require_storable(value: Any) -> None:

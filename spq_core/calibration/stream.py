@@ -141,10 +141,10 @@ def final_states(
 
 
 def widen_small_parts(rest: PreTrainedModel, skeleton: Skeleton) -> None:
-    """Make everything but the embedding tables and the head float32, in place."""
-    head = rest.get_submodule(skeleton.head_path)
+    """Make everything but embedding and head float32, in place; scales of codes are theirs."""
+    tables = [rest.get_submodule(path) for path in (skeleton.embedding_path, skeleton.head_path)]
     for module in rest.modules():
-        if not isinstance(module, nn.Embedding) and module is not head:
+        if not isinstance(module, nn.Embedding) and module not in tables:
             for parameter in module.parameters(recurse=False):
                 if parameter.is_floating_point():
                     parameter.data = parameter.data.float()

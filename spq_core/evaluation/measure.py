@@ -63,6 +63,8 @@ class Measurement:
     models: dict[str, ModelFigures]
     settings: dict[str, Any]
     """Everything needed to repeat it: window length, stride, dtypes, device, threads, texts."""
+    peak_rss_bytes: int
+    """Highest resident memory of the process with all models loaded."""
 
 
 def measure(
@@ -133,6 +135,7 @@ def measure(
             "threads": torch.get_num_threads(),
             "batch": 1,
         },
+        peak_rss_bytes=peak_rss_bytes(),
     )
 
 

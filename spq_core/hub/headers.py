@@ -71,7 +71,7 @@ def fetch_headers(api: HfApi, repo_id: str, revision: str) -> ModelHeaders:
 def _header(api: HfApi, repo_id: str, commit: str, file: str) -> dict[str, WeightHeader]:
     try:
         found = api.parse_safetensors_file_metadata(repo_id, file, revision=commit)
-    except (SafetensorsParsingError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorsParsingError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnsafeModelError(
             "unsafe_format",
             f"{repo_id}: the header of {file} cannot be read: {type(error).__name__}",

@@ -71,6 +71,15 @@ class Int4Weight(nn.Module):
             self.steps.data = exact.to(self.steps.device)
         return self
 
+    def widened(self) -> Float[Tensor, "n_out n_in"]:
+        """The weight in float32."""
+        shape = self.shape
+        codes = from_blocks(self.blocks.data, shape.rows).float()
+        scale, zero = scale_and_zero(self.steps.data)
+        grouped = codes.view(len(codes), -1, shape.kernel_group)
+        weight = (grouped - zero.T[..., None]) * scale.T[..., None]
+        return weight.flatten(1)[: shape.n_out, : shape.n_in]
+
     def stored(self) -> StoredParts:
         """The tensors an artifact holds, exactly as they were loaded."""
         shape = self.shape

@@ -6,11 +6,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from spq_core.layers.adapted_linear import AdaptedLinear
+from spq_core.layers.int4_linear import Int4Linear
 from spq_core.layers.int8_linear import Int8Linear
 from spq_core.layers.low_rank_linear import Factor, LowRankLinear
 from spq_core.layers.packed_linear import PackedLinear
 
-AnyLinear = nn.Linear | Int8Linear | PackedLinear | AdaptedLinear | LowRankLinear
+AnyLinear = nn.Linear | Int8Linear | PackedLinear | Int4Linear | AdaptedLinear | LowRankLinear
 
 
 def float_weight(layer: AnyLinear) -> Float[Tensor, "out in"]:
@@ -23,7 +24,7 @@ def float_weight(layer: AnyLinear) -> Float[Tensor, "out in"]:
     if isinstance(layer, Int8Linear):
         weight = layer.unpadded_codes().float() * layer.scale.data[:, None]
         return weight if layer.input_scale is None else weight * layer.input_scale.data
-    if isinstance(layer, PackedLinear):
+    if isinstance(layer, PackedLinear | Int4Linear):
         return layer.widened()
     return layer.weight.float()
 
@@ -49,7 +50,7 @@ def keep_rows(layer: AnyLinear, kept: Int64[Tensor, " k"]) -> AnyLinear:
     if isinstance(layer, LowRankLinear):
         return LowRankLinear(layer.down, _factor(keep_rows(layer.up, kept)))
     bias = None if layer.bias is None else layer.bias.data[kept]
-    if isinstance(layer, PackedLinear | AdaptedLinear):
+    if isinstance(layer, PackedLinear | Int4Linear | AdaptedLinear):
         raise TypeError("rows of packed codes and of adapters are not cut; prune first")
     if isinstance(layer, Int8Linear):
         _require_plain(layer)
@@ -64,7 +65,7 @@ def keep_columns(layer: AnyLinear, kept: Int64[Tensor, " k"]) -> AnyLinear:
     if isinstance(layer, LowRankLinear):
         return LowRankLinear(_factor(keep_columns(layer.down, kept)), layer.up)
     bias = None if layer.bias is None else layer.bias.data
-    if isinstance(layer, PackedLinear | AdaptedLinear):
+    if isinstance(layer, PackedLinear | Int4Linear | AdaptedLinear):
         raise TypeError("columns of packed codes and of adapters are not cut; prune first")
     if isinstance(layer, Int8Linear):
         _require_plain(layer)
@@ -78,8 +79,8 @@ def _require_plain(layer: Int8Linear) -> None:
 
 
 def _factor(layer: AnyLinear) -> Factor:
-    if isinstance(layer, LowRankLinear):
-        raise TypeError("a factor cannot itself be a low-rank pair")
+    if isinstance(layer, LowRankLinear | Int4Linear):
+        raise TypeError("a factor is neither a low-rank pair nor a layer of a loaded artifact")
     return layer
 
 

@@ -38,13 +38,20 @@ class Api:
 
 
 @pytest.fixture
-def api(database_url: str, tmp_path: Path, tiny_llama: Path) -> Iterator[Api]:
+def hub_endpoint() -> str:
+    """Where no Hub answers; tests that need one have another."""
+    return "http://127.0.0.1:9"
+
+
+@pytest.fixture
+def api(database_url: str, tmp_path: Path, tiny_llama: Path, hub_endpoint: str) -> Iterator[Api]:
     settings = ApiSettings(
         database_url=SecretStr(database_url),
         broker_url=SecretStr("redis://127.0.0.1:9/0"),
         artifact_dir=tmp_path / "artifacts",
         model_dirs=str(tiny_llama.parent),
         max_body_bytes=20_000,
+        hub_endpoint=hub_endpoint,
     )
     app = create_app(settings)
     client = TestClient(app, raise_server_exceptions=False)

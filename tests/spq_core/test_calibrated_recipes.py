@@ -18,6 +18,7 @@ from spq_core.calibration.texts import builtin_text, held_out
 from spq_core.catalog import resolve
 from spq_core.errors import ArtifactError, NumericalError, RecipeError
 from spq_core.layers.coded import CodedLinear
+from spq_core.layers.int4_linear import Int4Linear
 from spq_core.layers.int8_linear import Int8Linear
 from spq_core.layers.layout import parse_layouts
 from spq_core.layers.low_rank_linear import LowRankLinear
@@ -25,7 +26,7 @@ from spq_core.layers.packed_linear import PackedLinear
 from spq_core.pipeline import SourceModel, compress
 from spq_core.progress import Silent
 from spq_core.recipe import parse_recipe
-from spq_core.weight_files import stored_bytes
+from spq_core.weight_files import read_header, stored_bytes, weight_files
 from tests.models import FAMILIES, save_tiny, some_ids
 from tests.spq_core.test_pipeline import dense_twin, relative_difference
 
@@ -109,6 +110,21 @@ def test_error_feedback_recipes_do_what_their_names_say(tmp_path, name, bits, ze
         assert relative_difference(compressed(some_ids()).logits, twin(some_ids()).logits) < 0.01
 
 
+def test_scales_take_two_bytes_also_where_the_head_is_tied(tmp_path):
+    source = save_tiny(tmp_path / "source", "llama", torch.bfloat16)
+    text = builtin_text()
+    compress(
+        SourceModel(folder=source, name="tiny"), resolve("gptq-4"), tmp_path / "out",
+        text=text, probe_file=tmp_path / "probe",
+    )  # fmt: skip
+    stored = {}
+    for file in weight_files(tmp_path / "out"):
+        stored |= read_header(tmp_path / "out" / file)
+    scales = {name: header.dtype for name, header in stored.items() if name.endswith(".scale")}
+    assert "model.embed_tokens.scale" in scales
+    assert set(scales.values()) == {"F16"}
+
+
 def test_rank_neurons_and_bits_share_one_target(tmp_path):
     folder = save_tiny(tmp_path / "source", "llama", torch.bfloat16, hidden=192, vocabulary=4096)
     stages = [SVD | {"variance": "auto"}, PRUNE | {"max_ratio": "auto"}, RATE]
@@ -153,7 +169,7 @@ def test_the_layers_are_of_the_kind_the_recipe_names(tmp_path):
     assert head.codes is table.codes  # still one matrix
     run(folder, tmp_path / "b", recipe(GPTQ4))
     packed = load_artifact(tmp_path / "b").get_submodule("model.layers.0.mlp.up_proj")
-    assert isinstance(packed, PackedLinear)
+    assert isinstance(packed, PackedLinear | Int4Linear)
     assert packed.packed.shape[1] == packed.in_features // 2
 
 

@@ -1,0 +1,44 @@
+"""LoRA adapters by PEFT on top of a loaded artifact. Needs `peft`.
+
+    model = get_peft_model(model, lora_config(r=8, target_modules=["q_proj", "v_proj"]))
+
+PEFT knows the layers it may wrap by their classes; ours are made known to one configuration. Codes
+stay as they are, so adapters are not merged into them: keep them beside the artifact, or train them on
+the source.
+"""
+
+from typing import Any
+
+from peft import LoraConfig
+from peft.tuners.lora import Linear as LoraLinear
+
+from spq_core.errors import ArtifactError
+from spq_core.layers.int4_linear import Int4Linear
+from spq_core.layers.int8_linear import Int8Linear
+
+
+def lora_config(**settings: Any) -> LoraConfig:
+    """A `LoraConfig` whose targets may be layers of codes."""
+    config = LoraConfig(**settings)
+    config._register_custom_module({Int8Linear: CodedLora, Int4Linear: CodedLora})  # noqa: SLF001 - documented for this
+    return config
+
+
+class CodedLora(LoraLinear):  # type: ignore[misc]
+    """An adapter beside a layer of codes."""
+
+    def _get_in_out_features(self, module: Int8Linear | Int4Linear) -> tuple[int, int]:
+        """PEFT asks the classes it knows; ours say it themselves."""
+        return module.in_features, module.out_features
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:  # noqa: FBT001, FBT002
+        """Refuse.
+
+        Raises:
+            ArtifactError: always.
+        """
+        del safe_merge, adapter_names
+        raise ArtifactError(
+            "adapters cannot be merged into codes of 8 or 4 bits; keep them beside the artifact, or "
+            "merge them into the source and compress that"
+        )

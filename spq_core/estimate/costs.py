@@ -1,0 +1,133 @@
+"""Memory, disk and time of a run before it starts.
+
+Constants were fitted to runs on two cores (AVX-512) of SmolLM2-135M and of Llama-shaped models with
+1,024 to 2,048 columns, 2 to 34 layers and 49,152 to 131,072 tokens in the vocabulary. Peaks have two
+candidates: a decoder layer with what is measured at it, and the block with embedding and head.
+"""
+
+from spq_core.estimate.shapes import ModelShapes
+from spq_core.estimate.sizes import Range
+from spq_core.evaluation.settings import EvaluationSettings
+from spq_core.recipe import Recipe
+from spq_core.recipe_stages import QuantizeStage, RecoverStage, SvdStage, looks_at_text
+
+MB = 1_000_000
+PROGRAM = 510 * MB
+"""Interpreter, torch, transformers, and what the toy of the preflight leaves behind."""
+DOUBLE = 8
+FLOAT_BYTES = 4
+SENSITIVITY_TOKENS = 4096
+EVALUATION_LENGTH = 1024
+CORPUS_TOKENS = 300_000
+"""Of a whole evaluation text, where no limit is set."""
+LOGIT_COPIES = 4
+"""Tensors of window · vocabulary floats that scoring holds at once."""
+COPY_BYTES_PER_SECOND = 65e6
+FACTORIZED_PER_SECOND = 1e9
+"""Cubed short sides of matrices that become pairs."""
+ROUNDED_SECONDS = 0.62e-6
+"""Per weight, with error feedback."""
+PASSED_SECONDS = 6.6e-11
+"""Per token and weight of the layers, for all looks a calibrated stage takes."""
+SCORED_SECONDS = 2.1e-11
+"""Per token and weight, forward."""
+TRAINED_SECONDS = 8e-11
+START_SECONDS = 4.0
+
+
+def compression_peak(recipe: Recipe, shapes: ModelShapes) -> float:
+    """Highest resident memory while compressing, in bytes."""
+    calibrated = any(
+        isinstance(stage, QuantizeStage) and looks_at_text(stage) for stage in recipe.stages
+    )
+    layer = sum(part.elements for part in shapes.largest_layer.values()) * shapes.item_bytes
+    tables = shapes.embedding.elements + (shapes.head.elements if shapes.head else 0)
+    rest = tables * shapes.item_bytes
+    widest = max(part.n_in for part in shapes.largest_layer.values())
+    if any(isinstance(stage, QuantizeStage) and stage.method == "rate" for stage in recipe.stages):
+        at_rest = 727 * MB + 5.6 * rest
+    elif _embedding_stays(recipe):
+        at_rest = 585 * MB + 2.9 * rest
+    elif calibrated:
+        at_rest = 1030 * MB + 1.45 * rest
+    else:
+        at_rest = 790 * MB + 1.75 * rest
+    if calibrated:
+        at_layer = PROGRAM + 2 * layer + 2.57 * DOUBLE * widest**2
+    elif any(isinstance(stage, SvdStage) for stage in recipe.stages):
+        at_layer = PROGRAM + 7.8 * layer
+    else:
+        at_layer = PROGRAM + 6.2 * layer
+    return max(at_rest, at_layer) + _samples(recipe, shapes)
+
+
+def _embedding_stays(recipe: Recipe) -> bool:
+    stages = [stage for stage in recipe.stages if isinstance(stage, QuantizeStage)]
+    return not stages or not stages[0].embedding or recipe.profile == "portable"
+
+
+def _samples(recipe: Recipe, shapes: ModelShapes) -> float:
+    """Hidden states of the calibration samples."""
+    if not recipe.needs_calibration:
+        return 0.0
+    return float(calibration_tokens(recipe) * shapes.hidden * FLOAT_BYTES)
+
+
+def calibration_tokens(recipe: Recipe) -> int:
+    """Tokens of all calibration samples."""
+    return recipe.calibration.samples * recipe.calibration.length
+
+
+def evaluation_peak(
+    shapes: ModelShapes, settings: EvaluationSettings, resident: float, *, baseline: bool
+) -> float:
+    """Highest resident memory while models are measured side by side on a CPU, in bytes."""
+    length = settings.length or EVALUATION_LENGTH
+    source = shapes.elements * FLOAT_BYTES
+    logits = LOGIT_COPIES * length * shapes.embedding.n_out * FLOAT_BYTES
+    return PROGRAM + source + resident + (shapes.elements if baseline else 0) + logits
+
+
+def scratch_bytes(recipe: Recipe, shapes: ModelShapes, artifact: float, *, baseline: bool) -> float:
+    """Disk that a run needs beside the source: artifact, baseline, spooled blocks, hidden states."""
+    passes = sum(1 for stage in recipe.stages if not isinstance(stage, QuantizeStage))
+    spooled = shapes.source_bytes if passes else 0
+    states = 0
+    if recipe.target is not None:
+        states = SENSITIVITY_TOKENS * shapes.hidden * FLOAT_BYTES * len(shapes.layers)
+    return artifact + (shapes.elements if baseline else 0) + spooled + states
+
+
+def compression_seconds(recipe: Recipe, shapes: ModelShapes) -> Range:
+    """Seconds on two cores; other machines, and other work on this one, change it most."""
+    seconds = START_SECONDS + shapes.source_bytes / COPY_BYTES_PER_SECOND
+    tokens = calibration_tokens(recipe)
+    for stage in recipe.stages:
+        match stage:
+            case SvdStage():
+                sides = sum(
+                    min(matrix.n_out, matrix.n_in) ** 3
+                    for layer in shapes.layers for name, matrix in layer.items()
+                    if name in shapes.family.attention
+                )  # fmt: skip
+                seconds += sides / FACTORIZED_PER_SECOND
+            case QuantizeStage() if looks_at_text(stage):
+                seconds += ROUNDED_SECONDS * shapes.elements
+            case RecoverStage():
+                trained = stage.steps * stage.batch * stage.length
+                seconds += TRAINED_SECONDS * trained * shapes.elements
+            case _:
+                pass
+        if looks_at_text(stage) and not isinstance(stage, RecoverStage):
+            seconds += PASSED_SECONDS * tokens * shapes.layer_elements
+    if recipe.target is not None:
+        seconds += 3 * SCORED_SECONDS * SENSITIVITY_TOKENS * shapes.elements
+    return Range(0.5 * seconds, seconds, 3 * seconds)
+
+
+def evaluation_seconds(shapes: ModelShapes, settings: EvaluationSettings, models: int) -> Range:
+    """Seconds to measure so many models."""
+    length = settings.length or EVALUATION_LENGTH
+    tokens = settings.limit * length if settings.limit else CORPUS_TOKENS
+    seconds = models * tokens * len(settings.perplexity) * SCORED_SECONDS * shapes.elements
+    return Range(0.5 * seconds, seconds, 3 * seconds)

@@ -1,0 +1,120 @@
+"""What a job will cost, from the headers of its source alone. Free of torch."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from spq_core.estimate.costs import (
+    compression_peak,
+    compression_seconds,
+    evaluation_peak,
+    evaluation_seconds,
+    scratch_bytes,
+)
+from spq_core.estimate.shapes import ModelShapes, read_shapes
+from spq_core.estimate.sizes import Range, artifact_bytes
+from spq_core.evaluation.settings import EvaluationSettings
+from spq_core.hub.headers import ModelHeaders
+from spq_core.model_files import check_model_folder, read_json_object
+from spq_core.recipe import Recipe
+from spq_core.recipe_stages import QuantizeStage
+from spq_core.weight_files import WeightHeader, read_header, stored_bytes, weight_files
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """Bytes, and seconds on two cores; see `costs` for what stands behind them."""
+
+    recipe: str
+    profile: str
+    source_bytes: int
+    artifact_bytes: Range
+    resident_bytes: float
+    """Of the loaded artifact's weights."""
+    compression_peak_bytes: float
+    evaluation_peak_bytes: float | None
+    """None where nothing is evaluated."""
+    scratch_bytes: float
+    """Disk beside the source."""
+    seconds: Range
+    gpu_bytes: None = None
+    """Not estimated: nothing was measured on a GPU."""
+
+    @property
+    def peak_bytes(self) -> float:
+        """Highest resident memory of the whole job."""
+        return max(self.compression_peak_bytes, self.evaluation_peak_bytes or 0.0)
+
+    def document(self) -> dict[str, Any]:
+        """As plain JSON values, bytes and seconds as whole numbers."""
+        rounded: dict[str, Any] = _rounded(asdict(self) | {"peak_bytes": self.peak_bytes})
+        return rounded
+
+
+def estimate(
+    recipe: Recipe, shapes: ModelShapes, evaluation: EvaluationSettings | None = None
+) -> Estimate:
+    """Estimate one job.
+
+    Args:
+        evaluation: what is measured afterwards; None for a compression alone.
+    """
+    made = artifact_bytes(recipe, shapes)
+    resident = _resident(recipe, shapes, made)
+    plain = len(recipe.stages) == 1 and getattr(recipe.stages[0], "is_plain", False)
+    baseline = evaluation is not None and evaluation.int8_baseline and not plain
+    seconds = compression_seconds(recipe, shapes)
+    if evaluation is not None:
+        seconds = seconds.plus(evaluation_seconds(shapes, evaluation, 3 if baseline else 2))
+    return Estimate(
+        recipe=recipe.metadata.name,
+        profile=recipe.profile,
+        source_bytes=shapes.source_bytes,
+        artifact_bytes=made,
+        resident_bytes=resident,
+        compression_peak_bytes=compression_peak(recipe, shapes),
+        evaluation_peak_bytes=None
+        if evaluation is None
+        else evaluation_peak(shapes, evaluation, resident, baseline=baseline),
+        scratch_bytes=scratch_bytes(recipe, shapes, made.expected, baseline=baseline),
+        seconds=seconds,
+    )
+
+
+def folder_shapes(folder: Path) -> ModelShapes:
+    """The matrices of a local model folder.
+
+    Raises:
+        ArtifactError, UnsafeModelError, UnsupportedModelError: it could not be compressed.
+    """
+    check_model_folder(folder)
+    tensors: dict[str, WeightHeader] = {}
+    for file in weight_files(folder):
+        tensors |= read_header(folder / file)
+    return read_shapes(read_json_object(folder / "config.json"), tensors, stored_bytes(folder))
+
+
+def headers_shapes(headers: ModelHeaders) -> ModelShapes:
+    """The matrices of a model on the Hub.
+
+    Raises:
+        UnsafeModelError, UnsupportedModelError: it could not be compressed.
+    """
+    return read_shapes(headers.config, headers.tensors, headers.source_bytes)
+
+
+def _resident(recipe: Recipe, shapes: ModelShapes, made: Range) -> float:
+    """Codes stored by entropy take a byte each; stock runtimes widen portable codes."""
+    if recipe.profile == "portable":
+        return float(shapes.source_bytes)
+    by_rate = any(
+        isinstance(stage, QuantizeStage) and stage.method == "rate" for stage in recipe.stages
+    )
+    return max(made.expected, float(shapes.elements)) if by_rate else made.expected
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _rounded(one) for key, one in value.items()}
+    return round(value) if isinstance(value, float) else value
