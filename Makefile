@@ -18,7 +18,7 @@ demo: $(VENV)/.ready ## Compress a real model through the service on this machin
 	TQDM_DISABLE=1 $(BIN)/python -m worker.demo
 
 test: $(VENV)/.ready ## Run all tests, with real Postgres, Valkey and Celery workers
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: $(VENV)/.ready ## Lint, format, types, import contracts
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ from typing import Any
 
 from peft import LoraConfig
 from peft.tuners.lora import Linear as LoraLinear
+from torch import nn
 
 from spq_core.errors import ArtifactError
 from spq_core.layers.int4_linear import Int4Linear
@@ -24,11 +25,12 @@ def lora_config(**settings: Any) -> LoraConfig:
     return config
 
 
-class CodedLora(LoraLinear):  # type: ignore[misc]
+class CodedLora(LoraLinear):
     """An adapter beside a layer of codes."""
 
-    def _get_in_out_features(self, module: Int8Linear | Int4Linear) -> tuple[int, int]:
+    def _get_in_out_features(self, module: nn.Module) -> tuple[int, int]:
         """PEFT asks the classes it knows; ours say it themselves."""
+        assert isinstance(module, Int8Linear | Int4Linear)  # noqa: S101 - as registered above
         return module.in_features, module.out_features
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:  # noqa: FBT001, FBT002

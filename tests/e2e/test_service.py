@@ -44,6 +44,12 @@ def test_a_job_from_the_hub_to_the_hub(stack, tmp_path):
     assert job["source_commit"] == source.oid
     assert [row["name"] for row in job["result"]["rows"]] == ["source", "int8", "result"]
 
+    expected, measured = job["result"]["estimate"], job["result"]["measured"]
+    size = expected["artifact_bytes"]
+    assert 0.9 * size["low"] <= measured["artifact_bytes"] <= 1.1 * size["high"]
+    assert measured["peak_bytes"] > measured["resident_bytes"] > 0
+    assert measured["seconds"] > job["result"]["compression"]["seconds"] > 0
+
     published = stack.hub.models["me/tiny-spq"]
     assert published.private
     assert len(published.commits) == 2
