@@ -28,6 +28,7 @@ from spq_core.layers.int8_linear import scaled_rows
 from spq_core.layers.packed_linear import PackedWeight, pack, unpack
 
 BITS = 4
+ROWS_AT_ONCE = 64 * ROW_MULTIPLE
 
 
 class Shape(NamedTuple):
@@ -166,10 +167,16 @@ def blocks_of(
         return None
     n_out = weight.packed.shape[0]
     more_rows, more_columns = -n_out % ROW_MULTIPLE, -weight.n_in % group
-    codes = unpack(weight.packed.data, BITS, weight.n_in)
-    codes = functional.pad(codes, (0, more_columns, 0, more_rows), value=MIDDLE)
-    groups = torch.arange(0, codes.shape[1], group) // weight.group_size
+    columns = weight.n_in + more_columns
+    blocks = weight.packed.data.new_empty(n_out + more_rows, columns // 2)
+    # Some rows at a time: unpacked codes take twice the memory of the matrix.
+    for start in range(0, n_out, ROWS_AT_ONCE):
+        codes = unpack(weight.packed.data[start : start + ROWS_AT_ONCE], BITS, weight.n_in)
+        missing = -len(codes) % ROW_MULTIPLE
+        codes = functional.pad(codes, (0, more_columns, 0, missing), value=MIDDLE)
+        blocks[start : start + len(codes)] = to_blocks(codes, rows)
+    groups = torch.arange(0, columns, group) // weight.group_size
     scale = functional.pad(weight.scale.data[:, groups], (0, 0, 0, more_rows), value=1.0)
     zero = functional.pad(weight.zero.data[:, groups], (0, 0, 0, more_rows), value=MIDDLE)
     shape = Shape(n_out, weight.n_in, weight.group_size, group, rows)
-    return to_blocks(codes, rows), steps_of(scale, zero), shape
+    return blocks, steps_of(scale, zero), shape

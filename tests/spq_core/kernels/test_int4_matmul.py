@@ -49,7 +49,7 @@ def test_reordering_loses_nothing(rows, blocks, pairs, seed):
 @pytest.mark.parametrize("rows", [1, 3, 64, 65, 200])
 @pytest.mark.parametrize(
     ("n_out", "n_in", "group"),
-    [(64, 64, 64), (64, 128, 64), (50, 96, 32), (7, 130, 64), (130, 200, None)],
+    [(64, 64, 64), (64, 128, 64), (50, 96, 32), (7, 130, 64), (130, 200, None), (4200, 64, 64)],
 )
 def test_it_multiplies_by_the_weight_that_is_stored(dtype, rows, n_out, n_in, group):
     if group is None:
