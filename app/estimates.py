@@ -1,5 +1,6 @@
 """Route that tells what a job would cost, from the headers of its model alone."""
 
+import threading
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,7 +8,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.auth import Reader
-from app.domain.errors import ModelNotAllowedError
+from app.domain.errors import EstimatesBusyError, ModelNotAllowedError
 from app.jobs.schemas import ModelReference, StorableBody
 from app.problems import documented
 from app.settings import ApiSettings
@@ -21,6 +22,8 @@ from spq_core.hub.errors import HubError, HubUnavailableError
 from spq_core.hub.headers import fetch_headers
 
 router = APIRouter(tags=["estimates"])
+AT_ONCE = 4
+"""Estimates wait for the Hub; more of them at once would keep other requests from being served."""
 
 
 class EstimateRequest(StorableBody):
@@ -64,7 +67,7 @@ class EstimateView(BaseModel):
 @router.post(
     "/estimates",
     responses=documented(
-        RecipeError, ModelNotAllowedError, ArtifactError, UnsafeModelError, UnsupportedModelError,
+        EstimatesBusyError, RecipeError, ModelNotAllowedError, ArtifactError, UnsafeModelError, UnsupportedModelError,
         HubError, HubUnavailableError,
     ),
 )  # fmt: skip
@@ -74,7 +77,13 @@ def make_estimate(body: EstimateRequest, request: Request, _caller: Reader) -> E
     Models that only a token may read cannot be estimated here: this process has none.
     """
     recipe = resolve(body.recipe)
-    shapes, revision = _shapes(body.model, request.app.state.settings)
+    places: threading.Semaphore = request.app.state.estimates
+    if not places.acquire(blocking=False):
+        raise EstimatesBusyError
+    try:
+        shapes, revision = _shapes(body.model, request.app.state.settings)
+    finally:
+        places.release()
     found = estimate(recipe, shapes, body.evaluation).document()
     return EstimateView(model=body.model.name, revision=revision, **found)
 

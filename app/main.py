@@ -2,6 +2,7 @@
 
 import re
 import secrets
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -62,6 +63,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         settings.data_dir,
         settings.max_attempts,
     )
+    app.state.estimates = threading.Semaphore(estimates.AT_ONCE)
     install(app)
     for router in (jobs_router, estimates.router, catalog.router, health.router):
         app.include_router(router)

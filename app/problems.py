@@ -17,6 +17,7 @@ from app.domain.errors import (
     ArtifactNotFoundError,
     AuthenticationError,
     DomainError,
+    EstimatesBusyError,
     FencedError,
     InvalidCursorError,
     JobActiveError,
@@ -42,6 +43,7 @@ TYPE_PREFIX = "urn:spq:problem:"
 STATUS: Mapping[type[Exception], HTTPStatus] = {
     ArtifactNotFoundError: HTTPStatus.NOT_FOUND,
     AuthenticationError: HTTPStatus.UNAUTHORIZED,
+    EstimatesBusyError: HTTPStatus.TOO_MANY_REQUESTS,
     FencedError: HTTPStatus.CONFLICT,
     InvalidCursorError: HTTPStatus.BAD_REQUEST,
     JobActiveError: HTTPStatus.CONFLICT,
@@ -62,6 +64,7 @@ STATUS: Mapping[type[Exception], HTTPStatus] = {
 HEADERS = {
     HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "Bearer"},
     HTTPStatus.SERVICE_UNAVAILABLE: {"Retry-After": "30"},
+    HTTPStatus.TOO_MANY_REQUESTS: {"Retry-After": "5"},
 }
 
 

@@ -8,6 +8,7 @@ DomainError
 ├── InvalidCursorError        a page cursor we did not issue
 ├── ModelNotAllowedError      a local model outside the allowed folders
 ├── UnknownDatasetError       an evaluation or calibration text nobody knows
+├── EstimatesBusyError        as many estimates are being made as may be at once
 ├── AuthenticationError       no valid key
 ├── PermissionDeniedError     the key lacks a scope
 └── FencedError               an attempt that no longer owns its job tried to write
@@ -108,6 +109,15 @@ class UnknownDatasetError(DomainError):
             f"unknown dataset {self.name[:80]!r}; GET /capabilities lists those known, and others "
             "can be put into SPQ_DATA_DIR as <name>-test.txt and <name>-valid.txt"
         )
+
+
+class EstimatesBusyError(DomainError):
+    """As many estimates are being made as may be at once; try again in a few seconds."""
+
+    code = "too_many_requests"
+
+    def __str__(self) -> str:
+        return "too many estimates are being made; try again in a few seconds"
 
 
 class AuthenticationError(DomainError):

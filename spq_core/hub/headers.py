@@ -15,10 +15,10 @@ from spq_core.hub.client import translated_errors
 from spq_core.hub.errors import HubError
 from spq_core.hub.fetch import REPO_ID, WEIGHTS, choose_files
 from spq_core.model_files import read_json_object
-from spq_core.weight_files import INDEX_FILE, WeightHeader, checked_tensor
+from spq_core.weight_files import INDEX_FILE, MAX_TENSORS, WeightHeader, checked_tensor
 
 MAX_FILES = 512
-AT_ONCE = 8
+AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +57,13 @@ def fetch_headers(api: HfApi, repo_id: str, revision: str) -> ModelHeaders:
         path = api.hf_hub_download(repo_id, "config.json", revision=commit, local_dir=folder)
         config = read_json_object(Path(path))
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            headers = pool.map(lambda file: _header(api, repo_id, commit, file), files)
-            tensors = {name: tensor for header in headers for name, tensor in header.items()}
+            tensors: dict[str, WeightHeader] = {}
+            for header in pool.map(lambda file: _header(api, repo_id, commit, file), files):
+                tensors |= header
+                if len(tensors) > MAX_TENSORS:
+                    raise UnsafeModelError(
+                        "unsafe_format", f"{repo_id} has more than {MAX_TENSORS} tensors"
+                    )
     return ModelHeaders(
         config=config,
         tensors=tensors,

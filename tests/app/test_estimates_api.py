@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from app.estimates import AT_ONCE
 from tests.hub_server import stub_hub
 from tests.models import save_tiny
 
@@ -79,6 +80,17 @@ def test_a_hub_that_does_not_answer_is_said_so(api, hub):
     assert answer.status_code == 503
     assert answer.json()["code"] == "hub_unavailable"
     assert answer.headers["retry-after"]
+
+
+def test_only_so_many_at_once(api, hub, tiny_llama):
+    hub.add_model("org/tiny", tiny_llama)
+    places = api.client.app.state.estimates
+    taken = [places.acquire(blocking=False) for _ in range(AT_ONCE)]
+    assert all(taken)
+    answer = ask(api)
+    assert (answer.status_code, answer.json()["code"]) == (429, "too_many_requests")
+    places.release(AT_ONCE)
+    assert [ask(api).status_code for _ in range(AT_ONCE + 1)] == [200] * (AT_ONCE + 1)
 
 
 def test_a_key_is_needed(api):
