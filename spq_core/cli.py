@@ -25,7 +25,7 @@ from spq_core.evaluation.summary import summary_rows
 from spq_core.hub.client import hub_api
 from spq_core.hub.datasets import fetch_text
 from spq_core.hub.errors import HubUnavailableError
-from spq_core.hub.fetch import FetchLimits, fetch_model
+from spq_core.hub.fetch import FetchLimits, fetch_model, require_named
 from spq_core.pipeline import SourceModel
 from spq_core.recipe import Recipe
 from spq_core.run import RunResult, compress_and_load, compress_and_measure
@@ -288,6 +288,7 @@ def load_recipe(name: str, dataset: str | None) -> Recipe:
 def _source(model: str, revision: str, scratch: Path) -> SourceModel:
     if Path(model).is_dir():
         return SourceModel(folder=Path(model), name=Path(model).resolve().name)
+    require_named(model)
     fetched = fetch_model(
         hub_api(None, None), model, revision, scratch / "source", limits=FetchLimits()
     )

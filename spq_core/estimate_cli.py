@@ -11,6 +11,7 @@ from spq_core.estimate.estimate import Estimate, estimate, folder_shapes, header
 from spq_core.estimate.shapes import ModelShapes
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.hub.client import hub_api, require_reachable
+from spq_core.hub.fetch import require_named
 from spq_core.hub.headers import fetch_headers
 
 
@@ -64,6 +65,7 @@ def _line(one: Estimate) -> str:
 def _shapes(model: str, revision: str) -> ModelShapes:
     if Path(model).is_dir():
         return folder_shapes(Path(model))
+    require_named(model)
     api = hub_api(None, None)
     require_reachable(api)
     return headers_shapes(fetch_headers(api, model, revision))

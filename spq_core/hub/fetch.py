@@ -86,6 +86,19 @@ def fetch_model(
     return FetchedModel(folder=target, repo_id=repo_id, commit=commit, license=_license(info))
 
 
+def require_named(model: str) -> None:
+    """Tell a mistyped folder from a repository.
+
+    Raises:
+        HubError: it cannot be the name of a repository.
+    """
+    if not REPO_ID.fullmatch(model):
+        raise HubError(
+            "model_not_found",
+            f"there is no folder {model[:200]!r}, and models on the Hub are named owner/name",
+        )
+
+
 def choose_files(repo_id: str, siblings: list[RepoSibling]) -> list[RepoSibling]:
     """The files we fetch, config.json first and weights last.
 
