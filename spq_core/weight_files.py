@@ -20,6 +20,7 @@ LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 10_000_000
 MAX_TENSORS = 100_000
 MAX_SIZE = 1 << 48
+MAX_AXES = 8
 PAIR = 2
 TENSOR_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,256}")
 ITEM_BYTES = {
@@ -87,18 +88,26 @@ def read_header(path: Path) -> dict[str, WeightHeader]:
         if length > min(MAX_HEADER_BYTES, size - LENGTH_BYTES):
             raise ArtifactError(f"{path.name}: not a safetensors file, or cut short ({size} bytes)")
         raw = handle.read(length)
-    try:
-        header = json.loads(raw, object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError):
-        raise ArtifactError(f"{path.name}: the safetensors header is not valid JSON") from None
-    if not isinstance(header, dict) or len(header) > MAX_TENSORS:
-        raise ArtifactError(
-            f"{path.name}: the safetensors header is malformed or has too many tensors"
-        )
-    header.pop("__metadata__", None)
+    header = parse_header(path.name, raw)
     spans = [_span(path.name, name, entry) for name, entry in header.items()]
     _check_spans(path.name, spans, size - LENGTH_BYTES - length)
     return {name: tensor for name, tensor, _, _ in spans}
+
+
+def parse_header(file: str, raw: bytes) -> dict[str, Any]:
+    """The entries of a header by tensor, not yet checked.
+
+    Raises:
+        ArtifactError: it is not a JSON object, or has too many entries.
+    """
+    try:
+        header = json.loads(raw, object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError):
+        raise ArtifactError(f"{file}: the safetensors header is not valid JSON") from None
+    if not isinstance(header, dict) or len(header) > MAX_TENSORS:
+        raise ArtifactError(f"{file}: the safetensors header is malformed or has too many tensors")
+    header.pop("__metadata__", None)
+    return header
 
 
 def stored_bytes(folder: Path, extra: tuple[str, ...] = ()) -> int:
@@ -122,8 +131,11 @@ def checked_tensor(file: str, name: str, dtype: object, shape: object) -> Weight
     known = isinstance(dtype, str) and dtype in ITEM_BYTES
     if not known or not _sizes(shape) or not TENSOR_NAME.fullmatch(name):
         raise ArtifactError(f"{file}: the header's entry for {name[:80]!r} is malformed")
-    assert isinstance(dtype, str) and isinstance(shape, list | tuple)  # noqa: S101, PT018 - just seen
-    return WeightHeader(file, dtype, tuple(shape))
+    assert isinstance(dtype, str) and isinstance(shape, list)  # noqa: S101, PT018 - just seen
+    tensor = WeightHeader(file, dtype, tuple(shape))
+    if tensor.n_elements > MAX_SIZE:
+        raise ArtifactError(f"{file}: {name[:80]!r} has more than {MAX_SIZE} elements")
+    return tensor
 
 
 def _span(file: str, name: str, entry: object) -> tuple[str, WeightHeader, int, int]:
@@ -142,9 +154,11 @@ def _span(file: str, name: str, entry: object) -> tuple[str, WeightHeader, int, 
 
 
 def _sizes(value: Any) -> bool:
-    """Whether this is a list of plausible non-negative integers."""
-    return isinstance(value, list | tuple) and all(
-        type(one) is int and 0 <= one < MAX_SIZE for one in value
+    """Whether this is a short list of plausible non-negative integers."""
+    return (
+        isinstance(value, list)
+        and len(value) <= MAX_AXES
+        and all(type(one) is int and 0 <= one < MAX_SIZE for one in value)
     )
 
 

@@ -3,6 +3,8 @@
 `recode` goes the other way when a model is saved.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
@@ -27,6 +29,22 @@ def make_computing(model: nn.Module) -> None:
             seen.add(id(module.codes))
             if module.codes.device.type == "cpu" and not is_aligned(module.codes):
                 module.codes.data = module.codes.data.clone()
+
+
+def tied_parts(model: nn.Module, tied: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Names of the parameters that modules tied in their stored form share now.
+
+    Args:
+        tied: names of stored tensors, those that are not stored before those that are.
+    """
+    now: dict[str, str] = {}
+    for left, right in tied:
+        here, there = left.rpartition(".")[0], right.rpartition(".")[0]
+        theirs = dict(model.get_submodule(there).named_parameters(recurse=False))
+        for name, own in model.get_submodule(here).named_parameters(recurse=False):
+            if theirs.get(name) is own:
+                now[f"{here}.{name}"] = f"{there}.{name}"
+    return now
 
 
 def _expand_coded(model: nn.Module) -> None:

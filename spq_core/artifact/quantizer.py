@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.quantizers import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from spq_core.artifact.computing import make_computing
+from spq_core.artifact.computing import make_computing, tied_parts
 from spq_core.artifact.format import FORMAT_VERSION, METHOD
 from spq_core.artifact.recode import recoded_layouts, stored_state
 from spq_core.artifact.stored import check_stored
@@ -70,6 +70,10 @@ class SpqQuantizer(HfQuantizer):  # type: ignore[misc]
     ) -> PreTrainedModel:
         """Put matrices in the form that computes."""
         make_computing(model)
+        if self.quantization_config.tied:  # what `tie_weights` looks for when it is called again
+            tied = tied_parts(model, self.quantization_config.tied.items())
+            model._tied_weights_keys = tied  # noqa: SLF001
+            model.all_tied_weights_keys = tied
         return model
 
     def is_serializable(self) -> bool:

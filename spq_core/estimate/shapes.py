@@ -23,6 +23,7 @@ NOT_STORED = (
 )
 """Endings of masks and tables that some checkpoints hold, and artifacts do not."""
 MATRIX_AXES = 2
+LAYER_COUNTS = ("num_hidden_layers", "n_layer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ def read_shapes(
             by_layer.setdefault(int(found[1]), {})[found[2]] = tensor
         else:
             rest[name] = tensor
+    _check_layers(config, by_layer)
     family = _family_of(by_layer)
     embedding = _named(rest, EMBEDDINGS)
     if embedding is None:
@@ -108,6 +110,8 @@ def read_shapes(
             f"no tensor is named like an embedding: {', '.join(EMBEDDINGS)}"
         )
     head = None if config.get("tie_word_embeddings") else _named(rest, HEADS)
+    if head is None and config.get("tie_word_embeddings") is False:
+        raise UnsupportedModelError("the head is not tied, and no tensor is named like one")
     matrices = {f"{name}{WEIGHT}" for name in (*family.attention, *family.mlp_in, family.mlp_out)}
     layers = tuple(
         {name.removesuffix(WEIGHT): _matrix(layer[name], family) for name in matrices}
@@ -128,11 +132,19 @@ def read_shapes(
     )
 
 
+def _check_layers(config: Mapping[str, Any], layers: Mapping[int, Any]) -> None:
+    named = next((config[key] for key in LAYER_COUNTS if key in config), len(layers))
+    if sorted(layers) != list(range(len(layers))) or named != len(layers):
+        raise UnsupportedModelError(
+            f"config.json names {named} decoder layers, the weight files hold {len(layers)}"
+        )
+
+
 def _family_of(layers: Mapping[int, Mapping[str, WeightHeader]]) -> Family:
     for family in FAMILIES:
         names = {f"{name}{WEIGHT}" for name in (*family.attention, *family.mlp_in, family.mlp_out)}
         if layers and all(
-            name in layer and len(layer[name].shape) == MATRIX_AXES
+            name in layer and _is_matrix(layer[name])
             for layer in layers.values() for name in names
         ):  # fmt: skip
             return family
@@ -142,13 +154,13 @@ def _family_of(layers: Mapping[int, Mapping[str, WeightHeader]]) -> Family:
 
 def _named(tensors: Mapping[str, WeightHeader], endings: tuple[str, ...]) -> WeightHeader | None:
     return next(
-        (
-            one
-            for name, one in tensors.items()
-            if name.endswith(endings) and len(one.shape) == MATRIX_AXES
-        ),
+        (one for name, one in tensors.items() if name.endswith(endings) and _is_matrix(one)),
         None,
     )
+
+
+def _is_matrix(tensor: WeightHeader) -> bool:
+    return len(tensor.shape) == MATRIX_AXES and tensor.n_elements > 0
 
 
 def _matrix(tensor: WeightHeader, family: Family) -> Matrix:

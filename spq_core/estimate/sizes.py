@@ -10,6 +10,7 @@ from itertools import pairwise
 from math import log2
 
 from spq_core.artifact.format import BYTES_PER_MATRIX, FIXED_BYTES
+from spq_core.errors import RecipeError
 from spq_core.estimate.shapes import Matrix, ModelShapes
 from spq_core.recipe import Recipe
 from spq_core.recipe_stages import (
@@ -82,8 +83,10 @@ def artifact_bytes(recipe: Recipe, shapes: ModelShapes) -> Range:
             if target.bytes_ratio is not None
             else _bytes_for_divergence(target.max_kl or 0.0, shapes)
         )
-        if quantize is not None and quantize.method == "rate" and not quantize.leave_whole:
-            wanted = _at_most(wanted, shapes)
+        if quantize is not None and quantize.method == "rate":
+            _check_reachable(wanted.expected, shapes)
+            if not quantize.leave_whole:
+                wanted = _at_most(wanted, shapes)
         return wanted
     kept = _kept(recipe, shapes)
     family = shapes.family
@@ -177,6 +180,14 @@ def _adapter_bytes(recipe: Recipe, shapes: ModelShapes) -> float:
     ]
     sides = sum(matrix.n_in + matrix.n_out for layer in shapes.layers for matrix in layer.values())
     return float(sum(stage.rank for stage in kept) * sides * shapes.item_bytes)
+
+
+def _check_reachable(wanted: float, shapes: ModelShapes) -> None:
+    least = shapes.elements * LEAST_BITS / 8 + shapes.other_bytes + _overhead(shapes)
+    if wanted < 0.9 * least:
+        raise RecipeError(
+            f"target asks for {round(wanted):,} bytes; this model takes about {round(least):,} at least"
+        )
 
 
 def _at_most(wanted: Range, shapes: ModelShapes) -> Range:

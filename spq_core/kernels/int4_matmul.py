@@ -147,10 +147,10 @@ def _product(
         )
     else:
         product = flat.new_empty(flat.shape[0], blocks.shape[0])
-        by_half = product.view(len(flat), -1, 2, rows // 2)
+        by_half = product.view(len(flat), len(blocks) // rows, 2, rows // 2)
         for some, half, weight in _tiles(blocks, steps, rows, group_size, flat.dtype):
             by_half[:, some, half] = (flat @ weight).view(len(flat), -1, rows // 2)
-    product = product[:, :n_out].to(x.dtype)
+    product = product[:, :n_out].to(x.dtype).contiguous()
     if bias is not None:
         product = product + bias.to(product.dtype)
     return product.reshape(*x.shape[:-1], n_out)
@@ -212,16 +212,18 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    """Towards the activations: gradient @ weight, in float32."""
+    """Towards the activations: gradient @ weight, in float32. Towards the bias: its sum."""
     blocks, steps = ctx.saved_tensors
     rows = gradient.reshape(-1, ctx.n_out).float()
     rows = functional.pad(rows, (0, blocks.shape[0] - ctx.n_out))
-    by_half = rows.view(len(rows), -1, 2, ctx.rows // 2)
+    by_half = rows.view(len(rows), len(blocks) // ctx.rows, 2, ctx.rows // 2)
     summed = rows.new_zeros(len(rows), 2 * blocks.shape[1])
     for some, half, weight in _tiles(blocks, steps, ctx.rows, ctx.group_size, rows.dtype):
         summed.addmm_(by_half[:, some, half].flatten(1), weight.T)
     at_input = summed[:, : ctx.n_in].to(gradient.dtype)
-    return at_input.reshape(*gradient.shape[:-1], ctx.n_in), None, None, None, None, None, None
+    at_bias = gradient.reshape(-1, ctx.n_out).sum(0) if ctx.needs_input_grad[3] else None
+    at_input = at_input.reshape(*gradient.shape[:-1], ctx.n_in)
+    return at_input, None, None, at_bias, None, None, None
 
 
 _operator.register_autograd(_gradient, setup_context=_remember)

@@ -108,7 +108,10 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    """Towards the activations: ((gradient * scale) @ codes) * input_scale, in float32."""
+    """Towards the activations: ((gradient * scale) @ codes) * input_scale, in float32.
+
+    Towards the bias: the gradient's sum.
+    """
     codes, scale, input_scale = ctx.saved_tensors
     rows = gradient.reshape(-1, gradient.shape[-1]).float() * scale
     codes = codes[:, : ctx.n_in]
@@ -120,7 +123,10 @@ def _gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     if input_scale is not None:
         summed *= input_scale
     at_input = summed.to(gradient.dtype).view(*gradient.shape[:-1], ctx.n_in)
-    return at_input, None, None, None, None
+    at_bias = None
+    if ctx.needs_input_grad[3]:
+        at_bias = gradient.reshape(-1, gradient.shape[-1]).sum(0)
+    return at_input, None, None, at_bias, None
 
 
 _operator.register_autograd(_gradient, setup_context=_remember)

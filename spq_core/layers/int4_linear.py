@@ -123,6 +123,8 @@ class Int4Linear(Int4Weight):
 
     def forward(self, x: Float[Tensor, "*batch n_in"]) -> Float[Tensor, "*batch n_out"]:
         """Apply the layer in x's dtype."""
+        if x.shape[-1] != self.shape.n_in:
+            raise ValueError(f"the input has {x.shape[-1]} columns, the layer {self.shape.n_in}")
         return int4_linear(
             x, self.blocks, self.steps, self.bias,
             n_out=self.shape.n_out, rows=self.shape.rows, group_size=self.shape.kernel_group,
@@ -163,7 +165,7 @@ def blocks_of(
 ) -> tuple[UInt8[Tensor, "n_padded half"], BFloat16[Tensor, "groups n_padded 2"], Shape] | None:
     """Put a packed weight in the kernel's order; None where the kernel cannot take it."""
     rows, group = block_rows(), kernel_group(weight.group_size)
-    if weight.bits != BITS or rows is None or group is None:
+    if weight.bits != BITS or rows is None or group is None or not _on_the_kernels_grid(weight):
         return None
     n_out = weight.packed.shape[0]
     more_rows, more_columns = -n_out % ROW_MULTIPLE, -weight.n_in % group
@@ -180,3 +182,10 @@ def blocks_of(
     zero = functional.pad(weight.zero.data[:, groups], (0, 0, 0, more_rows), value=MIDDLE)
     shape = Shape(n_out, weight.n_in, weight.group_size, group, rows)
     return blocks, steps_of(scale, zero), shape
+
+
+def _on_the_kernels_grid(weight: PackedWeight) -> bool:
+    """Whether scales and zero points survive the kernel's form; ours do, hand-made ones may not."""
+    scale, zero = weight.scale.data, weight.zero.data
+    exact = (scale.bfloat16().float() == scale.float()) & (scale > 0)
+    return bool(exact.all() and (zero < 1 << BITS).all())

@@ -1,8 +1,11 @@
+import json
 import shutil
 import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from app.estimates import AT_ONCE
 from tests.hub_server import stub_hub
@@ -63,7 +66,29 @@ def test_what_could_not_be_a_job_is_refused_in_the_same_words(api, hub, tmp_path
     assert {answer.status_code for _, answer in refused} == {422}
 
 
-@pytest.mark.parametrize("damage", [b"\xff" * 64, (2).to_bytes(8, "little") + b"[]", b""])
+def header(**tensors):
+    raw = json.dumps(tensors).encode()
+    return len(raw).to_bytes(8, "little") + raw
+
+
+def entry(*shape):
+    return {"dtype": "F32", "shape": list(shape), "data_offsets": [0, 0]}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"\xff" * 64,
+        (2).to_bytes(8, "little") + b"[]",
+        b"",
+        (200_000).to_bytes(8, "little") + b"[" * 200_000,
+        header(a=7),
+        header(a={"dtype": ["F32"], "shape": "1"}),
+        header(norm=entry(*[2**48 - 1] * 100_000)),
+        header(norm=entry(*[2**48 - 1] * 3)),
+    ],
+    ids=["noise", "list", "empty", "deep", "number", "types", "axes", "huge"],
+)
 def test_broken_headers_are_an_answer_and_no_crash(api, hub, tmp_path, tiny_llama, damage):
     folder = tmp_path / "broken"
     shutil.copytree(tiny_llama, folder)
@@ -72,6 +97,34 @@ def test_broken_headers_are_an_answer_and_no_crash(api, hub, tmp_path, tiny_llam
     answer = ask(api, model={"repo_id": "org/broken"})
     assert answer.status_code == 422
     assert "model.safetensors" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("damage", ["hole", "count", "nothing wide", "no head"])
+def test_models_that_cannot_be_are_not_estimated(api, hub, tmp_path, tiny_llama, damage):
+    folder = tmp_path / "odd"
+    shutil.copytree(tiny_llama, folder)
+    config = json.loads((folder / "config.json").read_text())
+    tensors = load_file(folder / "model.safetensors")
+    if damage == "hole":
+        tensors = {name.replace("layers.1.", "layers.7."): one for name, one in tensors.items()}
+    elif damage == "count":
+        config["num_hidden_layers"] = 30
+    elif damage == "nothing wide":
+        tensors["model.embed_tokens.weight"] = torch.zeros(300, 0)
+    else:
+        config["tie_word_embeddings"] = False
+        tensors.pop("lm_head.weight", None)
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(tensors, folder / "model.safetensors")
+    hub.add_model("org/odd", folder)
+    answer = ask(api, model={"repo_id": "org/odd"}, recipe="gptq-4")
+    assert (answer.status_code, answer.json()["code"]) == (422, "unsupported_architecture")
+
+
+def test_a_target_out_of_reach_is_no_estimate(api, hub, tiny_llama):
+    hub.add_model("org/tiny", tiny_llama)
+    answer = ask(api, recipe={"extends": "balanced", "target": {"bytes_ratio": 1e-300}})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_recipe")
 
 
 def test_a_hub_that_does_not_answer_is_said_so(api, hub):

@@ -44,6 +44,17 @@ def test_save_load_save_gives_the_same_files(artifact, tmp_path):
     assert stored_bytes(tmp_path / "one") <= stored_bytes(artifact)
 
 
+def test_tying_again_changes_nothing(artifact, tmp_path):
+    """Other tools call `tie_weights` on what they are given."""
+    model = load(artifact)
+    with torch.no_grad():
+        before = model(some_ids()).logits
+        model.tie_weights()
+        assert torch.equal(model(some_ids()).logits, before)
+    model.save_pretrained(tmp_path / "again")
+    assert stored_bytes(tmp_path / "again") <= stored_bytes(artifact)
+
+
 def test_the_dtype_is_the_one_it_computes_in(artifact, tmp_path):
     model = load(artifact)
     assert model.dtype == torch.bfloat16

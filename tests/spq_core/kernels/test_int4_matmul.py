@@ -90,6 +90,27 @@ def test_an_embedding_gives_the_rows_of_the_stored_weight():
 
 
 @needs_kernel
+def test_an_input_of_another_width_is_refused():
+    layer = Int4Linear(*blocks_of(packed_layer(64, 100, 32)), None)
+    with pytest.raises(ValueError, match="90 columns"):
+        layer(torch.randn(2, 90))
+
+
+@pytest.mark.parametrize("change", ["negative scale", "zero point", "fine scale"])
+def test_grids_the_kernel_cannot_hold_keep_their_stored_form(change):
+    layer = packed_layer(64, 64, 32)
+    if change == "negative scale":
+        layer.scale.data[0, 0] *= -1
+    elif change == "zero point":
+        layer.zero.data[0, 0] = 200
+    else:
+        layer.scale.data[0, 0] = 0.1  # not a bfloat16
+    model = torch.nn.Sequential(layer)
+    make_computing(model)
+    assert model[0] is layer
+
+
+@needs_kernel
 def test_memory_is_that_of_the_codes():
     layer = packed_layer(576, 1536, 64)
     ordered = Int4Linear(*blocks_of(layer), None)

@@ -46,9 +46,28 @@ def test_gradients_reach_the_activations(make, rows):
 
 
 @pytest.mark.parametrize("make", LAYERS)
+def test_a_bias_that_is_trained_gets_its_gradient(make):
+    layer, weight = make()
+    layer.bias.requires_grad_(True)
+    x = torch.randn(5, weight.shape[1], requires_grad=True)
+    wanted = torch.randn(5, weight.shape[0])
+    (layer(x) * wanted).sum().backward()
+    torch.testing.assert_close(layer.bias.grad, wanted.sum(0), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", LAYERS)
+def test_no_rows_are_no_problem(make):
+    layer, weight = make()
+    x = torch.zeros(0, weight.shape[1], requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad.shape == x.shape
+
+
+@pytest.mark.parametrize("make", LAYERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_compiled_layer_is_one_graph_with_the_same_result(make, dtype):
     layer, weight = make()
+    layer.bias = None  # adding one would hide how the product lies in memory
     compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, backend="aot_eager")
     for rows in (1, 5, 80):
         x = torch.randn(rows, weight.shape[1]).to(dtype)
