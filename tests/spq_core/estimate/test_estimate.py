@@ -43,16 +43,19 @@ def test_every_family_is_understood(tmp_path, family):
     assert found.artifact_bytes.expected == pytest.approx(actual, rel=0.03)
 
 
-@pytest.mark.parametrize("name", ["spq-paper", "balanced"])
-def test_what_depends_on_weights_lies_in_the_range(tmp_path, name):
-    calibration = SHORT | {"samples": 4}
+AS_FINE_AS_CODES_ARE = {
+    "extends": "balanced",
+    "stages": [{"type": "quantize", "method": "rate", "leave_whole": False}],
+    "target": {"bytes_ratio": 0.9},
+}
+
+
+@pytest.mark.parametrize("request_", [{"extends": "spq-paper"}, AS_FINE_AS_CODES_ARE])
+def test_what_depends_on_weights_lies_in_the_range(tmp_path, request_):
     found, actual = made(
-        tmp_path,
-        "llama",
-        {"extends": name, "calibration": calibration},
-        hidden=384,
-        vocabulary=2000,
-    )
+        tmp_path, "llama", request_ | {"calibration": SHORT | {"samples": 4}},
+        hidden=384, vocabulary=2000,
+    )  # fmt: skip
     assert 0.97 * found.artifact_bytes.low <= actual <= 1.03 * found.artifact_bytes.high
     assert found.artifact_bytes.low < found.artifact_bytes.high
 
