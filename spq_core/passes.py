@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from spq_core.artifact.spool import Spool
-from spq_core.artifact.write import ArtifactWriter
+from spq_core.artifact.write import ArtifactWriter, round_floats
 from spq_core.calibration.head import Head, mean_divergence
 from spq_core.calibration.inputs import LayerInputs
 from spq_core.calibration.probe import Probe, begin_probe
@@ -153,6 +153,8 @@ class Run:
             for report in found:
                 self.progress.record("layer", asdict(report))
             self.reports += found
+            if one.is_last:
+                round_floats(block, self.writer.dtype)
             self._send_on(stream, one, position, path, block)
             if one.is_last and path == REST and stream is not None:
                 self._measure_divergence(stream, block)

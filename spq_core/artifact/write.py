@@ -82,8 +82,7 @@ class ArtifactWriter:
             self.layouts.update(changed_layouts(path, block, original))
         tensors: dict[str, torch.Tensor] = {}
         for name, tensor in distinct_tensors(block).tensors.items():
-            exact = not tensor.is_floating_point() or name.endswith((".scale", ".input_scale"))
-            stored = tensor if exact else tensor.to(self.dtype)
+            stored = tensor if _is_exact(name, tensor) else tensor.to(self.dtype)
             if stored.is_floating_point() and not all_finite(stored):
                 raise NumericalError("artifact", f"{path}.{name}" if path else name)
             tensors[f"{path}.{name}" if path else name] = stored.contiguous()
@@ -182,3 +181,19 @@ def changed_layouts(path: str, block: nn.Module, original: nn.Module) -> dict[st
         if layout != layout_of(before[name]):
             found[f"{path}.{name}" if path else name] = layout
     return found
+
+
+def round_floats(block: nn.Module, dtype: torch.dtype) -> None:
+    """Give a finished block the values it will be stored with.
+
+    Low-rank factors are computed in float32. Rounded to bfloat16 they can make another model of a
+    fragile one, so what comes behind them, and what is compared with them, has to see that.
+    """
+    for name, parameter in block.named_parameters():
+        if parameter.dtype != dtype and not _is_exact(name, parameter):
+            parameter.data = parameter.data.to(dtype).to(parameter.dtype)
+
+
+def _is_exact(name: str, tensor: torch.Tensor) -> bool:
+    """Whether a tensor is stored as it is: integers, and scales of codes."""
+    return not tensor.is_floating_point() or name.endswith((".scale", ".input_scale"))
