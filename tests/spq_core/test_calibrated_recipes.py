@@ -170,7 +170,10 @@ def test_the_layers_are_of_the_kind_the_recipe_names(tmp_path):
     run(folder, tmp_path / "b", recipe(GPTQ4))
     packed = load_artifact(tmp_path / "b").get_submodule("model.layers.0.mlp.up_proj")
     assert isinstance(packed, PackedLinear | Int4Linear)
-    assert packed.packed.shape[1] == packed.in_features // 2
+    held = sum(part.nbytes for part in packed.parameters())
+    assert (
+        held < 0.7 * packed.in_features * packed.out_features
+    )  # scales and zeros of small groups too
 
 
 def test_an_unreachable_target_names_what_can_be_reached(tmp_path):
