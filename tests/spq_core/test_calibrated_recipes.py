@@ -173,7 +173,7 @@ def test_the_layers_are_of_the_kind_the_recipe_names(tmp_path):
     held = sum(part.nbytes for part in packed.parameters())
     assert (
         held < 0.7 * packed.in_features * packed.out_features
-    )  # scales and zeros of small groups too
+    )  # rows are filled up, groups are small
 
 
 def test_an_unreachable_target_names_what_can_be_reached(tmp_path):
