@@ -31,6 +31,8 @@ PASSED_SECONDS = 6.6e-11
 """Per token and weight of the layers, for all looks a calibrated stage takes."""
 SCORED_SECONDS = 2.1e-11
 """Per token and weight, forward."""
+DECODED_SECONDS = 3e-10
+"""Per new token and weight."""
 TRAINED_SECONDS = 8e-11
 START_SECONDS = 4.0
 
@@ -130,4 +132,7 @@ def evaluation_seconds(shapes: ModelShapes, settings: EvaluationSettings, models
     length = settings.length or EVALUATION_LENGTH
     tokens = settings.limit * length if settings.limit else CORPUS_TOKENS
     seconds = models * tokens * len(settings.perplexity) * SCORED_SECONDS * shapes.elements
+    if settings.throughput:
+        decoded = models * (settings.trials + 1) * settings.new_tokens
+        seconds += decoded * DECODED_SECONDS * shapes.elements
     return Range(0.5 * seconds, seconds, 3 * seconds)
