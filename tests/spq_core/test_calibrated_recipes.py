@@ -171,9 +171,8 @@ def test_the_layers_are_of_the_kind_the_recipe_names(tmp_path):
     packed = load_artifact(tmp_path / "b").get_submodule("model.layers.0.mlp.up_proj")
     assert isinstance(packed, PackedLinear | Int4Linear)
     held = sum(part.nbytes for part in packed.parameters())
-    assert (
-        held < 0.7 * packed.in_features * packed.out_features
-    )  # rows are filled up, groups are small
+    weights = packed.in_features * packed.out_features
+    assert held < 0.8 * weights  # rows are filled up, and the groups are small
 
 
 def test_an_unreachable_target_names_what_can_be_reached(tmp_path):
