@@ -2,21 +2,19 @@
 
 import threading
 from pathlib import Path
-from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from app.auth import Reader
 from app.domain.errors import EstimatesBusyError, ModelNotAllowedError
-from app.jobs.schemas import ModelReference, StorableBody
+from app.jobs.schemas import JobSubmission, ModelReference
 from app.problems import documented
 from app.settings import ApiSettings
 from spq_core.catalog import resolve
 from spq_core.errors import ArtifactError, RecipeError, UnsafeModelError, UnsupportedModelError
 from spq_core.estimate.estimate import estimate, folder_shapes, headers_shapes
 from spq_core.estimate.shapes import ModelShapes
-from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.hub.client import hub_api, require_reachable
 from spq_core.hub.errors import HubError, HubUnavailableError
 from spq_core.hub.headers import fetch_headers
@@ -24,14 +22,6 @@ from spq_core.hub.headers import fetch_headers
 router = APIRouter(tags=["estimates"])
 AT_ONCE = 4
 """Estimates wait for the Hub; more of them at once would keep other requests from being served."""
-
-
-class EstimateRequest(StorableBody):
-    """What a job would be; the same fields as there."""
-
-    model: ModelReference
-    recipe: Annotated[str, Field(max_length=64)] | dict[str, Any] = "balanced"
-    evaluation: EvaluationSettings = EvaluationSettings()
 
 
 class RangeView(BaseModel):
@@ -71,8 +61,8 @@ class EstimateView(BaseModel):
         HubError, HubUnavailableError,
     ),
 )  # fmt: skip
-def make_estimate(body: EstimateRequest, request: Request, _caller: Reader) -> EstimateView:
-    """What a job would take. Reads config.json and the headers of the weights, and no weight.
+def make_estimate(body: JobSubmission, request: Request, _caller: Reader) -> EstimateView:
+    """What a job with this body would take. Reads config.json and the headers of the weights, and no weight.
 
     Models that only a token may read cannot be estimated here: this process has none.
     """

@@ -51,18 +51,7 @@ class OutputReference(_Body):
     private: bool = True
 
 
-class StorableBody(_Body):
-    """A request whose text a database can hold."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _storable(cls, document: Any) -> Any:
-        """Refuse text that no database column can hold."""
-        _require_storable(document)
-        return document
-
-
-class JobSubmission(StorableBody):
+class JobSubmission(_Body):
     """A request to compress a model."""
 
     model: ModelReference
@@ -73,6 +62,13 @@ class JobSubmission(StorableBody):
     labels: dict[Label, Annotated[str, StringConstraints(max_length=512)]] = Field(
         default_factory=dict, max_length=MAX_LABELS
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _storable(cls, document: Any) -> Any:
+        """Refuse text that no database column can hold."""
+        _require_storable(document)
+        return document
 
 
 def _require_storable(value: Any) -> None:

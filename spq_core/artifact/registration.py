@@ -16,6 +16,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from spq_core.artifact.format import CLASS_PREFIX, METHOD
 from spq_core.artifact.quantizer import SpqConfig, SpqQuantizer
 from spq_core.families.architectures import ARTIFACT_PREFIX, SUPPORTED_MODEL_TYPES
+from spq_core.layers.exact_parts import ExactParts
 
 
 def register(_transformers: ModuleType | None = None) -> None:
@@ -50,9 +51,13 @@ def _activation_dtype(model: PreTrainedModel) -> torch.dtype:
 
     Scales stay float32 whatever the model is cast to; they would be taken for it.
     """
-    scales = ("scale", "input_scale", "steps")
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and name.rpartition(".")[2] not in scales:
+    scales = {
+        id(getattr(module, name))
+        for module in model.modules() if isinstance(module, ExactParts)
+        for name in module.exact
+    }  # fmt: skip
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and id(parameter) not in scales:
             found: torch.dtype = parameter.dtype
             return found
     return torch.float32

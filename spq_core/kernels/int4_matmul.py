@@ -183,17 +183,7 @@ def _tiles(
             yield some, half, weight.view(n_in, -1)
 
 
-@torch.library.custom_op("spq::int4_linear", mutates_args=())
-def _operator(
-    x: Tensor,
-    blocks: Tensor,
-    steps: Tensor,
-    bias: Tensor | None,
-    n_out: int,
-    rows: int,
-    group_size: int,
-) -> Tensor:
-    return _product(x, blocks, steps, bias, n_out, rows, group_size)
+_operator = torch.library.custom_op("spq::int4_linear", _product, mutates_args=())
 
 
 @_operator.register_fake

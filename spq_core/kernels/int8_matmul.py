@@ -84,15 +84,7 @@ def _product(
     return scaled.view(*x.shape[:-1], codes.shape[0])
 
 
-@torch.library.custom_op("spq::int8_linear", mutates_args=())
-def _operator(
-    x: Tensor,
-    codes: Tensor,
-    scale: Tensor,
-    bias: Tensor | None,
-    input_scale: Tensor | None,
-) -> Tensor:
-    return _product(x, codes, scale, bias, input_scale)
+_operator = torch.library.custom_op("spq::int8_linear", _product, mutates_args=())
 
 
 @_operator.register_fake

@@ -4,8 +4,7 @@ They stand in a loaded model only: artifacts hold `packed_linear`'s order, which
 machine, and `stored` gives it back.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from jaxtyping import BFloat16, Float, Int, UInt8
@@ -24,6 +23,7 @@ from spq_core.kernels.int4_matmul import (
     steps_of,
     to_blocks,
 )
+from spq_core.layers.exact_parts import ExactParts
 from spq_core.layers.int8_linear import scaled_rows
 from spq_core.layers.packed_linear import PackedWeight, pack, unpack
 
@@ -51,8 +51,10 @@ class StoredParts(NamedTuple):
     zero: UInt8[Tensor, "n_out groups"]
 
 
-class Int4Weight(nn.Module):
+class Int4Weight(ExactParts):
     """Codes in blocks, and bfloat16 scales and offsets per group and row, rows filled up to 64."""
+
+    exact = ("steps",)
 
     def __init__(
         self,
@@ -64,13 +66,6 @@ class Int4Weight(nn.Module):
         self.blocks = nn.Parameter(blocks, requires_grad=False)
         self.steps = nn.Parameter(steps, requires_grad=False)
         self.shape = shape
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT001, FBT002
-        exact = self.steps.data
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self.steps.dtype != exact.dtype:
-            self.steps.data = exact.to(self.steps.device)
-        return self
 
     def widened(self) -> Float[Tensor, "n_out n_in"]:
         """The weight in float32."""

@@ -1,17 +1,15 @@
 """Linear and embedding layers that hold 8-bit codes and scales, and no floating-point weight."""
 
-from collections.abc import Callable
-from typing import Self
-
 import torch
 from jaxtyping import Float, Int, Int8
 from torch import Tensor, nn
 
 from spq_core.kernels.int8_matmul import int8_linear, pad_columns
+from spq_core.layers.exact_parts import ExactParts
 from spq_core.layers.steps import CodedWeight
 
 
-class Int8Weight(nn.Module):
+class Int8Weight(ExactParts):
     """Codes of shape (out, in) and float32 scales of shape (out,) or (1,).
 
     Both are parameters without gradient, so that tying, device moves and saving treat them like
@@ -20,6 +18,8 @@ class Int8Weight(nn.Module):
 
     Codes on a lattice have a scale per column too; until they are written, `coded` is their stored form.
     """
+
+    exact = ("scale", "input_scale")
 
     def __init__(
         self,
@@ -36,15 +36,6 @@ class Int8Weight(nn.Module):
             None if input_scale is None else nn.Parameter(input_scale, requires_grad=False)
         )
         self.coded = coded
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT001, FBT002
-        scales = [part for part in (self.scale, self.input_scale) if part is not None]
-        exact = [part.data for part in scales]
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for part, before in zip(scales, exact, strict=True):
-            if part.dtype != before.dtype:
-                part.data = before.to(part.device)
-        return self
 
 
 class Int8Linear(Int8Weight):
@@ -128,5 +119,6 @@ class Int8Embedding(Int8Weight):
 
 def scaled_rows(rows: Tensor, output_scale: float, dtype: torch.dtype) -> Tensor:
     """Looked-up rows as the model wants them: some scale them, by a factor rounded to their dtype."""
-    factor = float(torch.tensor(output_scale, dtype=dtype))
-    return rows.to(dtype) if factor == 1.0 else (rows * factor).to(dtype)
+    if output_scale == 1.0:
+        return rows.to(dtype)
+    return (rows * torch.tensor(output_scale, dtype=dtype).to(rows)).to(dtype)

@@ -4,14 +4,12 @@ Eight codes of b bits take b bytes. Widening them is left to tiles of a few hund
 floating-point copy of a whole matrix exists.
 """
 
-from collections.abc import Callable
-from typing import Self
-
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from spq_core.layers.exact_parts import ExactParts
 from spq_core.layers.int8_linear import scaled_rows
 
 CODES_PER_PACK = 8
@@ -46,8 +44,10 @@ def unpack(packed: UInt8[Tensor, "out n_bytes"], bits: int, n_in: int) -> UInt8[
     return codes.to(torch.uint8).flatten(1)[:, :n_in]
 
 
-class PackedWeight(nn.Module):
+class PackedWeight(ExactParts):
     """Packed codes, float16 scales and 8-bit zero points per row and group of columns."""
+
+    exact = ("scale",)
 
     def __init__(
         self,
@@ -64,13 +64,6 @@ class PackedWeight(nn.Module):
         self.scale = nn.Parameter(scale, requires_grad=False)
         self.zero = nn.Parameter(zero, requires_grad=False)
         self.bits, self.n_in, self.group_size = bits, n_in, group_size
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT001, FBT002
-        exact = self.scale.data
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self.scale.dtype != exact.dtype:
-            self.scale.data = exact.to(self.scale.device)
-        return self
 
     def widened(self, rows: slice | Int[Tensor, " k"] = slice(None)) -> Float[Tensor, "rows n_in"]:
         """The weight in float32, or some of its rows."""

@@ -43,6 +43,12 @@ def test_a_hub_model_is_estimated_from_its_headers(api, hub, tmp_path):
     assert hub.sent_bytes < 0.01 * weights
 
 
+def test_the_body_of_a_job_is_taken_as_it_is(api, hub, tiny_llama):
+    hub.add_model("org/tiny", tiny_llama)
+    assert ask(api, output={"repo_id": "me/small"}, labels={"team": "a"}).status_code == 200
+    assert ask(api, outptu={}).status_code == 422
+
+
 def test_a_local_folder_gives_what_the_hub_gives(api, hub, tiny_llama):
     hub.add_model("org/tiny", tiny_llama)
     remote, local = ask(api).json(), ask(api, model={"path": tiny_llama.name}).json()
