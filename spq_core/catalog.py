@@ -11,6 +11,9 @@ import yaml
 from spq_core.errors import RecipeError
 from spq_core.recipe import Recipe, parse_recipe
 
+DEFAULT = "balanced"
+"""What a request without a recipe asks for."""
+
 
 @cache
 def catalog() -> Mapping[str, Recipe]:

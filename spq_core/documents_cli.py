@@ -6,8 +6,9 @@ from pathlib import Path
 import click
 import yaml
 
+from spq_core.artifact.card import work_done
 from spq_core.artifact.manifest import MANIFEST_FILE, read_manifest, verify_files
-from spq_core.catalog import catalog, resolve
+from spq_core.catalog import DEFAULT, catalog, resolve
 from spq_core.weight_files import stored_bytes
 
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -15,8 +16,9 @@ JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 @click.command("inspect")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--all", "every_matrix", is_flag=True, help="Show every matrix.")
 @JSON_OPTION
-def inspect_command(folder: Path, as_json: bool) -> None:
+def inspect_command(folder: Path, every_matrix: bool, as_json: bool) -> None:
     """Show what was done to an artifact, after checking every file's digest."""
     manifest = read_manifest(folder)
     verify_files(folder, manifest)
@@ -33,6 +35,10 @@ def inspect_command(folder: Path, as_json: bool) -> None:
     click.echo(
         f"on disk  {on_disk:,} bytes, {on_disk / source.bytes:.1%} of the source; all digests match"
     )
+    click.echo(work_done(manifest.modules))
+    if not every_matrix:
+        click.echo("--all shows every matrix")
+        return
     for report in manifest.modules:
         done = "" if report["applied"] else f"left alone: {report['reason']}"
         figures = ", ".join(f"{key} {_short(value)}" for key, value in report["figures"].items())
@@ -50,7 +56,16 @@ def recipes_command(name: str | None, as_json: bool) -> None:
         click.echo(json.dumps(documents[name] if name else documents, indent=1))
         return
     for key, recipe in chosen.items():
-        click.echo(f"{key:12} {recipe.metadata.description}")
+        default = "The default. " if key == DEFAULT else ""
+        click.echo(key)
+        click.echo(
+            click.wrap_text(
+                f"{default}{recipe.metadata.description}",
+                96,
+                initial_indent="  ",
+                subsequent_indent="  ",
+            )
+        )
         if name:
             click.echo(yaml.safe_dump(recipe.document(), sort_keys=False))
 

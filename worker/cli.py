@@ -14,11 +14,11 @@ from worker.process import PASSIVE_THREADS, SPINNING_THREADS
 
 COMMANDS = {
     "compress": (
-        "spq_core.cli:compress_command",
+        "spq_core.compress_cli:compress_command",
         "Compress a model folder or Hub model, without a service.",
     ),
-    "evaluate": ("spq_core.cli:evaluate_command", "Measure any model folder."),
-    "compare": ("spq_core.cli:compare_command", "Measure model folders side by side."),
+    "evaluate": ("spq_core.measure_cli:evaluate_command", "Measure any model folder."),
+    "compare": ("spq_core.measure_cli:compare_command", "Measure models side by side."),
     "estimate": (
         "spq_core.estimate_cli:estimate_command",
         "Tell what a job would take, without fetching weights.",

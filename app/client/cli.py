@@ -12,8 +12,8 @@ import click
 
 from app.client.follow import follow
 from app.client.http import ApiError, Client
-from spq_core.artifact.card import figures_table
-from spq_core.catalog import read_request
+from spq_core.artifact.card import figures_table, measured_on
+from spq_core.catalog import DEFAULT, read_request
 
 EXIT_CODES = {"succeeded": 0, "failed": 1, "canceled": 3}
 KEY_FILE = Path("~/.spq/api-key")
@@ -63,7 +63,7 @@ def _client(url: str, key_file: Path) -> Client:
 @jobs_group.command("submit")
 @click.argument("model")
 @click.option(
-    "--recipe", default="balanced", show_default=True, help="Catalog name, or a YAML/JSON file."
+    "--recipe", default=DEFAULT, show_default=True, help="Catalog name, or a YAML/JSON file."
 )
 @click.option("--revision", default="main", show_default=True)
 @click.option(
@@ -99,6 +99,11 @@ def submit_command(
         "recipe": read_request(recipe),
         "evaluation": {"perplexity": [dataset], "limit": limit, "length": length},
     }
+    if not local and "/" not in model:
+        click.echo(
+            f"{model} is taken for a model of the Hub; --local names a folder of the service",
+            err=True,
+        )
     if output:
         body["output"] = {"repo_id": output, "private": not public}
     job = client.call("POST", "/jobs", body)
@@ -173,6 +178,8 @@ def _watch(client: Client, job_id: str, *, as_json: bool) -> None:
     else:
         click.echo(f"{job_id} {job['status']}")
         if job["result"]:
-            click.echo(figures_table(job["result"]["rows"]))
+            rows = job["result"]["rows"]
+            click.echo(figures_table(rows))
+            click.echo(f"perplexity: {measured_on(job['result']['evaluation'], rows[-1])}")
             click.echo(f"artifact: {client.url}{job['urls']['artifacts']}")
     sys.exit(EXIT_CODES[job["status"]])

@@ -14,6 +14,9 @@ def follow(client: Client, job_id: str) -> dict[str, Any]:
     try:
         for job in client.watch(job_id):
             state = job["progress"]
+            if job["status"] == "queued" and stage != "queued":
+                stage = "queued"
+                progress.stage("queued, waiting for a worker", 1, "job")
             if job["status"] != "running" or state is None:
                 continue
             if state["stage"] != stage:

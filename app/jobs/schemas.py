@@ -7,6 +7,7 @@ from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from app.domain.job_status import JobStatus
+from spq_core.catalog import DEFAULT
 from spq_core.evaluation.settings import EvaluationSettings
 
 RepoId = Annotated[
@@ -55,7 +56,7 @@ class JobSubmission(_Body):
     """A request to compress a model."""
 
     model: ModelReference
-    recipe: Annotated[str, Field(max_length=64)] | dict[str, Any] = "balanced"
+    recipe: Annotated[str, Field(max_length=64)] | dict[str, Any] = DEFAULT
     """A catalog name, a recipe document, or a document with `extends`."""
     evaluation: EvaluationSettings = EvaluationSettings()
     output: OutputReference | None = None

@@ -86,16 +86,27 @@ about instructions, safety, or languages other than the text's.
 def figures_table(rows: list[dict[str, Any]]) -> str:
     """The before/after table in Markdown."""
     lines = [
-        "| model | bytes on disk | bytes resident | perplexity | KL | top-1 | decode tok/s |",
-        "|---|---|---|---|---|---|---|",
+        "| model | bytes on disk | bytes resident | perplexity | KL | top-1 | prefill tok/s | decode tok/s |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {row['name']} | {row['bytes_on_disk']:,} | {row['resident_bytes']:,} "
         f"| {row['perplexity']:.3f} | {_number(row['kl'], '.4f')} | {_number(row['top1'], '.1%')} "
+        f"| {_number(row['prefill_tokens_per_second'], '.0f')} "
         f"| {_number(row['decode_tokens_per_second'], '.1f')} |"
         for row in rows
     ]
     return "\n".join(lines)
+
+
+def measured_on(evaluation: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """The text behind a row's perplexity, and how it was cut."""
+    settings = evaluation["settings"]
+    origin = settings["datasets"][row["dataset"]]["origin"]
+    return (
+        f"{row['dataset']} ({_plain(origin)}), {row['tokens']:,} predicted tokens, "
+        f"windows of {settings['length']} tokens"
+    )
 
 
 def work_done(modules: Sequence[Mapping[str, Any]]) -> str:
@@ -156,10 +167,8 @@ def _recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 def _protocol(result: dict[str, Any]) -> str:
     settings, row = result["evaluation"]["settings"], result["rows"][-1]
-    origin = settings["datasets"][row["dataset"]]["origin"]
     return (
-        f"Perplexity: {row['dataset']} ({_plain(origin)}), {row['tokens']:,} predicted tokens, "
-        f"windows of {settings['length']} tokens without overlap, {settings['scoring_dtype']}. "
+        f"Perplexity: {measured_on(result['evaluation'], row)} without overlap, {settings['scoring_dtype']}. "
         "KL is the mean KL(source ‖ model) in nats per token; top-1 the share of tokens whose most "
         f"likely successor is the source's. Speed: batch 1, {settings['device']}, "
         f"{settings['threads']} threads, median of {settings['trials']} trials."

@@ -42,6 +42,8 @@ def register(_transformers: ModuleType | None = None) -> None:
                 "dtype": property(_activation_dtype),
             },
         )
+        for made in (our_config, our_model):
+            globals()[made.__name__] = made  # where copies of a model look for its class
         AutoConfig.register(f"{ARTIFACT_PREFIX}{model_type}", our_config)
         AutoModelForCausalLM.register(our_config, our_model)
 
@@ -51,13 +53,10 @@ def _activation_dtype(model: PreTrainedModel) -> torch.dtype:
 
     Scales stay float32 whatever the model is cast to; they would be taken for it.
     """
-    scales = {
-        id(getattr(module, name))
-        for module in model.modules() if isinstance(module, ExactParts)
-        for name in module.exact
-    }  # fmt: skip
-    for parameter in model.parameters():
-        if parameter.is_floating_point() and id(parameter) not in scales:
-            found: torch.dtype = parameter.dtype
-            return found
+    for module in model.modules():
+        exact = module.exact if isinstance(module, ExactParts) else ()
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.is_floating_point() and name not in exact:
+                found: torch.dtype = parameter.dtype
+                return found
     return torch.float32

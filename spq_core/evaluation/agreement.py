@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedModel
 
-from spq_core.errors import NumericalError
+from spq_core.errors import EvaluationError, NumericalError
+from spq_core.evaluation.gguf import LanguageModel
 
 POSITIONS_AT_ONCE = 256
 """Positions per softmax, so that a large vocabulary does not double the memory for logits."""
@@ -40,7 +40,7 @@ class _Tally:
 
 @torch.no_grad()
 def score_windows(
-    models: Mapping[str, PreTrainedModel],
+    models: Mapping[str, LanguageModel],
     windows: Int64[Tensor, "n length"],
     *,
     reference: str | None,
@@ -54,6 +54,7 @@ def score_windows(
 
     Raises:
         NumericalError: a model's loss is not finite.
+        EvaluationError: a model's vocabulary is not the reference's.
     """
     tallies = {name: _Tally() for name in models}
     order = sorted(models, key=lambda name: name != reference)
@@ -67,6 +68,11 @@ def score_windows(
             if name == reference:
                 reference_logits = logits
             elif reference_logits is not None:
+                if logits.shape != reference_logits.shape:
+                    raise EvaluationError(
+                        f"{name} predicts {logits.shape[-1]} tokens, {reference} predicts "
+                        f"{reference_logits.shape[-1]}; models of different vocabularies cannot be compared"
+                    )
                 _add_divergence(tallies[name], reference_logits, logits)
         after_window()
     compared = reference is not None

@@ -1,5 +1,6 @@
 """Measure models side by side: bytes, quality and speed from one process and one set of settings."""
 
+import contextlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from spq_core.calibration.texts import Text, paper_text
 from spq_core.calibration.windows import consecutive_windows
 from spq_core.errors import EvaluationError
 from spq_core.evaluation.agreement import Agreement, score_windows
+from spq_core.evaluation.gguf import SUFFIX, GgufModel, LanguageModel, require_gguf_reader
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.throughput import Throughput, measure_throughput
 from spq_core.memory import peak_rss_bytes, reset_peak_rss, rss_bytes
@@ -81,19 +83,22 @@ def measure(
     Scoring runs in float32 on a CPU and in the stored dtype on a GPU.
 
     Args:
-        folders: name → model folder. texts: dataset name → text, one per `settings.perplexity`.
+        folders: name → model folder; all but the first may be GGUF files. texts: dataset name → text, one per `settings.perplexity`.
         reference: whose distribution the others are compared with; one of `folders`, or None.
         device: `cpu` or a CUDA device; see `choose_device`.
 
     Raises:
-        EvaluationError: a model has fewer positions than the settings need.
+        EvaluationError: a model has fewer positions than the settings need, cannot be loaded here,
+            or has another vocabulary than the reference.
     """
-    loaded: dict[str, PreTrainedModel] = {}
+    if any(folder.suffix == SUFFIX for folder in folders.values()):
+        require_gguf_reader()
+    loaded: dict[str, LanguageModel] = {}
     load_figures: dict[str, LoadFigures] = {}
     length = window_length(folders.values(), settings)
     progress.stage("load", len(folders), "models")
     for name, folder in folders.items():
-        loaded[name], load_figures[name] = _load(folder, device)
+        loaded[name], load_figures[name] = _load(folder, device, length)
         progress.advance(name)
     tokenizer = load_tokenizer(next(iter(folders.values())))
     windows = {
@@ -104,7 +109,7 @@ def measure(
     speeds = _speeds(loaded, windows[first], settings, progress)
     if device == "cpu":
         for model in loaded.values():
-            model.to(torch.float32)
+            _widen(model)
     quality = {
         dataset: _score(loaded, cut, reference, f"perplexity on {dataset}", progress)
         for dataset, cut in windows.items()
@@ -130,7 +135,9 @@ def measure(
                 name: {"origin": text.origin, "sha256": text.fingerprint}
                 for name, text in texts.items()
             },
-            "scoring_dtype": str(next(iter(loaded.values())).dtype).removeprefix("torch."),
+            "scoring_dtype": str(getattr(next(iter(loaded.values())), "dtype", "")).removeprefix(
+                "torch."
+            ),
             "device": device,
             "threads": torch.get_num_threads(),
             "batch": 1,
@@ -161,7 +168,7 @@ def window_length(folders: Iterable[Path], settings: EvaluationSettings) -> int:
     Raises:
         EvaluationError: windows or prompts do not fit into a model's positions.
     """
-    positions = [_positions(folder) for folder in folders]
+    positions = [_positions(folder) for folder in folders if folder.suffix != SUFFIX]
     smallest = min((count for count in positions if count is not None), default=None)
     length = settings.length or min(DEFAULT_LENGTH, smallest or DEFAULT_LENGTH)
     prompt = settings.prompt_tokens + settings.new_tokens if settings.throughput else 0
@@ -190,39 +197,54 @@ def resident_bytes(model: nn.Module) -> int:
     return sum(storages.values())
 
 
-def _load(folder: Path, device: str) -> tuple[PreTrainedModel, LoadFigures]:
+def _load(folder: Path, device: str, length: int) -> tuple[LanguageModel, LoadFigures]:
     before = rss_bytes()
     known = reset_peak_rss()
-    model = load_model(folder)
-    peak = peak_rss_bytes() - before if known else 0
-    figures = LoadFigures(
-        bytes_on_disk=stored_bytes(folder, COUNTED_FILES),
-        resident_bytes=resident_bytes(model),
-        load_peak_bytes=max(0, peak),
-        dtype=str(model.config.dtype).removeprefix("torch."),
+    model: LanguageModel
+    if folder.suffix == SUFFIX:
+        model = GgufModel(folder, length)
+        on_disk, resident, dtype = folder.stat().st_size, model.resident_bytes, model.dtype
+    else:
+        found = load_model(folder)
+        on_disk = stored_bytes(folder, COUNTED_FILES)
+        resident, dtype = resident_bytes(found), str(found.config.dtype).removeprefix("torch.")
+        model = found if device == str(found.device) else found.to(device)
+    return model, LoadFigures(
+        bytes_on_disk=on_disk,
+        resident_bytes=resident,
+        load_peak_bytes=max(0, peak_rss_bytes() - before) if known else 0,
+        dtype=dtype,
     )
-    return model.to(device), figures
+
+
+def _widen(model: LanguageModel) -> None:
+    """Compute in float32, unless another library quantized the model and does not let it be cast."""
+    if isinstance(model, PreTrainedModel):
+        with contextlib.suppress(ValueError):
+            model.to(torch.float32)
 
 
 def _speeds(
-    models: Mapping[str, PreTrainedModel],
+    models: Mapping[str, LanguageModel],
     windows: Int64[Tensor, "n length"],
     settings: EvaluationSettings,
     progress: Progress,
 ) -> dict[str, Throughput]:
     if not settings.throughput:
         return {}
-    progress.stage("throughput", 1, "runs")
+    progress.stage("throughput", len(models) * (settings.trials + 1), "runs")
     prompt = windows.flatten()[: settings.prompt_tokens]
-    speeds = measure_throughput(
-        models, prompt, new_tokens=settings.new_tokens, trials=settings.trials
+    return measure_throughput(
+        models,
+        prompt,
+        new_tokens=settings.new_tokens,
+        trials=settings.trials,
+        after_run=progress.advance,
     )
-    progress.advance("prefill and decode")
-    return speeds
 
 
 def _score(
-    models: Mapping[str, PreTrainedModel],
+    models: Mapping[str, LanguageModel],
     windows: Tensor,
     reference: str | None,
     title: str,

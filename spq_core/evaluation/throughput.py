@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Int64
 from torch import Tensor
-from transformers import PreTrainedModel
+
+from spq_core.evaluation.gguf import LanguageModel
 
 Clock = Callable[[], float]
 
@@ -45,22 +46,24 @@ class Throughput:
 
 @torch.no_grad()
 def measure_throughput(
-    models: Mapping[str, PreTrainedModel],
+    models: Mapping[str, LanguageModel],
     prompt: Int64[Tensor, " n"],
     *,
     new_tokens: int,
     trials: int,
     clock: Clock = time.perf_counter,
+    after_run: Callable[[str], None] = lambda _name: None,
 ) -> dict[str, Throughput]:
     """Time each model on the prompt; trials go round the models, so that drift hits all alike.
 
-    One untimed round comes first.
+    One untimed round comes first. `after_run` is told of every run, the untimed ones too.
     """
     prefill: dict[str, list[float]] = {name: [] for name in models}
     decode: dict[str, list[float]] = {name: [] for name in models}
     for trial in range(trials + 1):
         for name, model in models.items():
             prefill_seconds, decode_seconds = _one_trial(model, prompt, new_tokens, clock)
+            after_run(name)
             if trial > 0:
                 prefill[name].append(len(prompt) / prefill_seconds)
                 decode[name].append((new_tokens - 1) / decode_seconds if new_tokens > 1 else 0.0)
@@ -71,7 +74,7 @@ def measure_throughput(
 
 
 def _one_trial(
-    model: PreTrainedModel, prompt: Tensor, new_tokens: int, clock: Clock
+    model: LanguageModel, prompt: Tensor, new_tokens: int, clock: Clock
 ) -> tuple[float, float]:
     """Seconds for the prompt, and for the new tokens after the first."""
     ids = prompt[None].to(model.device)
@@ -88,6 +91,6 @@ def _one_trial(
     return filled - start, clock() - filled
 
 
-def _wait_for(model: PreTrainedModel) -> None:
+def _wait_for(model: LanguageModel) -> None:
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)

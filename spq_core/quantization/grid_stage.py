@@ -135,7 +135,7 @@ class GridStage:
             figures={
                 "bits": round(8 * stored / weights, 3),
                 "group_size": packed.group_size,
-                "relative_error": round(error, 5),
+                "relative_weight_error": round(error, 5),
             },
         )
 

@@ -162,6 +162,6 @@ class RateStage:
             applied=True,
             figures={
                 "bits": round(8 * coded.packed.numel() / rounded.codes.numel(), 3),
-                "relative_error": round(rounded.relative_error, 5),
+                "relative_output_error": round(rounded.relative_error, 5),
             },
         )

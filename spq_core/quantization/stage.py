@@ -120,7 +120,7 @@ class QuantizeStage:
             figures={
                 "bits": self.settings.bits,
                 "scales": quantized.scale.numel(),
-                "relative_error": relative_error(source.weight.data, quantized),
+                "relative_weight_error": relative_error(source.weight.data, quantized),
             },
         )
 

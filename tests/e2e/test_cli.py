@@ -72,7 +72,11 @@ def test_compress_evaluate_inspect(model, tmp_path):
     shown = json.loads(spq("inspect", out, "--json").stdout)
     assert shown["verified"] is True
     assert {one["stage"] for one in shown["modules"]} == {"svd", "prune", "quantize"}
-    assert "all digests match" in spq("inspect", out).stdout
+    summary = spq("inspect", out).stdout
+    assert "all digests match" in summary
+    assert "matrices were quantized" in summary
+    assert "layers.0" not in summary
+    assert "layers.0" in spq("inspect", out, "--all").stdout
 
 
 def test_compare_sets_folders_side_by_side(model, tmp_path):
@@ -93,6 +97,29 @@ def test_compare_sets_folders_side_by_side(model, tmp_path):
     assert rows[2]["bytes_on_disk"] < rows[1]["bytes_on_disk"] < rows[0]["bytes_on_disk"]
 
 
+def test_a_gguf_file_needs_llama_cpp_and_comes_after_a_folder(
+    model, tmp_path, failing, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF")
+    code, said = failing("compare", model, file, "--dataset", "builtin", "--windows", 1)
+    assert code == 1
+    assert "pip install llama-cpp-python" in said
+    code, said = failing("compare", file, model, "--dataset", "builtin")
+    assert code == 1
+    assert "model.gguf: give a folder" in said
+
+
+def test_models_of_two_vocabularies_are_not_compared(model, tmp_path, failing):
+    other = save_tiny(tmp_path / "other", vocabulary=700)
+    code, said = failing(
+        "compare", model, other, "--dataset", "builtin", "--windows", 1, "--no-throughput"
+    )
+    assert code == 1
+    assert "other predicts 700 tokens" in said
+
+
 def test_compress_with_figures_prints_the_table(model, tmp_path):
     done = spq(
         "compress",
@@ -108,6 +135,7 @@ def test_compress_with_figures_prints_the_table(model, tmp_path):
     )
     assert "| source |" in done.stdout
     assert "| result |" in done.stdout
+    assert "perplexity: builtin (the Python language reference" in done.stdout
     assert (tmp_path / "out" / "README.md").is_file()
 
 

@@ -1,5 +1,7 @@
 """The ways people load an artifact, and what they put on top of it."""
 
+import pickle
+
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -79,6 +81,13 @@ def test_from_a_hub_id(artifact, logits, tmp_path, hub):
     with torch.no_grad():
         assert torch.equal(model(some_ids()).logits, logits)
     assert tokenizer("abc")["input_ids"]
+
+
+def test_a_loaded_model_can_be_copied_as_processes_copy_it(artifact, logits):
+    model = AutoModelForCausalLM.from_pretrained(artifact, dtype=torch.float32)
+    copied = pickle.loads(pickle.dumps(model))
+    with torch.no_grad():
+        assert torch.equal(copied(some_ids()).logits, logits)
 
 
 def test_generating_with_a_static_cache_says_the_same(artifact):
