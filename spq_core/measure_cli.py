@@ -1,8 +1,10 @@
 """`spq evaluate | compare`: any models side by side."""
 
 import json
+import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -161,10 +163,11 @@ def _measured(
         else:
             with tempfile.TemporaryDirectory(prefix="spq-") as scratch:
                 text = named_text(data, data_dir, Path(scratch))
-        return measure(
-            models, {text.name: text}, EvaluationSettings(perplexity=(text.name,), **settings),
-            progress, reference=reference, device=choose_device(device),
-        )  # fmt: skip
+        with redirect_stdout(sys.stderr):  # other libraries talk while they load
+            return measure(
+                models, {text.name: text}, EvaluationSettings(perplexity=(text.name,), **settings),
+                progress, reference=reference, device=choose_device(device),
+            )  # fmt: skip
     finally:
         progress.close()
 

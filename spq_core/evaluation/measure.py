@@ -190,11 +190,19 @@ def _positions(folder: Path) -> int | None:
 
 def resident_bytes(model: nn.Module) -> int:
     """Bytes of the model's parameters and buffers, shared storages counted once."""
-    storages = {
-        tensor.untyped_storage().data_ptr(): tensor.nbytes
-        for tensor in (*model.parameters(), *model.buffers())
-    }
-    return sum(storages.values())
+    plain = [
+        part for tensor in (*model.parameters(), *model.buffers()) for part in _plain_parts(tensor)
+    ]
+    return sum({part.untyped_storage().data_ptr(): part.nbytes for part in plain}.values())
+
+
+def _plain_parts(tensor: Tensor) -> list[Tensor]:
+    """The tensors behind one that only stands for them, as torchao's do."""
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is None:
+        return [tensor]
+    names, _ = flatten()
+    return [part for name in names for part in _plain_parts(getattr(tensor, name))]
 
 
 def _load(folder: Path, device: str, length: int) -> tuple[LanguageModel, LoadFigures]:
@@ -205,7 +213,10 @@ def _load(folder: Path, device: str, length: int) -> tuple[LanguageModel, LoadFi
         model = GgufModel(folder, length)
         on_disk, resident, dtype = folder.stat().st_size, model.resident_bytes, model.dtype
     else:
-        found = load_model(folder)
+        try:
+            found = load_model(folder)
+        except ImportError as error:  # another library's artifact, without that library
+            raise EvaluationError(f"{folder.name}: {error}") from None
         on_disk = stored_bytes(folder, COUNTED_FILES)
         resident, dtype = resident_bytes(found), str(found.config.dtype).removeprefix("torch.")
         model = found if device == str(found.device) else found.to(device)
