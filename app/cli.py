@@ -4,8 +4,9 @@ import json
 
 import click
 import uvicorn
+from cryptography.fernet import Fernet
 
-from app.db.keys import SCOPES, create_key, list_keys, revoke_key
+from app.db.keys import SCOPES, create_key, list_keys, revoke_key, rotate_key
 from app.db.migrate import upgrade
 from app.db.session import connect
 from app.main import create_app
@@ -94,6 +95,34 @@ def list_command(database_url: str, as_json: bool) -> None:
     for row in rows:
         state = "live" if row["live"] else "revoked"
         click.echo(f"{row['id']}  {row['tenant']:16} {row['name']:16} {state:8} {row['scopes']}")
+
+
+@keys_group.command("rotate")
+@URL_OPTION
+@JSON_OPTION
+@click.argument("key_id")
+@click.option(
+    "--hours",
+    default=24,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="The old key works so long.",
+)
+def rotate_command(database_url: str, as_json: bool, key_id: str, hours: int) -> None:
+    """Make a key with the same tenant and scopes, and let the old one expire."""
+    with connect(database_url).write() as session:
+        made = rotate_key(session, key_id, hours=hours)
+    if made is None:
+        raise click.ClickException(f"there is no live key {key_id!r}; spq keys list shows them")
+    row, key = made
+    document = {"id": row.id, "tenant": row.tenant, "key": key}
+    click.echo(json.dumps(document) if as_json else key)
+
+
+@keys_group.command("seal")
+def seal_command() -> None:
+    """Print a new key for SPQ_SECRET_KEYS, which stored secrets are encrypted with."""
+    click.echo(Fernet.generate_key().decode("ascii"))
 
 
 @keys_group.command("revoke")

@@ -10,11 +10,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.db.housekeeping import (
     due_messages,
+    fail_overdue_jobs,
     free_lost_jobs,
     mark_sent,
     postpone,
     ring_forgotten_jobs,
 )
+from app.db.idempotency import forget_old_answers
 from app.db.session import Database
 from app.queue import JobQueue
 from app.telemetry import JOBS_LOST, OUTBOX_FAILURES, log
@@ -71,6 +73,8 @@ class Housekeeper:
         if lost:
             JOBS_LOST.inc(lost)
             log.warning("lost_jobs_freed", count=lost)
+        fail_overdue_jobs(self.database)
+        forget_old_answers(self.database)
         ring_forgotten_jobs(self.database, self.ring_again_seconds)
 
     def relay(self) -> None:

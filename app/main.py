@@ -5,6 +5,7 @@ import secrets
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 
@@ -19,7 +20,11 @@ from app.jobs.router import router as jobs_router
 from app.jobs.service import JobService
 from app.problems import Problem, install, problem
 from app.queue import CeleryQueue, celery_app
+from app.secrets import make_sealer
 from app.settings import ApiSettings
+from app.webhooks.check import check_webhook
+from app.webhooks.router import router as webhooks_router
+from app.webhooks.sender import WebhookSender
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 SECURITY_HEADERS = {
@@ -43,11 +48,22 @@ def create_app(settings: ApiSettings) -> FastAPI:
         ring_again_seconds=settings.ring_again_seconds,
     )
 
+    sealer = make_sealer(settings.secret_keys)
+    threads: list[Housekeeper | WebhookSender] = [housekeeper]
+    if sealer is not None:
+        threads.append(
+            WebhookSender(
+                database, sealer, settings.trusted_networks(), settings.housekeeping_seconds
+            )
+        )
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        housekeeper.start()
+        for thread in threads:
+            thread.start()
         yield
-        housekeeper.stop()
+        for thread in threads:
+            thread.stop()
         database.dispose()
 
     app = FastAPI(
@@ -62,10 +78,12 @@ def create_app(settings: ApiSettings) -> FastAPI:
         settings.artifact_dir,
         settings.data_dir,
         settings.max_attempts,
+        partial(check_webhook, sealer, settings.trusted_networks()),
     )
+    app.state.sealer = sealer
     app.state.estimates = threading.Semaphore(estimates.AT_ONCE)
     install(app)
-    for router in (jobs_router, estimates.router, catalog.router, health.router):
+    for router in (jobs_router, estimates.router, webhooks_router, catalog.router, health.router):
         app.include_router(router)
     _add_dashboard(app)
     _add_middleware(app, settings)

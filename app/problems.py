@@ -16,16 +16,23 @@ from starlette.exceptions import HTTPException
 from app.domain.errors import (
     ArtifactNotFoundError,
     AuthenticationError,
+    DeliveryNotFoundError,
     DomainError,
     EstimatesBusyError,
     FencedError,
+    IdempotencyKeyReusedError,
     InvalidCursorError,
     JobActiveError,
     JobNotFoundError,
+    JobNotRetryableError,
     ModelNotAllowedError,
     PermissionDeniedError,
     PublishingError,
+    RequestInProgressError,
+    SecretUnreadableError,
     UnknownDatasetError,
+    UnsafeWebhookError,
+    WebhooksDisabledError,
 )
 from app.telemetry import log
 from spq_core.errors import (
@@ -45,12 +52,19 @@ STATUS: Mapping[type[Exception], HTTPStatus] = {
     AuthenticationError: HTTPStatus.UNAUTHORIZED,
     EstimatesBusyError: HTTPStatus.TOO_MANY_REQUESTS,
     FencedError: HTTPStatus.CONFLICT,
+    IdempotencyKeyReusedError: HTTPStatus.UNPROCESSABLE_ENTITY,
     InvalidCursorError: HTTPStatus.BAD_REQUEST,
     JobActiveError: HTTPStatus.CONFLICT,
     JobNotFoundError: HTTPStatus.NOT_FOUND,
+    JobNotRetryableError: HTTPStatus.CONFLICT,
     ModelNotAllowedError: HTTPStatus.UNPROCESSABLE_ENTITY,
     PermissionDeniedError: HTTPStatus.FORBIDDEN,
     PublishingError: HTTPStatus.CONFLICT,
+    DeliveryNotFoundError: HTTPStatus.NOT_FOUND,
+    RequestInProgressError: HTTPStatus.CONFLICT,
+    SecretUnreadableError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    UnsafeWebhookError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    WebhooksDisabledError: HTTPStatus.UNPROCESSABLE_ENTITY,
     UnknownDatasetError: HTTPStatus.UNPROCESSABLE_ENTITY,
     RecipeError: HTTPStatus.UNPROCESSABLE_ENTITY,
     ArtifactError: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -66,6 +80,9 @@ HEADERS = {
     HTTPStatus.SERVICE_UNAVAILABLE: {"Retry-After": "30"},
     HTTPStatus.TOO_MANY_REQUESTS: {"Retry-After": "5"},
 }
+
+
+AGAIN_IN_SECONDS: Mapping[type[Exception], int] = {RequestInProgressError: 1, PublishingError: 5}
 
 
 class FieldProblem(BaseModel):
@@ -144,7 +161,9 @@ def install(app: FastAPI) -> None:
 
 async def _on_known(request: Request, error: Exception) -> Response:
     status = STATUS[type(error)]
-    headers = HEADERS.get(status)
+    headers = dict(HEADERS.get(status, {}))
+    if type(error) in AGAIN_IN_SECONDS:
+        headers["Retry-After"] = str(AGAIN_IN_SECONDS[type(error)])
     code = getattr(error, "code", "invalid_request")
     return problem(request, status, code, str(error), headers=headers)
 

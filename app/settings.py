@@ -1,11 +1,14 @@
 """Settings from the environment, read once where a process starts. Nothing here is a global."""
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.secrets import make_sealer
 
 
 class ServiceSettings(BaseSettings):
@@ -33,7 +36,15 @@ class ServiceSettings(BaseSettings):
     lease_seconds: Annotated[float, Field(ge=1)] = 60
     """How long an attempt owns a job after its last heartbeat."""
     max_attempts: Annotated[int, Field(ge=1, le=10)] = 3
+    secret_keys: SecretStr | None = None
+    """Fernet keys, comma-separated, that stored secrets are encrypted with; the first one seals."""
     visibility_timeout_seconds: Annotated[int, Field(ge=60)] = 3600
+
+    @field_validator("secret_keys")
+    @classmethod
+    def _are_keys(cls, keys: SecretStr | None) -> SecretStr | None:
+        make_sealer(keys)
+        return keys
 
     def model_folders(self) -> tuple[Path, ...]:
         """The allow-listed parents of local models."""
@@ -49,4 +60,19 @@ class ApiSettings(ServiceSettings):
     """Pause between two looks for lost attempts and forgotten jobs."""
     ring_again_seconds: Annotated[float, Field(gt=0)] = 300.0
     """A job queued this long since it was last announced is announced again."""
+    webhook_networks: str = ""
+    """Networks of your own, like 10.0.0.0/8,…, that webhooks may reach; all others must be public."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 1 << 20
+
+    @field_validator("webhook_networks")
+    @classmethod
+    def _are_networks(cls, text: str) -> str:
+        for part in text.split(","):
+            if part.strip():
+                ipaddress.ip_network(part.strip())
+        return text
+
+    def trusted_networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+        """Where webhooks may go though it is not public."""
+        parts = (part.strip() for part in self.webhook_networks.split(","))
+        return tuple(ipaddress.ip_network(part) for part in parts if part)

@@ -12,6 +12,7 @@ JOBS_CREATED = Counter("spq_jobs_created_total", "Jobs accepted.", ["recipe"])
 JOBS = Gauge("spq_jobs", "Jobs by status, read from the database at each scrape.", ["status"])
 OUTBOX_PENDING = Gauge("spq_outbox_pending", "Doorbells not sent yet.")
 OUTBOX_FAILURES = Counter("spq_outbox_failures_total", "Doorbells the broker did not take.")
+WEBHOOKS = Counter("spq_webhook_deliveries_total", "Webhook messages sent.", ["result"])
 JOBS_LOST = Counter("spq_lease_lost_total", "Jobs taken from attempts whose lease ended.")
 
 

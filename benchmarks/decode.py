@@ -27,12 +27,15 @@ from spq_core.calibration.texts import builtin_text, find_text
 from spq_core.catalog import resolve
 from spq_core.pipeline import SourceModel, compress
 from spq_core.progress import Silent
+from worker.process import PASSIVE_THREADS, SPINNING_THREADS
 
 RESULTS = Path(__file__).parent / "results" / "decode.json"
 CHILD = Path(__file__).parent / "decode_child.py"
 LAYERS_OF_1B = 17
 PREFILL_TOKENS, SHORT_PROMPT = 512, 64
 BANDWIDTH_BYTES = 512 << 20
+THREADS = PASSIVE_THREADS | SPINNING_THREADS
+"""As of a runner that is alone on its cores; the same for all rows."""
 INT4 = {
     "metadata": {"name": "int4"},
     "stages": [{"type": "quantize", "bits": 4, "group_size": 64}],
@@ -52,7 +55,7 @@ class Child:
     """A process that times one model when told to."""
 
     def __init__(self, row: Row) -> None:
-        environment = os.environ | {"PYTHONPATH": str(CHILD.parent.parent)}
+        environment = os.environ | THREADS | {"PYTHONPATH": str(CHILD.parent.parent)}
         self.process = subprocess.Popen(
             [row.python, str(CHILD), row.kind, str(row.path), row.dtype],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -192,6 +195,7 @@ def main() -> None:
         "machine": platform.platform(),
         "processor": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        "environment": THREADS,
         "trials": options.trials,
     }
     models = {"SmolLM2-135M": small_rows(options)}

@@ -128,7 +128,9 @@ def _tell(out: Path, document: dict[str, Any]) -> None:
     )
     if "rows" in document:
         click.echo(figures_table(document["rows"]))
-        click.echo(f"perplexity: {measured_on(document['evaluation'], document['rows'][-1])}")
+        click.echo(
+            f"perplexity: {measured_on(document['evaluation']['settings'], document['rows'][-1])}"
+        )
     else:
         click.echo("not measured: --windows N measures it, and writes the model card")
 

@@ -11,6 +11,7 @@ SpqError
 ├── NumericalError           a tensor that must be finite is not
 ├── OutputExistsError        the folder to write is there already
 └── ArtifactError            a compressed model folder is not what it claims to be
+    ├── StateMismatchError   what a run left belongs to another one
     └── DigestMismatchError  stored bytes are not the bytes the manifest lists
 
 All of them are deterministic: the same input fails again. Each carries a stable `code` that the
@@ -113,6 +114,12 @@ class ArtifactError(SpqError):
     """A model folder is incomplete, malformed, or of an unknown format."""
 
     code = "artifact_load_failed"
+
+
+class StateMismatchError(ArtifactError):
+    """What an interrupted run left belongs to another model, recipe, calibration or version."""
+
+    code = "state_mismatch"
 
 
 class DigestMismatchError(ArtifactError):

@@ -78,7 +78,7 @@ def evaluate_command(
         click.echo(json.dumps(document, indent=1))
     else:
         click.echo(figures_table(rows))
-        click.echo(f"perplexity: {measured_on(asdict(measurement), rows[-1])}")
+        click.echo(f"perplexity: {measured_on(measurement.settings, rows[-1])}")
 
 
 @click.command("compare")
@@ -139,7 +139,7 @@ def compare_command(
         click.echo(json.dumps({"rows": rows, "evaluation": asdict(measurement)}, indent=1))
     else:
         click.echo(figures_table(rows))
-        click.echo(f"perplexity: {measured_on(asdict(measurement), rows[-1])}")
+        click.echo(f"perplexity: {measured_on(measurement.settings, rows[-1])}")
 
 
 def _measured(

@@ -80,7 +80,7 @@ def compress(
         probe_file: new file for what the result computes in memory, for `check_loads`.
 
     Raises:
-        ArtifactError: `resume` finds the state of a different compression.
+        StateMismatchError: `resume` finds the state of a different compression.
         SpqError: the recipe, the model or the text cannot be used; `out` does not exist then.
     """
     started = time.monotonic()
@@ -121,6 +121,11 @@ def compress(
         calibration=None if samples is None else samples.description,
         modules=tuple(modules),
     )
+
+
+def left_behind(out: Path) -> bool:
+    """Whether a killed run of `compress` into `out` left a state to go on from."""
+    return out.with_name(f"{out.name}.state").is_dir() and not out.exists()
 
 
 class _TooFarError(Exception):

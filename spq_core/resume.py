@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from spq_core.errors import ArtifactError
+from spq_core.errors import StateMismatchError
 
 STATE_FILE = "state.json"
 
@@ -41,6 +41,8 @@ class StateFolder:
         """Store state `number`, counted from 1, and remove the one before."""
         self.folder.mkdir(parents=True, exist_ok=True)
         file = f"state-{number}.safetensors"
+        # A new file, not another's content: a frozen predecessor may still have the old one open.
+        (self.folder / file).unlink(missing_ok=True)
         save_file(
             {name: tensor.contiguous() for name, tensor in tensors.items()}, self.folder / file
         )
@@ -56,14 +58,14 @@ class StateFolder:
         """The newest state; None if there is none.
 
         Raises:
-            ArtifactError: it belongs to another run.
+            StateMismatchError: it belongs to another run.
         """
         path = self.folder / STATE_FILE
         if not path.is_file():
             return None
         document = json.loads(path.read_text(encoding="utf-8"))
         if document["fingerprint"] != self.fingerprint:
-            raise ArtifactError(
+            raise StateMismatchError(
                 f"{self.folder.name} holds the state of a run with another model, recipe, calibration "
                 "or version; finish that one, or start anew without --resume"
             )

@@ -19,7 +19,15 @@ from app.telemetry import log
 from spq_core.calibration.texts import BUILTIN, find_text
 from spq_core.errors import DatasetError
 from spq_core.recipe import parse_recipe
-from worker.errors import CancelRequestedError, ChildFailedError, ChildRetryError, LeaseLostError
+from worker import workspace
+from worker.errors import (
+    CancelRequestedError,
+    ChildError,
+    ChildFailedError,
+    ChildRetryError,
+    DrainRequestedError,
+    LeaseLostError,
+)
 from worker.findings import layer_rows, metric_rows
 from worker.heartbeat import Heartbeat
 from worker.leftovers import remove_leftovers
@@ -28,6 +36,7 @@ from worker.runtime import Runtime
 
 DATABASE_PAUSE_SECONDS = 1.0
 MAX_LOG_LINE = 2000
+ENDED = {"succeeded", "failed", "canceled"}
 GATE_CODES = {"quality_gate_failed", "load_gate_failed"}
 
 
@@ -42,6 +51,7 @@ def run_job(job_id: str, runtime: Runtime) -> None:
         log.info("duplicate_delivery", job_id=job_id)
         return
     remove_leftovers(runtime.database, settings.scratch_dir, settings.artifact_dir)
+    workspace.drop_ended(runtime.database, settings.artifact_dir)
     attempt = Attempt(runtime.database, claimed)
     log.info("attempt_started", job_id=job_id, attempt=claimed.attempt)
     heartbeat = Heartbeat(attempt, settings.heartbeat_seconds, settings.lease_seconds)
@@ -73,6 +83,8 @@ class _JobRun:
             except DataError as error:
                 outcome = "failed"
                 self._save(self._bug(error))
+            if outcome in ENDED:
+                workspace.drop(self.runtime.settings.artifact_dir, self.attempt.claim.job_id)
         except (LeaseLostError, FencedError):
             outcome = self._after_fence()
         log.info(
@@ -89,22 +101,35 @@ class _JobRun:
             self._compress()
             self._keep_artifact()
             self._publish()
-        except ChildFailedError as failed:
-            if failed.error["code"] in GATE_CODES and self._keeps_failures():
-                self._keep_artifact()
-            if not self.kept:
-                self.files = {}
-            return "failed", partial(self._fail, failed.error)
-        except ChildRetryError as lost:
-            self._note(f"attempt ended: {lost.reason}: {lost.detail}")
-            return f"retry: {lost.reason}", partial(self.attempt.give_back, lost.reason)
-        except CancelRequestedError:
-            return "canceled", self.attempt.cancel
-        except (LeaseLostError, FencedError):
+        except ChildError as stopped:
+            return self._stopped(stopped)
+        except FencedError:
             raise
         except Exception as error:  # noqa: BLE001  the edge of an attempt: a bug must not burn the others
             return "failed", self._bug(error)
         return "succeeded", self._succeed
+
+    def _stopped(self, why: ChildError) -> tuple[str, Callable[[], object]]:
+        """What a run that did not succeed comes to.
+
+        Raises:
+            LeaseLostError: nothing may be written.
+        """
+        match why:
+            case ChildFailedError(error=error):
+                if error["code"] in GATE_CODES and self._keeps_failures():
+                    self._keep_artifact()
+                if not self.kept:
+                    self.files = {}
+                return "failed", partial(self._fail, error)
+            case ChildRetryError(reason=reason, detail=detail):
+                self._note(f"attempt ended: {reason}: {detail}")
+                return f"retry: {reason}", partial(self.attempt.give_back, reason)
+            case DrainRequestedError():
+                return "drained", partial(self.attempt.give_back, "worker_stopped", counted=False)
+            case CancelRequestedError():
+                return "canceled", self.attempt.cancel
+        raise why
 
     def _bug(self, error: Exception) -> Callable[[], object]:
         """The write that ends the job after an error nobody expected."""
@@ -123,6 +148,11 @@ class _JobRun:
 
     def _keeps_failures(self) -> bool:
         return bool(self.attempt.claim.recipe["gates"]["on_fail"] == "keep")
+
+    def _work(self) -> Path:
+        claimed = self.attempt.claim
+        folder = self.runtime.settings.artifact_dir / workspace.FOLDER
+        return folder / f"{claimed.job_id}.{claimed.attempt}"
 
     def _stored(self) -> Path:
         return self.runtime.settings.artifact_dir / self.attempt.claim.job_id
@@ -168,13 +198,14 @@ class _JobRun:
 
     def _compress(self) -> None:
         settings, claimed = self.runtime.settings, self.attempt.claim
+        workspace.take_over(settings.artifact_dir, claimed.job_id, claimed.attempt)
         folders = [self.scratch / "texts", *([settings.data_dir] if settings.data_dir else [])]
         spec = {
             "source": self.source,
             "recipe": claimed.recipe,
             "evaluation": claimed.request["evaluation"],
             "text_folders": [str(folder) for folder in folders],
-            "out": str(self.scratch / "artifact"),
+            "out": str(self._work() / "artifact"),
             "scratch": str(self.scratch),
             "threads": settings.threads,
             "device": settings.device,
@@ -188,7 +219,7 @@ class _JobRun:
         staging = target.with_name(f"{target.name}.{self.attempt.claim.attempt}.partial")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(staging, ignore_errors=True)
-        shutil.move(self.scratch / "artifact", staging)
+        os.replace(self._work() / "artifact", staging)  # noqa: PTH105
         self._save(lambda: self.attempt.renew(self.runtime.settings.lease_seconds))
         shutil.rmtree(target, ignore_errors=True)
         os.replace(staging, target)  # noqa: PTH105
@@ -209,10 +240,13 @@ class _JobRun:
         }
         self._show({"stage": "publishing", "done": 0, "total": 1, "unit": "commits", "message": ""})
         with self.runtime.publisher().started(spec, self.scratch) as child:
-            self._follow(child)
+            self._follow(child, drains=False)  # a commit takes seconds, and may have been made
 
-    def _follow(self, child: Child) -> None:
-        child.follow(self.heartbeat, lambda message: self._on_message(child, message), self._note)
+    def _follow(self, child: Child, *, drains: bool = True) -> None:
+        child.follow(
+            self.heartbeat, lambda message: self._on_message(child, message), self._note,
+            self.runtime.stopping if drains else None,
+        )  # fmt: skip
 
     def _on_message(self, child: Child, message: Message) -> None:
         match message["type"]:

@@ -4,6 +4,7 @@ ChildError
 ├── ChildFailedError     it reported an error: the job fails
 ├── ChildRetryError      it was killed, stalled, or asked for another try
 ├── CancelRequestedError the client wants the job to stop
+├── DrainRequestedError  the worker is being stopped: another one goes on with the job
 └── LeaseLostError       another attempt may own the job: write nothing more
 """
 
@@ -32,6 +33,10 @@ class ChildRetryError(ChildError):
 
 class CancelRequestedError(ChildError):
     """The client asked for the job to stop."""
+
+
+class DrainRequestedError(ChildError):
+    """The worker is being stopped."""
 
 
 class LeaseLostError(ChildError):

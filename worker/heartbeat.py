@@ -8,7 +8,7 @@ from typing import Self
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.db.attempts import Attempt
+from app.db.attempts import Attempt, Wish
 from app.domain.errors import FencedError
 from app.telemetry import log
 
@@ -26,6 +26,7 @@ class Heartbeat:
     lease_seconds: float
     canceled: threading.Event = field(default_factory=threading.Event)
     lost: threading.Event = field(default_factory=threading.Event)
+    overdue: threading.Event = field(default_factory=threading.Event)
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -49,8 +50,11 @@ class Heartbeat:
         while not self._stop.wait(self.interval_seconds) and not self.lost.is_set():
             try:
                 started = time.monotonic()
-                if self.attempt.renew(self.lease_seconds):
+                wish = self.attempt.renew(self.lease_seconds)
+                if wish is Wish.CANCEL:
                     self.canceled.set()
+                elif wish is Wish.STOP:
+                    self.overdue.set()
                 renewed = started
             except FencedError:
                 self.lost.set()

@@ -1,8 +1,10 @@
 """Run a child program in its own process group and follow it to its end."""
 
 import json
+import math
 import os
 import queue
+import resource
 import signal
 import subprocess
 import sys
@@ -12,9 +14,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
-from worker.errors import CancelRequestedError, ChildFailedError, ChildRetryError, LeaseLostError
+from worker.errors import (
+    CancelRequestedError,
+    ChildFailedError,
+    ChildRetryError,
+    DrainRequestedError,
+    LeaseLostError,
+)
 from worker.heartbeat import Heartbeat
 
 POLL_SECONDS = 0.2
@@ -30,6 +38,17 @@ SPINNING_THREADS = {"GOMP_SPINCOUNT": "10000"}
 """Some ten microseconds: longer than between two operations of a forward pass. GNU's OpenMP, which torch
 brings on Linux, reads it before the policy."""
 
+OVERDUE = {
+    "code": "deadline_exceeded",
+    "message": "the job took longer than its limits.max_runtime_seconds",
+    "retryable": False,
+}
+OUT_OF_MEMORY = {
+    "code": "out_of_host_memory",
+    "message": "the run took more memory than SPQ_MAX_RUN_BYTES of its worker allows",
+    "retryable": False,
+}
+MEMORY_SECONDS = 1.0
 Message = dict[str, Any]
 
 
@@ -41,6 +60,10 @@ class ChildProgram:
     extra_environment: Mapping[str, str]
     stall_seconds: float
     grace_seconds: float
+    max_bytes: float = math.inf
+    """Resident memory of the child and all it starts; above it the group is killed."""
+    isolated: bool = False
+    """Without a network, where the kernel allows it."""
 
     @contextmanager
     def started(self, spec: dict[str, Any], scratch: Path) -> Iterator["Child"]:
@@ -57,7 +80,7 @@ class ChildProgram:
             **self.extra_environment,
         }
         process = subprocess.Popen(  # noqa: S603  a fixed module of ours, no shell
-            [sys.executable, "-m", self.module],
+            [sys.executable, "-m", *(["worker.isolated"] if self.isolated else []), self.module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -74,12 +97,20 @@ class ChildProgram:
             child.end()
 
 
+class Stopping(Protocol):
+    """Whether this worker is being stopped."""
+
+    def is_set(self) -> bool:
+        """True from then on."""
+
+
 class Child:
     """A running child program."""
 
     def __init__(self, process: "subprocess.Popen[str]", program: ChildProgram) -> None:
         self.process = process
         self._program = program
+        self._look_again = 0.0
         self._lines: queue.Queue[tuple[str, str]] = queue.Queue()
         self._readers = [
             threading.Thread(target=self._read, args=(name, stream), daemon=True)
@@ -103,15 +134,17 @@ class Child:
         heartbeat: Heartbeat,
         on_message: Callable[[Message], None],
         on_text: Callable[[str], None],
+        stopping: Stopping | None = None,
     ) -> None:
         """Deliver messages until the child ends.
 
         Raises:
             CancelRequestedError, LeaseLostError: the heartbeat said so; the child may still run.
+            DrainRequestedError: `stopping` was set; the child may still run.
             ChildFailedError, ChildRetryError: the child reported an error, died or stalled.
         """
         error: Message | None = None
-        while (received := self._next(heartbeat)) is not None:
+        while (received := self._next(heartbeat, stopping)) is not None:
             stream, line = received
             message = _parse(line) if stream == "out" else None
             if message is None:
@@ -122,20 +155,37 @@ class Child:
                 on_message(message)
         self._judge(error)
 
-    def _next(self, heartbeat: Heartbeat) -> tuple[str, str] | None:
+    def _next(self, heartbeat: Heartbeat, stopping: Stopping | None) -> tuple[str, str] | None:
         """The next line of the child, None when it has ended; watches the heartbeat meanwhile."""
         deadline = time.monotonic() + self._program.stall_seconds
         while time.monotonic() < deadline:
-            if heartbeat.lost.is_set():
-                raise LeaseLostError
-            if heartbeat.canceled.is_set():
-                raise CancelRequestedError
+            self._require_wanted(heartbeat, stopping)
             try:
                 return self._lines.get(timeout=POLL_SECONDS)
             except queue.Empty:
                 if self._finished():
                     return None
         raise ChildRetryError("stalled", f"no progress for {self._program.stall_seconds:g} s")
+
+    def _require_wanted(self, heartbeat: Heartbeat, stopping: Stopping | None) -> None:
+        """Raise if the child is to be stopped."""
+        if heartbeat.lost.is_set():
+            raise LeaseLostError
+        if heartbeat.canceled.is_set():
+            raise CancelRequestedError
+        if heartbeat.overdue.is_set():
+            raise ChildFailedError(OVERDUE)
+        if stopping is not None and stopping.is_set():
+            raise DrainRequestedError
+        if self._used_bytes() > self._program.max_bytes:
+            raise ChildFailedError(OUT_OF_MEMORY)
+
+    def _used_bytes(self) -> int:
+        """Resident memory of the group, looked up once a second; 0 where nothing is limited."""
+        if math.isinf(self._program.max_bytes) or time.monotonic() < self._look_again:
+            return 0
+        self._look_again = time.monotonic() + MEMORY_SECONDS
+        return group_rss_bytes(self.process.pid)
 
     def end(self) -> None:
         """Ask the process group to end, then kill what is left of it."""
@@ -172,6 +222,25 @@ class Child:
                 self._lines.put((name, line.rstrip("\n")))
         except ValueError:
             return  # closed while reading: the attempt is over
+
+
+def group_rss_bytes(group: int) -> int:
+    """Resident memory of all processes of a group; pages they share count once for each (Linux)."""
+    total = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            # After the name, which may hold anything: state, parent, group, … and 21 fields on, pages.
+            fields = (
+                (folder / "stat")
+                .read_text(encoding="utf-8", errors="replace")
+                .rpartition(")")[2]
+                .split()
+            )
+        except OSError:
+            continue  # it ended meanwhile
+        if int(fields[2]) == group:
+            total += int(fields[21]) * resource.getpagesize()
+    return total
 
 
 def _parse(line: str) -> Message | None:

@@ -1,5 +1,6 @@
 """Child program: compress and measure. Opens untrusted models; has no token and needs no network."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,11 @@ import transformers
 
 from spq_core.artifact.manifest import file_entry
 from spq_core.calibration.texts import Text, builtin_text, find_text
-from spq_core.errors import DatasetError
+from spq_core.errors import DatasetError, StateMismatchError
 from spq_core.evaluation.measure import choose_device
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.load_gate import LoadGateError
-from spq_core.pipeline import SourceModel
+from spq_core.pipeline import SourceModel, left_behind
 from spq_core.recipe import Recipe, parse_recipe
 from spq_core.run import RunResult, compress_and_measure
 from worker.child import PipeProgress, emit, serve
@@ -47,21 +48,37 @@ def measured(spec: dict[str, Any], recipe: Recipe, out: Path) -> RunResult:
     if recipe.needs_calibration:
         names.add(recipe.calibration.dataset)
     folders = [Path(folder) for folder in spec["text_folders"]]
-    return compress_and_measure(
-        SourceModel(
-            folder=Path(spec["source"]["folder"]),
-            name=spec["source"]["name"],
-            revision=spec["source"]["revision"],
-        ),
-        recipe,
-        out,
-        texts={name: text_or_builtin(name, folders) for name in sorted(names)},
-        evaluation=evaluation,
-        scratch=Path(spec["scratch"]),
-        progress=PipeProgress(),
-        license_id=spec["source"]["license"],
-        device=choose_device(spec["device"]),
+    source = SourceModel(
+        folder=Path(spec["source"]["folder"]),
+        name=spec["source"]["name"],
+        revision=spec["source"]["revision"],
     )
+    texts = {name: text_or_builtin(name, folders) for name in sorted(names)}
+
+    def compressed(*, resume: bool) -> RunResult:
+        return compress_and_measure(
+            source, recipe, out, texts=texts, evaluation=evaluation, scratch=Path(spec["scratch"]),
+            progress=PipeProgress(), license_id=spec["source"]["license"],
+            device=choose_device(spec["device"]), resume=resume,
+        )  # fmt: skip
+
+    if left_behind(out):
+        emit("log", text="going on from the last finished layer of an earlier attempt")
+        try:
+            return compressed(resume=True)
+        except StateMismatchError as error:  # that attempt's worker had other versions
+            emit("log", text=f"starting anew: {error}")
+    empty(out.parent)
+    return compressed(resume=False)
+
+
+def empty(folder: Path) -> None:
+    """Remove everything in a folder."""
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def text_or_builtin(name: str, folders: list[Path]) -> Text:

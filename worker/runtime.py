@@ -1,11 +1,13 @@
 """What a worker process holds while it lives."""
 
+import math
 import os
 import socket
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field, replace
 
 from app.db.session import Database, connect
-from worker.process import SPINNING_THREADS, ChildProgram
+from worker.process import SPINNING_THREADS, ChildProgram, Stopping
 from worker.settings import WorkerSettings
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -18,6 +20,8 @@ class Runtime:
     settings: WorkerSettings
     database: Database
     worker_id: str
+    stopping: Stopping = field(default_factory=threading.Event)
+    """Set when this worker is told to end: attempts give their jobs back."""
 
     def fetcher(self) -> ChildProgram:
         """Talks to the Hub for reading."""
@@ -27,7 +31,11 @@ class Runtime:
         """Compresses and measures."""
         threads = {"OMP_NUM_THREADS": str(self.settings.threads)} if self.settings.threads else {}
         spinning = SPINNING_THREADS if self.settings.spin else {}
-        return self._program("worker.runner", OFFLINE | threads | spinning)
+        return replace(
+            self._program("worker.runner", OFFLINE | threads | spinning),
+            max_bytes=self.settings.max_run_bytes or math.inf,
+            isolated=True,
+        )
 
     def publisher(self) -> ChildProgram:
         """Talks to the Hub for writing."""
@@ -44,7 +52,7 @@ def _proxies() -> dict[str, str]:
     return {name: os.environ[name] for name in spelled if name in os.environ}
 
 
-def make_runtime(settings: WorkerSettings) -> Runtime:
+def make_runtime(settings: WorkerSettings, stopping: Stopping) -> Runtime:
     """Connect; one per process."""
     worker_id = f"{socket.gethostname()}:{os.getpid()}"
-    return Runtime(settings, connect(settings.database_url.get_secret_value()), worker_id)
+    return Runtime(settings, connect(settings.database_url.get_secret_value()), worker_id, stopping)

@@ -9,6 +9,7 @@ from typing import TextIO
 
 import click
 import uvicorn
+from cryptography.fernet import Fernet
 
 from app.db.keys import SCOPES, create_key, find_principal
 from app.db.migrate import upgrade
@@ -23,6 +24,7 @@ from worker.process import PASSIVE_THREADS
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 KEY_FILE = "api-key"
+SEALING_FILE = "secret-keys"
 
 
 class HomeInUseError(SpqError):
@@ -104,6 +106,7 @@ def _environment(home: Path, models: Path | None, data_dir: Path | None) -> dict
         "SPQ_DATABASE_URL": f"sqlite:///{home / 'spq.db'}",
         "SPQ_ARTIFACT_DIR": str(home / "artifacts"),
         "SPQ_SCRATCH_DIR": str(home / "scratch"),
+        "SPQ_SECRET_KEYS": _own_file(home / SEALING_FILE, Fernet.generate_key().decode("ascii")),
         "SPQ_SPIN": "true",  # one run at a time, on a machine of its own
         **PASSIVE_THREADS,
     }
@@ -125,11 +128,18 @@ def _own_key(home: Path, url: str) -> Path:
     with database.write() as session:
         _, key = create_key(session, name="spq serve", tenant="default", scopes=SCOPES, days=None)
     path.unlink(missing_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w", encoding="ascii") as file:
-        file.write(f"{key}\n")
+    _own_file(path, key)
     database.dispose()
     return path
+
+
+def _own_file(path: Path, fresh: str) -> str:
+    """The line in a file that only its owner can read; it is made with `fresh` if it is not there."""
+    if not path.is_file():
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(f"{fresh}\n")
+    return path.read_text(encoding="ascii").strip()
 
 
 def _bracketed(host: str) -> str:

@@ -25,6 +25,8 @@ class WorkerSettings(ServiceSettings):
     heartbeat_seconds: Annotated[float, Field(gt=0)] = 3.0
     stall_seconds: Annotated[float, Field(gt=0)] = 3600.0
     """A runner silent for this long is taken for dead."""
+    max_run_bytes: Annotated[int, Field(gt=0)] | None = None
+    """Resident memory of a run; above it the run is killed and its job fails. No limit by default."""
     grace_seconds: Annotated[float, Field(ge=0)] = 10.0
     """Time between asking a child to end and killing its process group."""
     max_model_bytes: Annotated[int, Field(gt=0)] = 200 << 30

@@ -1,11 +1,14 @@
 """The Celery application of a worker, and its one task: id in, everything else from the database."""
 
+import multiprocessing
+import signal
 from contextlib import suppress
 
 from celery import Celery
-from celery.signals import worker_process_init
+from celery.signals import worker_process_init, worker_shutting_down
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.db.attempts import announce
 from app.queue import RUN_JOB_TASK, celery_app
 from app.telemetry import configure_logging
 from worker.compression import run_job
@@ -17,6 +20,8 @@ _settings = WorkerSettings()
 app: Celery = celery_app(
     _settings.broker_url.get_secret_value(), _settings.visibility_timeout_seconds
 )
+_stopping = multiprocessing.Event()
+"""Made before the pool forks: the parent hears of a shutdown, its child has the job."""
 _runtimes: list[Runtime] = []
 
 
@@ -24,13 +29,29 @@ _runtimes: list[Runtime] = []
 def start(**_: object) -> None:
     """Connect in the pool's child: a connection must not cross a fork."""
     configure_logging()
-    runtime = make_runtime(_settings)
+    runtime = make_runtime(_settings, _stopping)
     _runtimes[:] = [runtime]
     with suppress(SQLAlchemyError):  # the next job tries again
         remove_leftovers(runtime.database, _settings.scratch_dir, _settings.artifact_dir)
 
 
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def stop(*_: object, **__: object) -> None:
+    """Let the attempt end, and another worker go on with its job."""
+    _stopping.set()
+
+
 @app.task(name=RUN_JOB_TASK)  # type: ignore[untyped-decorator]
 def run(job_id: str) -> None:
     """Run one job. Attempts are counted in its row, so nothing is retried here."""
-    run_job(job_id, _runtimes[0])
+    # A signal to the whole process group must not cost the attempt. Set here, as the pool's child sets
+    # its own handlers last.
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        if _stopping.is_set():
+            with _runtimes[0].database.write() as session:
+                announce(session, job_id)  # for another worker
+        else:
+            run_job(job_id, _runtimes[0])
+    finally:
+        signal.signal(signal.SIGTERM, before)

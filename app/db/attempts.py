@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import Enum, auto
 from typing import Any
 
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from app.db.events import append_event
-from app.db.models import ArtifactFile, Job, JobLogLine, JobMetric, LayerReport
+from app.db.models import ArtifactFile, Job, JobLogLine, JobMetric, LayerReport, OutboxMessage
 from app.db.session import Database, now
 from app.domain.errors import FencedError
 from app.domain.job_status import OWNED, JobStatus
@@ -68,6 +69,15 @@ def claim(database: Database, job_id: str, worker_id: str, lease_seconds: float)
         )
 
 
+class Wish(Enum):
+    """What a job's client wants of the attempt that has it."""
+
+    GO_ON = auto()
+    CANCEL = auto()
+    STOP = auto()
+    """Its time is up."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """Writes of one attempt. Every method raises FencedError once the attempt lost its job."""
@@ -75,12 +85,17 @@ class Attempt:
     database: Database
     claim: Claim
 
-    def renew(self, lease_seconds: float) -> bool:
-        """Extend the lease; return whether the client asked to cancel."""
+    def renew(self, lease_seconds: float) -> Wish:
+        """Extend the lease; return what the client wants of this attempt."""
         with self.database.write() as session:
-            until = now(session) + timedelta(seconds=lease_seconds)
-            job = self._update(session, lease_expires_at=until)
-            return job.status == JobStatus.CANCELING
+            moment = now(session)
+            job = self._update(session, lease_expires_at=moment + timedelta(seconds=lease_seconds))
+            if job.status == JobStatus.CANCELING:
+                return Wish.CANCEL
+            limit, started = job.max_runtime_seconds, job.started_at
+            if limit is None or started is None or job.committing:
+                return Wish.GO_ON
+            return Wish.STOP if moment > started + timedelta(seconds=limit) else Wish.GO_ON
 
     def progress(self, stage: str, progress: dict[str, Any]) -> None:
         """Show where the run is, and keep it as an event."""
@@ -155,12 +170,18 @@ class Attempt:
             job = self._end(session, JobStatus.CANCELED, only=frozenset({JobStatus.CANCELING}))
             append_event(session, job, "status", {"status": JobStatus.CANCELED})
 
-    def give_back(self, reason: str) -> bool:
-        """Queue the job again, or fail it when no attempt is left; return whether it is queued."""
+    def give_back(self, reason: str, *, counted: bool = True) -> bool:
+        """Queue the job again, or fail it when no attempt is left; return whether it is queued.
+
+        Args:
+            counted: whether this attempt is one of those the job has.
+        """
         with self.database.write() as session:
             job = session.scalar(select(Job).where(Job.id == self.claim.job_id).with_for_update())
             if job is None or job.attempt != self.claim.attempt or job.status not in OWNED:
                 raise FencedError(self.claim.job_id, self.claim.attempt)
+            if not counted:
+                job.max_attempts += 1
             return release(session, job, reason)
 
     def _end(
@@ -220,6 +241,12 @@ class Attempt:
         session.add_all(JobMetric(job_id=job_id, **metric) for metric in metrics)
 
 
+def announce(session: Session, job_id: str) -> None:
+    """Have a job's doorbell rung."""
+    moment = now(session)
+    session.add(OutboxMessage(job_id=job_id, created_at=moment, not_before=moment, tries=0))
+
+
 def release(session: Session, job: Job, reason: str) -> bool:
     """Take a job from its attempt: queued again, or terminal. The caller holds the row lock.
 
@@ -236,6 +263,7 @@ def release(session: Session, job: Job, reason: str) -> bool:
         # `committing` stays: a lost attempt may have made its commit, so the job must not end
         # canceled; the next attempt looks for that commit first.
         job.status, job.announced_at = JobStatus.QUEUED, None
+        announce(session, job.id)
     else:
         job.status, job.finished_at = JobStatus.FAILED, moment
         job.error = {

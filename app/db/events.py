@@ -1,4 +1,4 @@
-"""Append to a job's history without gaps."""
+"""Append to a job's history without gaps, and tell its webhook."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from app.db.models import Job, JobEvent
 from app.db.session import now
+from app.db.webhooks import enqueue
 
 
 def append_event(session: Session, job: Job, kind: str, data: dict[str, Any]) -> None:
@@ -21,6 +22,8 @@ def append_event(session: Session, job: Job, kind: str, data: dict[str, Any]) ->
         .returning(Job.last_event)
         .execution_options(synchronize_session=False)
     )
+    if kind == "status":
+        enqueue(session, job, data["status"])
     session.add(
         JobEvent(job_id=job.id, seq=seq, at=now(session), attempt=job.attempt, type=kind, data=data)
     )

@@ -6,6 +6,7 @@ from sqlalchemy import delete, exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.db.attempts import release
+from app.db.events import append_event
 from app.db.models import Job, OutboxMessage
 from app.db.session import Database, now
 from app.domain.job_status import OWNED, JobStatus
@@ -56,6 +57,30 @@ def free_lost_jobs(database: Database) -> int:
         for job in lost:
             release(session, job, "worker_lost")
         return len(lost)
+
+
+def fail_overdue_jobs(database: Database) -> int:
+    """End queued jobs that no worker took in the time their clients gave; return how many."""
+    with database.write() as session:
+        moment = now(session)
+        query = (
+            select(Job)
+            .where(Job.status == JobStatus.QUEUED, Job.start_before < moment)
+            .limit(BATCH)
+            .with_for_update(skip_locked=True)
+        )
+        overdue = list(session.scalars(query))
+        for job in overdue:
+            job.status, job.finished_at = JobStatus.FAILED, moment
+            job.version += 1
+            job.error = {
+                "code": "deadline_exceeded_before_start",
+                "message": "no worker took the job within limits.max_pending_seconds",
+                "retryable": True,
+            }
+            session.flush()
+            append_event(session, job, "status", {"status": job.status, "error": job.error})
+        return len(overdue)
 
 
 def ring_forgotten_jobs(database: Database, older_than_seconds: float) -> int:

@@ -3,8 +3,9 @@
 import re
 import secrets
 import time
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import delete, select, tuple_, update
@@ -24,6 +25,11 @@ from app.db.session import now
 from app.domain.errors import JobActiveError, JobNotFoundError, PublishingError
 from app.domain.job_status import TERMINAL, JobStatus, sources_of
 
+
+def _later(moment: datetime, seconds: int | None) -> datetime | None:
+    return None if seconds is None else moment + timedelta(seconds=seconds)
+
+
 JOB_ID = re.compile(r"job_[0-9a-f]{32}")
 
 
@@ -41,6 +47,19 @@ class NewJob:
     recipe_sha256: str
     model_name: str
     max_attempts: int
+    max_pending_seconds: int | None = None
+    max_runtime_seconds: int | None = None
+    retry_of: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFilter:
+    """Which jobs a list shows; None shows all."""
+
+    status: JobStatus | None = None
+    model: str | None = None
+    created_after: datetime | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +86,9 @@ class JobRepository:
             model_name=new.model_name,
             committing=False,
             created_at=moment,
+            start_before=_later(moment, new.max_pending_seconds),
+            max_runtime_seconds=new.max_runtime_seconds,
+            retry_of=new.retry_of,
         )
         self.session.add(job)
         self.session.flush()  # events and the outbox refer to the row
@@ -91,12 +113,18 @@ class JobRepository:
         return job
 
     def page(
-        self, *, limit: int, after: tuple[datetime, str] | None, status: JobStatus | None
+        self, *, limit: int, after: tuple[datetime, str] | None, chosen: JobFilter
     ) -> list[Job]:
         """Up to `limit` jobs, newest first, that come after a position in that order."""
         query = select(Job).where(Job.tenant == self.tenant)
-        if status is not None:
-            query = query.where(Job.status == status)
+        if chosen.status is not None:
+            query = query.where(Job.status == chosen.status)
+        if chosen.model is not None:
+            query = query.where(Job.model_name == chosen.model)
+        if chosen.created_after is not None:
+            query = query.where(Job.created_at > chosen.created_after)
+        for name, value in chosen.labels.items():
+            query = query.where(Job.request["labels"][name].as_string() == value)
         if after is not None:
             query = query.where(tuple_(Job.created_at, Job.id) < after)
         return list(

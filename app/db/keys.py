@@ -5,7 +5,7 @@ import secrets
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import case, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.db.models import ApiKey
@@ -69,6 +69,26 @@ def revoke_key(session: Session, key_id: str) -> bool:
         .returning(ApiKey.id)
     )
     return revoked is not None
+
+
+def rotate_key(session: Session, key_id: str, *, hours: int) -> tuple[ApiKey, str] | None:
+    """A new key for whom a live one speaks; the old one expires in `hours`. None if it is not live."""
+    until = now(session) + timedelta(hours=hours)
+    old = session.scalar(
+        update(ApiKey)
+        .where(
+            ApiKey.id == key_id,
+            ApiKey.revoked_at.is_(None),
+            or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now(session)),
+        )
+        .values(expires_at=case((ApiKey.expires_at < until, ApiKey.expires_at), else_=until))
+        .returning(ApiKey)
+    )
+    if old is None:
+        return None
+    return create_key(
+        session, name=old.name, tenant=old.tenant, scopes=tuple(old.scopes), days=None
+    )
 
 
 def list_keys(session: Session) -> list[ApiKey]:

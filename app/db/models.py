@@ -46,6 +46,8 @@ class Job(Base):
         CheckConstraint("attempt BETWEEN 0 AND max_attempts", name="attempt_in_range"),
         CheckConstraint("status <> 'failed' OR error IS NOT NULL", name="failure_has_error"),
         Index(None, "tenant", "created_at", "id"),
+        Index(None, "tenant", "status", "created_at", "id"),
+        Index(None, "tenant", "model_name", "created_at", "id"),
         Index(None, "status", "lease_expires_at"),
     )
 
@@ -75,8 +77,25 @@ class Job(Base):
     lease_expires_at: Mapped[datetime | None]
     announced_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
+    start_before: Mapped[datetime | None]
+    """A job still queued then fails."""
+    max_runtime_seconds: Mapped[int | None]
+    """Of all attempts together, from the first one's start."""
+    retry_of: Mapped[str | None] = mapped_column(String(40))
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+
+
+class IdempotentAnswer(Base):
+    """What a request with an Idempotency-Key was answered."""
+
+    __tablename__ = "idempotent_answers"
+
+    tenant: Mapped[str] = mapped_column(String(64), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    request_sha256: Mapped[str] = mapped_column(String(64))
+    answer: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class JobEvent(Base):
@@ -140,6 +159,38 @@ class ArtifactFile(Base):
     path: Mapped[str] = mapped_column(String(256), primary_key=True)
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64))
+
+
+class WebhookSecret(Base):
+    """What a tenant's webhook messages are signed with; sealed."""
+
+    __tablename__ = "webhook_secrets"
+
+    tenant: Mapped[str] = mapped_column(String(64), primary_key=True)
+    sealed: Mapped[str] = mapped_column(Text)
+    previous: Mapped[str | None] = mapped_column(Text)
+    previous_until: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+
+
+class WebhookDelivery(Base):
+    """A message to a client's webhook. It outlives its job, until it is delivered or given up."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (Index(None, "tenant", "created_at", "id"),)
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(64))
+    job_id: Mapped[str] = mapped_column(String(40), index=True)
+    url: Mapped[str] = mapped_column(Text)
+    type: Mapped[str] = mapped_column(String(32))
+    payload: Mapped[dict[str, Any]]
+    tries: Mapped[int]
+    created_at: Mapped[datetime]
+    next_try_at: Mapped[datetime | None] = mapped_column(index=True)
+    delivered_at: Mapped[datetime | None]
+    last_status: Mapped[int | None]
+    last_error: Mapped[str | None] = mapped_column(String(200))
 
 
 class OutboxMessage(Base):

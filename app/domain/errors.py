@@ -8,6 +8,14 @@ DomainError
 ├── InvalidCursorError        a page cursor we did not issue
 ├── ModelNotAllowedError      a local model outside the allowed folders
 ├── UnknownDatasetError       an evaluation or calibration text nobody knows
+├── JobNotRetryableError      only failed and canceled jobs can be tried again
+├── IdempotencyKeyReusedError the key came with another request before
+├── RequestInProgressError    the first request with this key is being answered
+├── QuotaExceededError        the tenant has used up what it may have
+├── UnsafeWebhookError        a webhook's URL must not be called
+├── WebhooksDisabledError     the service has no key to keep secrets with
+├── DeliveryNotFoundError     no such webhook message, or another tenant's
+├── SecretUnreadableError     a stored secret was sealed with a key that is gone
 ├── EstimatesBusyError        as many estimates are being made as may be at once
 ├── AuthenticationError       no valid key
 ├── PermissionDeniedError     the key lacks a scope
@@ -109,6 +117,87 @@ class UnknownDatasetError(DomainError):
             f"unknown dataset {self.name[:80]!r}; GET /capabilities lists those known, and others "
             "can be put into SPQ_DATA_DIR as <name>-test.txt and <name>-valid.txt"
         )
+
+
+class JobNotRetryableError(DomainError):
+    """Only a failed or canceled job can be tried again."""
+
+    code = "job_not_retryable"
+
+    def __init__(self, job_id: str, status: str) -> None:
+        super().__init__(job_id, status)
+        self.job_id, self.status = job_id, status
+
+    def __str__(self) -> str:
+        return (
+            f"job {self.job_id} is {self.status}; only failed and canceled jobs can be tried again"
+        )
+
+
+class IdempotencyKeyReusedError(DomainError):
+    """The Idempotency-Key came with another request before."""
+
+    code = "idempotency_key_reused"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+    def __str__(self) -> str:
+        return f"the Idempotency-Key {self.key[:80]!r} came with another request; use a new key for a new request"
+
+
+class RequestInProgressError(DomainError):
+    """The first request with this Idempotency-Key is still being answered."""
+
+    code = "request_in_progress"
+
+    def __str__(self) -> str:
+        return "the first request with this Idempotency-Key is still being answered; ask again"
+
+
+class UnsafeWebhookError(DomainError):
+    """A webhook's URL is not one this service may call."""
+
+    code = "unsafe_webhook"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the webhook's URL cannot be used: {self.reason}"
+
+
+class WebhooksDisabledError(DomainError):
+    """This service has no key to keep webhook secrets with."""
+
+    code = "webhooks_disabled"
+
+    def __str__(self) -> str:
+        return "this service has no SPQ_SECRET_KEYS to keep secrets with, so it takes no webhooks"
+
+
+class DeliveryNotFoundError(DomainError):
+    """There is no such webhook message."""
+
+    code = "delivery_not_found"
+
+    def __init__(self, delivery_id: str) -> None:
+        super().__init__(delivery_id)
+        self.delivery_id = delivery_id
+
+    def __str__(self) -> str:
+        return f"there is no webhook delivery {self.delivery_id[:80]!r}"
+
+
+class SecretUnreadableError(DomainError):
+    """A stored secret was sealed with a key that this service no longer has."""
+
+    code = "secret_unreadable"
+
+    def __str__(self) -> str:
+        return "a stored secret was sealed with a key that SPQ_SECRET_KEYS no longer holds"
 
 
 class EstimatesBusyError(DomainError):

@@ -27,6 +27,7 @@ class JobStatus(StrEnum):
 
 
 TERMINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELED})
+RETRYABLE = frozenset({JobStatus.FAILED, JobStatus.CANCELED})
 OWNED = frozenset({JobStatus.RUNNING, JobStatus.CANCELING})
 """Statuses in which one attempt holds a lease on the job."""
 

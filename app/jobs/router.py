@@ -2,24 +2,29 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Depends, Query, Request, Response, status
-from fastapi.responses import FileResponse, JSONResponse
-from pydantic import BaseModel
+from fastapi import APIRouter, Depends, Header, Query, Request, Response, status
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from pydantic import AwareDatetime, BaseModel
 
 from app.auth import Reader, Writer
+from app.db.jobs import JobFilter
 from app.db.models import Job
 from app.domain.errors import (
     ArtifactNotFoundError,
     InvalidCursorError,
     JobActiveError,
     JobNotFoundError,
+    JobNotRetryableError,
     ModelNotAllowedError,
     PublishingError,
+    RequestInProgressError,
     UnknownDatasetError,
+    UnsafeWebhookError,
 )
 from app.domain.job_status import TERMINAL, JobStatus
 from app.jobs.schemas import (
@@ -34,6 +39,8 @@ from app.jobs.schemas import (
     MetricView,
 )
 from app.jobs.service import JobService
+from app.jobs.stream import changed, event_stream, wanted_wait
+from app.jobs.views import job_view
 from app.problems import documented
 from spq_core.errors import RecipeError
 
@@ -41,6 +48,11 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
 Limit = Annotated[int, Query(ge=1, le=100)]
 LongLimit = Annotated[int, Query(ge=1, le=1000)]
 After = Annotated[int, Query(ge=0, le=2**31 - 1)]
+IdempotencyHeader = Annotated[
+    str | None,
+    Header(alias="Idempotency-Key", min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$"),
+]
+ETAG = re.compile(r'"(\d{1,9})"')
 View = TypeVar("View", bound=BaseModel)
 QUICK_POLL_SECONDS, POLL_SECONDS, SLOW_POLL_SECONDS = 2, 5, 15
 YOUNG_SECONDS, OLD_SECONDS = 60, 600
@@ -59,12 +71,20 @@ Jobs = Annotated[JobService, Depends(_service)]
     "",
     status_code=status.HTTP_202_ACCEPTED,
     response_model=JobView,
-    responses=documented(RecipeError, ModelNotAllowedError, UnknownDatasetError),
-)
-def submit_job(body: JobSubmission, jobs: Jobs, caller: Writer) -> JSONResponse:
-    """Accept a compression job; poll the Location header for its progress."""
-    job = jobs.submit(caller.tenant, body)
-    return _job_answer(job, status.HTTP_202_ACCEPTED)
+    responses=documented(
+        RecipeError, ModelNotAllowedError, UnknownDatasetError, RequestInProgressError,
+        UnsafeWebhookError,
+    ),
+)  # fmt: skip
+def submit_job(
+    body: JobSubmission, jobs: Jobs, caller: Writer, key: IdempotencyHeader = None
+) -> JSONResponse:
+    """Accept a compression job; poll the Location header for its progress.
+
+    A request that is sent again with the same Idempotency-Key within 48 hours makes no second job: it
+    gets the first one's answer, with `Idempotent-Replayed: true`.
+    """
+    return _accepted(*jobs.submit(caller.tenant, body, key))
 
 
 @router.get("", response_model=JobPage, responses=documented(InvalidCursorError))
@@ -75,10 +95,17 @@ def list_jobs(
     limit: Limit = 20,
     after: str | None = None,
     job_status: Annotated[JobStatus | None, Query(alias="status")] = None,
+    model: Annotated[str | None, Query(max_length=256)] = None,
+    created_after: AwareDatetime | None = None,
 ) -> Response:
-    """List jobs, newest first."""
-    found, more = jobs.page(caller.tenant, limit=limit, after=after, status=job_status)
-    page = JobPage(data=[_view(job) for job in found], has_more=more is not None, next_cursor=more)
+    """List jobs, newest first; `label.NAME=VALUE` shows those with a label."""
+    chosen = JobFilter(
+        status=job_status, model=model, created_after=created_after, labels=_labels(request)
+    )
+    found, more = jobs.page(caller.tenant, limit=limit, after=after, chosen=chosen)
+    page = JobPage(
+        data=[job_view(job) for job in found], has_more=more is not None, next_cursor=more
+    )
     headers = {}
     if more is not None:
         headers["Link"] = f'<{request.url.include_query_params(after=more)}>; rel="next"'
@@ -86,13 +113,27 @@ def list_jobs(
 
 
 @router.get("/{job_id}", response_model=JobView, responses=documented(JobNotFoundError))
-def get_job(request: Request, job_id: str, jobs: Jobs, caller: Reader) -> Response:
-    """Show one job. Send the ETag back as If-None-Match: an unchanged job costs no body."""
-    job = jobs.get(caller.tenant, job_id)
-    etag = _etag(job)
-    if etag in request.headers.get("if-none-match", ""):
-        return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=_job_headers(job))
-    return _job_answer(job, status.HTTP_200_OK)
+async def get_job(
+    request: Request,
+    job_id: str,
+    jobs: Jobs,
+    caller: Reader,
+    prefer: Annotated[str, Header(max_length=200)] = "",
+) -> Response:
+    """Show one job. Send the ETag back as If-None-Match: an unchanged job costs no body.
+
+    With `Prefer: wait=30` the answer comes when the job has changed, or after so many seconds.
+    """
+    known = request.headers.get("if-none-match", "")
+    version = ETAG.search(known)
+    seconds = wanted_wait(prefer)
+    job = await changed(
+        lambda: jobs.get(caller.tenant, job_id), int(version[1]) if version else None, seconds
+    )
+    headers = _job_headers(job) | ({"Preference-Applied": f"wait={seconds}"} if seconds else {})
+    if _etag(job) in known:
+        return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
+    return JSONResponse(job_view(job).model_dump(mode="json"), status.HTTP_200_OK, headers)
 
 
 @router.post(
@@ -107,6 +148,19 @@ def cancel_job(job_id: str, jobs: Jobs, caller: Writer) -> JSONResponse:
     return _job_answer(job, status.HTTP_200_OK if ended else status.HTTP_202_ACCEPTED)
 
 
+@router.post(
+    "/{job_id}/retry",
+    status_code=status.HTTP_202_ACCEPTED,
+    response_model=JobView,
+    responses=documented(JobNotFoundError, JobNotRetryableError),
+)
+def retry_job(
+    job_id: str, jobs: Jobs, caller: Writer, key: IdempotencyHeader = None
+) -> JSONResponse:
+    """Accept a new job that asks for what a failed or canceled one did."""
+    return _accepted(*jobs.retry(caller.tenant, job_id, key))
+
+
 @router.delete(
     "/{job_id}",
     status_code=status.HTTP_204_NO_CONTENT,
@@ -117,11 +171,33 @@ def delete_job(job_id: str, jobs: Jobs, caller: Writer) -> None:
     jobs.delete(caller.tenant, job_id)
 
 
-@router.get("/{job_id}/events", responses=documented(JobNotFoundError))
+@router.get(
+    "/{job_id}/events",
+    response_model=Listing[EventView],
+    responses={200: {"content": {"text/event-stream": {}}}, **documented(JobNotFoundError)},
+)
 def list_events(
-    job_id: str, jobs: Jobs, caller: Reader, after: After = 0, limit: LongLimit = 100
-) -> Listing[EventView]:
-    """The job's history: numbered without gaps."""
+    request: Request,
+    job_id: str,
+    jobs: Jobs,
+    caller: Reader,
+    after: After = 0,
+    limit: LongLimit = 100,
+    last_event_id: Annotated[int | None, Header(ge=0, le=2**31 - 1)] = None,
+) -> Listing[EventView] | StreamingResponse:
+    """The job's history: numbered without gaps.
+
+    With `Accept: text/event-stream` it comes as it happens, until the job has ended; a stream that
+    broke goes on behind `Last-Event-ID`.
+    """
+    if "text/event-stream" in request.headers.get("accept", ""):
+        jobs.get(caller.tenant, job_id)
+        begin = after if last_event_id is None else last_event_id
+        return StreamingResponse(
+            event_stream(jobs, caller.tenant, job_id, begin),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+        )
     rows = jobs.read(caller.tenant, lambda repo: repo.events(job_id, after=after, limit=limit + 1))
     return _listing(rows, EventView, limit, after, lambda row: row.seq)
 
@@ -183,16 +259,25 @@ def download_artifact(job_id: str, path: str, jobs: Jobs, caller: Reader) -> Fil
     )
 
 
-def _view(job: Job) -> JobView:
-    base = f"/jobs/{job.id}"
-    names = ("cancel", "events", "logs", "metrics", "layers", "artifacts")
-    return JobView.model_validate(
-        {
-            **{name: getattr(job, name) for name in JobView.model_fields if hasattr(job, name)},
-            "model": job.model_name,
-            "urls": {"self": base, **{name: f"{base}/{name}" for name in names}},
-        }
-    )
+def _labels(request: Request) -> dict[str, str]:
+    """The `label.NAME=VALUE` of a query."""
+    return {
+        name.removeprefix("label."): value
+        for name, value in request.query_params.items()
+        if name.startswith("label.")
+    }
+
+
+def _accepted(view: JobView, replayed: bool) -> JSONResponse:  # noqa: FBT001 - as the service returns it
+    headers = {
+        "ETag": f'"{view.version}"',
+        "Cache-Control": NO_CACHE,
+        "Location": view.urls["self"],
+        "Retry-After": str(QUICK_POLL_SECONDS),
+    }
+    if replayed:
+        headers["Idempotent-Replayed"] = "true"
+    return JSONResponse(view.model_dump(mode="json"), status.HTTP_202_ACCEPTED, headers)
 
 
 def _etag(job: Job) -> str:
@@ -207,7 +292,7 @@ def _job_headers(job: Job) -> dict[str, str]:
 
 
 def _job_answer(job: Job, status_code: int) -> JSONResponse:
-    return JSONResponse(_view(job).model_dump(mode="json"), status_code, _job_headers(job))
+    return JSONResponse(job_view(job).model_dump(mode="json"), status_code, _job_headers(job))
 
 
 def _poll_seconds(job: Job) -> int:

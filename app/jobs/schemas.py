@@ -52,6 +52,26 @@ class OutputReference(_Body):
     private: bool = True
 
 
+class WebhookReference(_Body):
+    """Whom to tell how the job goes; messages are signed (Standard Webhooks)."""
+
+    url: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+    events: tuple[Literal["job.started", "job.succeeded", "job.failed", "job.canceled"], ...] = (
+        "job.succeeded",
+        "job.failed",
+        "job.canceled",
+    )
+
+
+class TimeLimits(_Body):
+    """How long a job may take; without a limit, as long as it needs."""
+
+    max_pending_seconds: Annotated[int, Field(ge=1, le=30 * 86400)] | None = None
+    """A job no worker has taken by then fails."""
+    max_runtime_seconds: Annotated[int, Field(ge=1, le=30 * 86400)] | None = None
+    """A job that is not done this long after its first start fails."""
+
+
 class JobSubmission(_Body):
     """A request to compress a model."""
 
@@ -60,6 +80,8 @@ class JobSubmission(_Body):
     """A catalog name, a recipe document, or a document with `extends`."""
     evaluation: EvaluationSettings = EvaluationSettings()
     output: OutputReference | None = None
+    webhook: WebhookReference | None = None
+    limits: TimeLimits = TimeLimits()
     labels: dict[Label, Annotated[str, StringConstraints(max_length=512)]] = Field(
         default_factory=dict, max_length=MAX_LABELS
     )
@@ -121,6 +143,8 @@ class JobView(BaseModel):
     recipe: dict[str, Any]
     recipe_sha256: str
     request: dict[str, Any]
+    labels: dict[str, str]
+    retry_of: str | None
     attempt: int
     max_attempts: int
     result: dict[str, Any] | None

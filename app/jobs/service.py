@@ -1,18 +1,29 @@
 """What the API can do with jobs. Each method is one transaction."""
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.db.jobs import JobRepository, NewJob
+from sqlalchemy.orm import Session
+
+from app.db.idempotency import Idempotency, recall, remember
+from app.db.jobs import JobFilter, JobRepository, NewJob
 from app.db.models import ArtifactFile, Job
 from app.db.session import Database
-from app.domain.errors import ArtifactNotFoundError, ModelNotAllowedError, UnknownDatasetError
-from app.domain.job_status import JobStatus
+from app.domain.errors import (
+    ArtifactNotFoundError,
+    JobNotRetryableError,
+    ModelNotAllowedError,
+    UnknownDatasetError,
+)
+from app.domain.job_status import RETRYABLE
 from app.jobs import cursor
-from app.jobs.schemas import JobSubmission, ModelReference
+from app.jobs.schemas import JobSubmission, JobView, ModelReference
+from app.jobs.views import job_view
 from app.telemetry import JOBS_CREATED, log
 from spq_core.calibration.texts import is_known
 from spq_core.catalog import resolve
@@ -28,15 +39,26 @@ class JobService:
     artifact_dir: Path
     data_dir: Path | None
     max_attempts: int
+    check_webhook: Callable[[Session, str, str], None]
+    """Raises if a tenant's jobs cannot have a webhook at a URL; makes the tenant's secret if need be."""
 
-    def submit(self, tenant: str, body: JobSubmission) -> Job:
-        """Accept a job: the row, its first event and its doorbell commit together.
+    def submit(self, tenant: str, body: JobSubmission, key: str | None) -> tuple[JobView, bool]:
+        """Accept a job: the row, its first event, its doorbell and the answer commit together.
+
+        Args:
+            key: the Idempotency-Key; a request that came with it before gets the answer it got then.
+
+        Returns:
+            The answer, and whether it was given before.
 
         Raises:
             RecipeError: the recipe is unknown or malformed.
             ModelNotAllowedError: the local model is not in an allowed folder.
             UnknownDatasetError: a dataset is neither known nor in the data folder.
+            UnsafeWebhookError, WebhooksDisabledError: its webhook cannot be called.
+            IdempotencyKeyReusedError, RequestInProgressError: see `recall`.
         """
+        asked = _idempotency(tenant, key, body.model_dump(mode="json"))
         recipe = resolve(body.recipe)
         self._check_local_model(body.model)
         self._check_datasets({*body.evaluation.perplexity, recipe.calibration.dataset})
@@ -46,15 +68,55 @@ class JobService:
             recipe_sha256=recipe.sha256(),
             model_name=body.model.name,
             max_attempts=self.max_attempts,
+            max_pending_seconds=body.limits.max_pending_seconds,
+            max_runtime_seconds=body.limits.max_runtime_seconds,
         )
+        kind = recipe.metadata.name if isinstance(body.recipe, str) else "custom"
+        return self._accept(tenant, new, asked, kind)
+
+    def retry(self, tenant: str, job_id: str, key: str | None) -> tuple[JobView, bool]:
+        """Accept a new job with the request and the recipe of one that did not succeed.
+
+        Raises:
+            JobNotFoundError: there is no such job.
+            JobNotRetryableError: it succeeded, or has not ended.
+            IdempotencyKeyReusedError, RequestInProgressError: see `recall`.
+        """
+        old = self.get(tenant, job_id)
+        if old.status not in RETRYABLE:
+            raise JobNotRetryableError(job_id, old.status)
+        new = NewJob(
+            request=old.request,
+            recipe=old.recipe,
+            recipe_sha256=old.recipe_sha256,
+            model_name=old.model_name,
+            max_attempts=self.max_attempts,
+            max_pending_seconds=old.request.get("limits", {}).get("max_pending_seconds"),
+            max_runtime_seconds=old.max_runtime_seconds,
+            retry_of=old.id,
+        )
+        return self._accept(tenant, new, _idempotency(tenant, key, {"retry": job_id}), "retried")
+
+    def _accept(
+        self, tenant: str, new: NewJob, asked: Idempotency | None, kind: str
+    ) -> tuple[JobView, bool]:
         with self.database.write() as session:
+            before = None if asked is None else recall(session, asked)
+            if before is not None:
+                return JobView.model_validate(before), True
+            hook = new.request.get("webhook")
+            if hook is not None:
+                self.check_webhook(session, tenant, hook["url"])
             job = JobRepository(session, tenant).add(new)
+            session.flush()
+            session.refresh(job)
+            view = job_view(job)
+            if asked is not None:
+                remember(session, asked, view.model_dump(mode="json"))
         self.wake()
-        JOBS_CREATED.labels(
-            recipe.metadata.name if isinstance(body.recipe, str) else "custom"
-        ).inc()
+        JOBS_CREATED.labels(kind).inc()
         log.info("job_accepted", job_id=job.id, tenant=tenant)
-        return job
+        return view, False
 
     def get(self, tenant: str, job_id: str) -> Job:
         """Return one job."""
@@ -62,13 +124,13 @@ class JobService:
             return JobRepository(session, tenant).get(job_id)
 
     def page(
-        self, tenant: str, *, limit: int, after: str | None, status: JobStatus | None
+        self, tenant: str, *, limit: int, after: str | None, chosen: JobFilter
     ) -> tuple[list[Job], str | None]:
         """Return a page of jobs and the cursor of the next one, if there is one."""
         position = cursor.decode(after) if after else None
         with self.database.read() as session:
             jobs = JobRepository(session, tenant).page(
-                limit=limit + 1, after=position, status=status
+                limit=limit + 1, after=position, chosen=chosen
             )
         shown = jobs[:limit]
         more = cursor.encode(shown[-1].created_at, shown[-1].id) if len(jobs) > limit else None
@@ -116,3 +178,12 @@ class JobService:
         for name in sorted(names):
             if not is_known(name, self.data_dir):
                 raise UnknownDatasetError(name)
+
+
+def _idempotency(tenant: str, key: str | None, request: dict[str, Any]) -> Idempotency | None:
+    """What makes two requests the same one: their tenant, their key, and what they ask for."""
+    if key is None:
+        return None
+    canonical = json.dumps(request, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(canonical.encode()).hexdigest()
+    return Idempotency(tenant=tenant, key=key, request_sha256=digest)

@@ -99,9 +99,8 @@ def figures_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def measured_on(evaluation: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    """The text behind a row's perplexity, and how it was cut."""
-    settings = evaluation["settings"]
+def measured_on(settings: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """The text behind a row's perplexity, and how it was cut; `settings` are the measurement's."""
     origin = settings["datasets"][row["dataset"]]["origin"]
     return (
         f"{row['dataset']} ({_plain(origin)}), {row['tokens']:,} predicted tokens, "
@@ -168,7 +167,7 @@ def _recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
 def _protocol(result: dict[str, Any]) -> str:
     settings, row = result["evaluation"]["settings"], result["rows"][-1]
     return (
-        f"Perplexity: {measured_on(result['evaluation'], row)} without overlap, {settings['scoring_dtype']}. "
+        f"Perplexity: {measured_on(settings, row)} without overlap, {settings['scoring_dtype']}. "
         "KL is the mean KL(source ‖ model) in nats per token; top-1 the share of tokens whose most "
         f"likely successor is the source's. Speed: batch 1, {settings['device']}, "
         f"{settings['threads']} threads, median of {settings['trials']} trials."

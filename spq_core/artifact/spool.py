@@ -33,6 +33,7 @@ class Spool:
         stored = distinct_tensors(block)
         contiguous = {name: tensor.contiguous() for name, tensor in stored.tensors.items()}
         self.files[path] = f"{number}-{path or 'rest'}.safetensors"
+        (self.folder / self.files[path]).unlink(missing_ok=True)
         save_file(contiguous, self.folder / self.files[path])
         self.layouts[path], self.aliases[path] = changed, stored.aliases
 

@@ -87,6 +87,7 @@ class ArtifactWriter:
                 raise NumericalError("artifact", f"{path}.{name}" if path else name)
             tensors[f"{path}.{name}" if path else name] = stored.contiguous()
         file = f"model-{number:05d}-of-{self.n_shards:05d}.safetensors"
+        (self.folder / file).unlink(missing_ok=True)  # a frozen predecessor may have it open
         save_file(tensors, self.folder / file, metadata={"format": "pt"})
         (self.folder / file).chmod(0o644)
         self.weight_map.update(dict.fromkeys(tensors, file))

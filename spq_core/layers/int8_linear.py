@@ -36,6 +36,16 @@ class Int8Weight(ExactParts):
             None if input_scale is None else nn.Parameter(input_scale, requires_grad=False)
         )
         self.coded = coded
+        self._narrow: tuple[tuple[object, ...], Tensor, Tensor | None] | None = None
+
+    def narrow_scales(self) -> tuple[Tensor, Tensor | None]:
+        """Both scales in bfloat16, converted once: for a token, a conversion takes as long as a product."""
+        parts = (self.scale,) if self.input_scale is None else (self.scale, self.input_scale)
+        state = tuple((part.data_ptr(), part._version) for part in parts)  # noqa: SLF001
+        if self._narrow is None or self._narrow[0] != state:
+            narrow = [part.data.to(torch.bfloat16) for part in parts]
+            self._narrow = (state, narrow[0], narrow[1] if len(narrow) > 1 else None)
+        return self._narrow[1:]
 
 
 class Int8Linear(Int8Weight):
@@ -80,7 +90,11 @@ class Int8Linear(Int8Weight):
 
     def forward(self, x: Float[Tensor, "*batch n_in"]) -> Float[Tensor, "*batch n_out"]:
         """Apply the layer in x's dtype."""
-        return int8_linear(x, self.codes, self.scale, self.bias, self.input_scale)
+        scale: Tensor = self.scale
+        input_scale: Tensor | None = self.input_scale
+        if x.dtype == torch.bfloat16 and not torch.compiler.is_compiling() and not x.requires_grad:
+            scale, input_scale = self.narrow_scales()
+        return int8_linear(x, self.codes, scale, self.bias, input_scale)
 
     def extra_repr(self) -> str:
         return f"in={self.in_features}, out={self.out_features}, scales={self.scale.numel()}"

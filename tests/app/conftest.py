@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from cryptography.fernet import Fernet
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
@@ -44,7 +45,15 @@ def hub_endpoint() -> str:
 
 
 @pytest.fixture
-def api(database_url: str, tmp_path: Path, tiny_llama: Path, hub_endpoint: str) -> Iterator[Api]:
+def webhook_networks(request: pytest.FixtureRequest) -> str:
+    """Loopback, for tests whose endpoint is there."""
+    return "127.0.0.0/8" if "endpoint" in request.fixturenames else ""
+
+
+@pytest.fixture
+def api(
+    database_url: str, tmp_path: Path, tiny_llama: Path, hub_endpoint: str, webhook_networks: str
+) -> Iterator[Api]:
     settings = ApiSettings(
         database_url=SecretStr(database_url),
         broker_url=SecretStr("redis://127.0.0.1:9/0"),
@@ -52,6 +61,8 @@ def api(database_url: str, tmp_path: Path, tiny_llama: Path, hub_endpoint: str) 
         model_dirs=str(tiny_llama.parent),
         max_body_bytes=20_000,
         hub_endpoint=hub_endpoint,
+        secret_keys=SecretStr(Fernet.generate_key().decode()),
+        webhook_networks=webhook_networks,
     )
     app = create_app(settings)
     client = TestClient(app, raise_server_exceptions=False)

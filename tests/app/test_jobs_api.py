@@ -2,10 +2,15 @@
 
 import base64
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import pytest
+from sqlalchemy import update
 
-from app.db.attempts import Attempt, FinishedArtifact, claim
+from app.db.attempts import Attempt, FinishedArtifact, Wish, claim
+from app.db.models import IdempotentAnswer
 from app.domain import errors as domain_errors
 from app.problems import STATUS
 
@@ -227,7 +232,7 @@ def test_cancelling(api):
     for _ in range(2):
         answer = api.client.post(f"/jobs/{running}/cancel", headers=headers)
         assert (answer.status_code, answer.json()["status"]) == (202, "canceling")
-    assert attempt.renew(60) is True
+    assert attempt.renew(60) is Wish.CANCEL
     attempt.cancel()
     answer = api.client.post(f"/jobs/{running}/cancel", headers=headers)
     assert (answer.status_code, answer.json()["status"]) == (200, "canceled")
@@ -351,3 +356,141 @@ def test_every_documented_problem_refers_to_the_shape(api):
     assert document["components"]["schemas"]["Problem"]["properties"]["code"]
     answer = document["paths"]["/jobs/{job_id}"]["get"]["responses"]["404"]
     assert answer["content"]["application/problem+json"]["schema"]["$ref"].endswith("/Problem")
+
+
+def test_a_repeated_idempotency_key_makes_one_job(api):
+    body = {"model": {"repo_id": "org/tiny"}, "recipe": "int8"}
+    headers = api.headers() | {"Idempotency-Key": "release-7"}
+    first = api.client.post("/jobs", json=body, headers=headers)
+    assert "idempotent-replayed" not in first.headers
+    start(api, first.json()["id"])  # the job has moved on; the answer has not
+    again = api.client.post("/jobs", json=body, headers=headers)
+    assert again.status_code == 202
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.json() == first.json()
+    other = api.client.post("/jobs", json=body | {"recipe": "spq"}, headers=headers)
+    problem(other, 422, "idempotency_key_reused")
+    assert len(api.client.get("/jobs", headers=api.headers()).json()["data"]) == 1
+    bob = api.client.post(
+        "/jobs", json=body, headers=api.headers("bob") | {"Idempotency-Key": "release-7"}
+    )
+    assert bob.json()["id"] != first.json()["id"], "keys are a tenant's own"
+
+
+def test_requests_that_failed_leave_their_idempotency_key_free(api):
+    headers = api.headers() | {"Idempotency-Key": "k"}
+    body = {"model": {"repo_id": "org/tiny"}, "recipe": "nope"}
+    problem(api.client.post("/jobs", json=body, headers=headers), 422, "invalid_recipe")
+    body["recipe"] = "int8"
+    assert api.client.post("/jobs", json=body, headers=headers).status_code == 202
+    bad = api.headers() | {"Idempotency-Key": "a b"}
+    problem(api.client.post("/jobs", json=body, headers=bad), 422, "invalid_request")
+
+
+def test_one_of_many_simultaneous_requests_with_a_key_makes_the_job(api):
+    body = {"model": {"repo_id": "org/tiny"}, "recipe": "int8"}
+    headers = api.headers() | {"Idempotency-Key": "same"}
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(
+            pool.map(lambda _: api.client.post("/jobs", json=body, headers=headers), range(16))
+        )
+    assert {answer.status_code for answer in answers} <= {202, 409}
+    accepted = [answer.json()["id"] for answer in answers if answer.status_code == 202]
+    assert len(set(accepted)) == 1
+    for refused in (answer for answer in answers if answer.status_code == 409):
+        assert problem(refused, 409, "request_in_progress")
+        assert refused.headers["retry-after"]
+    assert len(api.client.get("/jobs", headers=api.headers()).json()["data"]) == 1
+
+
+def test_an_answer_is_forgotten_after_two_days(api):
+    headers = api.headers() | {"Idempotency-Key": "old"}
+    body = {"model": {"repo_id": "org/tiny"}, "recipe": "int8"}
+    first = api.client.post("/jobs", json=body, headers=headers).json()["id"]
+    with api.database.write() as session:
+        session.execute(
+            update(IdempotentAnswer).values(created_at=datetime(2020, 1, 1, tzinfo=UTC))
+        )
+    assert api.client.post("/jobs", json=body, headers=headers).json()["id"] != first
+
+
+def test_retrying_makes_a_new_job_of_a_failed_one(api):
+    old = api.submit(
+        recipe={"extends": "spq-paper", "calibration": {"samples": 3}}, labels={"a": "b"},
+        limits={"max_runtime_seconds": 60},
+    )  # fmt: skip
+    url = f"/jobs/{old['id']}/retry"
+    problem(api.client.post(url, headers=api.headers()), 409, "job_not_retryable")
+    start(api, old["id"]).fail({"code": "internal", "message": "x", "retryable": False})
+    answer = api.client.post(url, headers=api.headers())
+    assert answer.status_code == 202
+    new = answer.json()
+    assert new["retry_of"] == old["id"] != new["id"]
+    for same in ("recipe", "request", "model", "labels", "recipe_sha256"):
+        assert new[same] == old[same]
+    assert api.client.get(f"/jobs/{old['id']}", headers=api.headers()).json()["status"] == "failed"
+    problem(api.client.post(url, headers=api.headers("bob")), 404, "job_not_found")
+
+
+def test_lists_are_filtered(api):
+    first = api.submit(labels={"team": "nlp", "run": "1"})
+    second = api.submit(labels={"team": "nlp"}, model={"repo_id": "org/other"})
+    api.submit()
+
+    def listed(**query):
+        page = api.client.get("/jobs", params=query, headers=api.headers())
+        assert page.status_code == 200, page.text
+        return [job["id"] for job in page.json()["data"]]
+
+    assert listed(**{"label.team": "nlp"}) == [second["id"], first["id"]]
+    assert listed(**{"label.team": "nlp", "label.run": "1"}) == [first["id"]]
+    assert listed(**{"label.team": "n"}) == []
+    assert listed(model="org/other") == [second["id"]]
+    assert second["id"] in listed(created_after=first["created_at"])
+    assert first["id"] not in listed(created_after=first["created_at"])
+    start(api, first["id"])
+    assert listed(status="running", model="org/tiny") == [first["id"]]
+
+
+def test_waiting_for_a_change(api):
+    job = api.submit()
+    url = f"/jobs/{job['id']}"
+    begun = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(
+            api.client.get, url,
+            headers=api.headers() | {"Prefer": "wait=20", "If-None-Match": f'"{job["version"]}"'},
+        )  # fmt: skip
+        time.sleep(0.7)
+        assert not pending.done()
+        start(api, job["id"])
+        answer = pending.result(10)
+    assert time.monotonic() - begun < 10
+    assert answer.json()["status"] == "running"
+    assert answer.headers["preference-applied"] == "wait=20"
+    unchanged = api.client.get(
+        url, headers=api.headers() | {"Prefer": "wait=1", "If-None-Match": answer.headers["etag"]}
+    )
+    assert unchanged.status_code == 304
+
+
+def test_events_as_a_stream_go_on_where_they_broke_and_end_with_the_job(api):
+    job = api.submit()
+    attempt = start(api, job["id"])
+    attempt.progress("svd", {"done": 1, "total": 2})
+    attempt.fail({"code": "internal", "message": "x", "retryable": False})
+    url = f"/jobs/{job['id']}/events"
+    headers = api.headers() | {"Accept": "text/event-stream"}
+    whole = api.client.get(url, headers=headers)
+    assert whole.headers["content-type"].startswith("text/event-stream")
+    frames = [frame for frame in whole.text.split("\n\n") if "id: " in frame]
+    assert [frame.split("id: ")[1].split("\n")[0] for frame in frames] == ["1", "2", "3", "4"]
+    assert "event: progress" in frames[2]
+    data = json.loads(frames[3].split("data: ")[1].split("\n")[0])
+    assert data["data"]["status"] == "failed"
+    rest = api.client.get(url, headers=headers | {"Last-Event-ID": "3"}).text
+    assert "id: 4" in rest
+    assert "id: 3" not in rest
+    missing = api.client.get("/jobs/job_x/events", headers=headers)
+    problem(missing, 404, "job_not_found")
+    problem(api.client.get(url, headers=api.headers("bob") | {"Accept": "text/event-stream"}), 404, "job_not_found")  # fmt: skip

@@ -1,6 +1,8 @@
 """Jobs through every real part: HTTP, Postgres, Valkey, Celery, child programs, the Hub's protocol."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -15,6 +17,15 @@ from tests.models import some_ids
 
 SLOW = {"perplexity": ["builtin"], "length": 64, "limit": 2, "trials": 12, "new_tokens": 150}
 PAPER = {"extends": "spq-paper", "calibration": {"dataset": "builtin", "samples": 3, "length": 32}}
+
+LONG = {
+    "extends": "spq-paper",
+    "stages": [
+        {"type": "quantize", "method": "rate"},
+    ],
+    "target": {"bytes_ratio": 0.5},
+    "calibration": {"dataset": "builtin", "form": "windows", "samples": 48, "length": 128},
+}
 
 
 def everything_recorded(stack):
@@ -207,6 +218,60 @@ def test_a_killed_worker_loses_nothing(stack):
     assert (job["status"], job["attempt"]) == ("succeeded", 2)
     assert len(stack.hub.models["me/out"].commits) == 2
     wait_until(lambda: nothing_left(stack), 15, "scratch and processes gone")
+
+
+def test_another_worker_goes_on_from_the_last_finished_layer(stack):
+    # Three blocks, and training of the last one that takes long enough to be interrupted.
+    job_id = stack.submit(recipe=LONG)
+    wait_until(
+        lambda: list(stack.root.glob("artifacts/.work/*/artifact.state/state.json")), 90, "a state"
+    )
+    stack.kill("worker")
+    stack.start_worker("second")
+    job = stack.finish(job_id)
+    assert job["status"] == "succeeded", job
+    assert job["attempt"] == 2
+    lines = [line["text"] for line in stack.client.call("GET", f"/jobs/{job_id}/logs")["data"]]
+    assert any("going on from the last finished layer" in line for line in lines)
+    model = AutoModelForCausalLM.from_pretrained(stack.root / "artifacts" / job_id)
+    assert model(some_ids()).logits.isfinite().all()
+    wait_until(lambda: nothing_left(stack), 10, "an empty scratch folder")
+    assert not list(stack.root.glob("artifacts/.work/*"))
+
+
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_a_worker_that_is_told_to_stop_gives_its_job_back(stack, whole_group):
+    job_id = stack.submit(recipe=LONG)
+    wait_until(
+        lambda: list(stack.root.glob("artifacts/.work/*/artifact.state/state.json")), 90, "a state"
+    )
+    process = stack.processes.pop("worker")
+    if whole_group:
+        os.killpg(process.pid, signal.SIGTERM)
+    else:
+        process.terminate()
+    process.wait(20)
+    job = stack.job(job_id)
+    assert job["status"] == "queued", "at once, not when the lease ends"
+    assert job["attempt"] < job["max_attempts"] - 1, "it does not count"
+    assert not stack.runners()
+    stack.start_worker("second")
+    assert stack.finish(job_id)["status"] == "succeeded"
+
+
+def test_a_job_that_takes_longer_than_its_client_allows_fails(stack):
+    job_id = stack.submit(evaluation=SLOW, limits={"max_runtime_seconds": 4})
+    job = stack.finish(job_id)
+    assert job["error"]["code"] == "deadline_exceeded"
+    wait_until(lambda: nothing_left(stack), 10, "an empty scratch folder")
+
+
+def test_a_job_that_waits_longer_than_its_client_allows_fails(stack):
+    stack.kill("worker")
+    job_id = stack.submit(limits={"max_pending_seconds": 1})
+    job = stack.finish(job_id)
+    assert job["error"]["code"] == "deadline_exceeded_before_start"
+    assert job["attempt"] == 0
 
 
 def test_a_job_that_always_crashes_ends_with_the_reason(stack):

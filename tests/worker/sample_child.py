@@ -1,9 +1,11 @@
 """A child program for tests: does what its specification says."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 from spq_core.errors import RecipeError
@@ -11,26 +13,58 @@ from spq_core.hub.errors import HubUnavailableError
 from worker.child import emit, serve
 
 
+def talk() -> None:
+    emit("pid", pid=os.getpid())
+    print("plain text")
+    print('{"json": "but no type"}')
+    sys.stderr.write("to stderr\n")
+    emit("environment", names=sorted(os.environ), argv=sys.argv)
+
+
+def sleep() -> None:
+    grandchild = subprocess.Popen(["sleep", "600"])
+    emit("pid", pid=os.getpid(), grandchild=grandchild.pid)
+    time.sleep(600)
+
+
+def hungry() -> None:
+    held = bytearray(150 << 20)
+    grandchild = subprocess.Popen(
+        [sys.executable, "-c", "held = bytearray(100 << 20); import time; time.sleep(600)"]
+    )
+    emit("pid", pid=os.getpid(), grandchild=grandchild.pid, held=len(held))
+    time.sleep(600)
+
+
+def connect(port: str) -> None:
+    connected = False
+    with suppress(OSError), socket.create_connection(("127.0.0.1", int(port)), 2):
+        connected = True
+    emit("tried", connected=connected, isolation=os.environ.get("SPQ_ISOLATION"))
+
+
+def refuse() -> None:
+    raise RecipeError("no good")
+
+
+def unavailable() -> None:
+    raise HubUnavailableError("come back later")
+
+
+def bug() -> None:
+    raise ZeroDivisionError("oops")
+
+
+def crash() -> None:
+    os.kill(os.getpid(), 9)
+
+
+MODES = (talk, sleep, hungry, connect, refuse, unavailable, bug, crash)
+
+
 def act(spec: dict[str, Any]) -> None:
-    match spec["mode"]:
-        case "talk":
-            emit("pid", pid=os.getpid())
-            print("plain text")
-            print('{"json": "but no type"}')
-            sys.stderr.write("to stderr\n")
-            emit("environment", names=sorted(os.environ), argv=sys.argv)
-        case "sleep":
-            grandchild = subprocess.Popen(["sleep", "600"])
-            emit("pid", pid=os.getpid(), grandchild=grandchild.pid)
-            time.sleep(600)
-        case "refuse":
-            raise RecipeError("no good")
-        case "unavailable":
-            raise HubUnavailableError("come back later")
-        case "bug":
-            raise ZeroDivisionError("oops")
-        case "crash":
-            os.kill(os.getpid(), 9)
+    name, *arguments = spec["mode"].split()
+    {mode.__name__: mode for mode in MODES}[name](*arguments)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -11,7 +12,13 @@ import psutil
 import pytest
 
 from tests.e2e.conftest import wait_until
-from worker.errors import CancelRequestedError, ChildFailedError, ChildRetryError, LeaseLostError
+from worker.errors import (
+    CancelRequestedError,
+    ChildFailedError,
+    ChildRetryError,
+    DrainRequestedError,
+    LeaseLostError,
+)
 from worker.process import ChildProgram
 
 
@@ -19,11 +26,19 @@ class Pulse:
     """What a heartbeat tells a supervisor."""
 
     def __init__(self):
-        self.lost, self.canceled = threading.Event(), threading.Event()
+        self.lost, self.canceled, self.overdue = (threading.Event() for _ in range(3))
 
 
-def follow(mode, tmp_path, on_message=lambda _message: None, pulse=None, stall=60.0):
-    program = ChildProgram("tests.worker.sample_child", {"EXTRA": "1"}, stall, 0.2)
+def follow(
+    mode,
+    tmp_path,
+    on_message=lambda _message: None,
+    pulse=None,
+    stall=60.0,
+    stopping=None,
+    **limits,
+):
+    program = ChildProgram("tests.worker.sample_child", {"EXTRA": "1"}, stall, 0.2, **limits)
     messages, texts = [], []
 
     def note(message):
@@ -31,7 +46,7 @@ def follow(mode, tmp_path, on_message=lambda _message: None, pulse=None, stall=6
         on_message(message)
 
     with program.started({"mode": mode}, tmp_path) as child:
-        child.follow(pulse or Pulse(), note, texts.append)
+        child.follow(pulse or Pulse(), note, texts.append, stopping)
     return messages, texts
 
 
@@ -74,7 +89,12 @@ def test_how_a_child_ended_decides_what_happens_next(tmp_path, mode, error, code
 
 
 @pytest.mark.parametrize(
-    ("flag", "error"), [("lost", LeaseLostError), ("canceled", CancelRequestedError)]
+    ("flag", "error"),
+    [
+        ("lost", LeaseLostError),
+        ("canceled", CancelRequestedError),
+        ("overdue", ChildFailedError),
+    ],
 )
 def test_the_heartbeat_ends_the_whole_group(tmp_path, flag, error):
     pulse, pids = Pulse(), []
@@ -94,6 +114,34 @@ def test_the_heartbeat_ends_the_whole_group(tmp_path, flag, error):
         5,
         "group gone",
     )
+
+
+def test_a_worker_that_stops_ends_its_child(tmp_path):
+    stopping = threading.Event()
+    with pytest.raises(DrainRequestedError):
+        follow("sleep", tmp_path, lambda _message: stopping.set(), stopping=stopping)
+
+
+def test_a_child_that_takes_too_much_memory_is_killed_with_what_it_started(tmp_path):
+    messages = []
+    with pytest.raises(ChildFailedError) as failed:
+        follow("hungry", tmp_path, messages.append, max_bytes=200 << 20)
+    assert failed.value.error["code"] == "out_of_host_memory"
+    pids = [messages[0]["pid"], messages[0]["grandchild"]]
+    wait_until(lambda: not any(map(psutil.pid_exists, pids)), 5, "group gone")
+    follow("talk", tmp_path, max_bytes=200 << 20)
+
+
+def test_an_isolated_child_reaches_no_network(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        mode = f"connect {server.getsockname()[1]}"
+        open_to_all, _ = follow(mode, tmp_path)
+        alone, _ = follow(mode, tmp_path, isolated=True)
+    assert open_to_all[0]["connected"]
+    if alone[0]["isolation"] == "none":
+        pytest.skip("this kernel does not let this user make a network namespace")
+    assert alone[0]["isolation"] == "network"
+    assert not alone[0]["connected"]
 
 
 def test_a_silent_child_is_taken_for_dead(tmp_path):
