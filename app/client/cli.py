@@ -155,6 +155,20 @@ def cancel_command(client: Client, job_id: str) -> None:
     click.echo(client.call("POST", f"/jobs/{job_id}/cancel")["status"])
 
 
+@jobs_group.command("retry")
+@click.argument("job_id")
+@click.option("--watch", is_flag=True, help="Follow the new job to its end.")
+@JSON_OPTION
+@pass_client
+def retry_command(client: Client, job_id: str, watch: bool, as_json: bool) -> None:
+    """Submit a failed or canceled job again, as a new one."""
+    job = client.call("POST", f"/jobs/{job_id}/retry")
+    if watch:
+        click.echo(job["id"], err=True)
+        _watch(client, job["id"], as_json=as_json)
+    click.echo(json.dumps(job) if as_json else job["id"])
+
+
 @jobs_group.command("logs")
 @click.argument("job_id")
 @pass_client
