@@ -1,10 +1,13 @@
 """How much memory this process used, as the kernel counts it."""
 
 import ctypes
+import mmap
 import sys
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
+MADV_PAGEOUT = 21
+_PAGE = mmap.PAGESIZE
 _CLEAR = Path("/proc/self/clear_refs")
 
 
@@ -33,6 +36,19 @@ def return_freed_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
         if trim is not None:
             trim(0)
+
+
+def page_out(address: int, length: int) -> None:
+    """Let the kernel take back pages that will not be used again, as of a mapped file (Linux).
+
+    What is read there later is the same as before; only whole pages inside the range are let go.
+    """
+    if sys.platform != "linux":
+        return
+    first = -(-address // _PAGE) * _PAGE
+    whole = (address + length - first) // _PAGE * _PAGE
+    if whole > 0:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(whole), MADV_PAGEOUT)
 
 
 def _field(name: str) -> int:

@@ -13,6 +13,7 @@ from spq_core.layers.coded import Coded, CodedEmbedding, CodedLinear, tied_head
 from spq_core.layers.int4_linear import Int4Embedding, Int4Linear, blocks_of
 from spq_core.layers.int8_linear import Int8Embedding, Int8Linear, Int8Weight
 from spq_core.layers.packed_linear import PackedEmbedding, PackedLinear, PackedWeight
+from spq_core.memory import page_out
 
 SIGN = -128
 """Unsigned codes become signed ones by turning their highest bit."""
@@ -28,7 +29,9 @@ def make_computing(model: nn.Module) -> None:
         if isinstance(module, Int8Weight) and id(module.codes) not in seen:
             seen.add(id(module.codes))
             if module.codes.device.type == "cpu" and not is_aligned(module.codes):
-                module.codes.data = module.codes.data.clone()
+                stored = module.codes.data
+                module.codes.data = stored.clone()
+                _let_go(stored)
 
 
 def tied_parts(model: nn.Module, tied: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -61,6 +64,7 @@ def _expand_coded(model: nn.Module) -> None:
         elif isinstance(module, CodedLinear):
             shared = embeddings.get(id(module.packed))
             model.set_submodule(name, module.expand() if shared is None else tied_head(shared))
+        _let_go(module.packed)
 
 
 def _order_packed(model: nn.Module) -> None:
@@ -80,6 +84,13 @@ def _order_packed(model: nn.Module) -> None:
         if isinstance(module, PackedEmbedding):
             tables[key] = made
         model.set_submodule(name, made)
+        _let_go(module.packed)
+
+
+def _let_go(stored: torch.Tensor) -> None:
+    """Loading maps files; what has been read from one stays in memory unless it is said that it need not."""
+    if stored.device.type == "cpu":
+        page_out(stored.data_ptr(), stored.nbytes)
 
 
 def _ordered(module: PackedWeight) -> nn.Module | None:
