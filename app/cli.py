@@ -1,4 +1,4 @@
-"""`spq api | migrate | keys`: the parts of a deployment that need no torch."""
+"""`spq api | migrate | keys | tenants`: the parts of a deployment that need no torch."""
 
 import json
 
@@ -8,6 +8,7 @@ from cryptography.fernet import Fernet
 
 from app.db.keys import SCOPES, create_key, list_keys, revoke_key, rotate_key
 from app.db.migrate import upgrade
+from app.db.quotas import set_limits
 from app.db.session import connect
 from app.main import create_app
 from app.settings import ApiSettings
@@ -135,3 +136,29 @@ def revoke_command(database_url: str, key_id: str) -> None:
     if not revoked:
         raise click.ClickException(f"there is no live key {key_id!r}; spq keys list shows them")
     click.echo(f"revoked {key_id}")
+
+
+@click.group("tenants")
+def tenants_group() -> None:
+    """Set and show what tenants may have."""
+
+
+@tenants_group.command("limit")
+@URL_OPTION
+@click.argument("tenant")
+@click.option("--active-jobs", type=click.IntRange(min=0), help="Queued and running jobs.")
+@click.option("--jobs-per-day", type=click.IntRange(min=0), help="Jobs submitted in 24 hours.")
+@click.option("--minutes-per-day", type=click.IntRange(min=0), help="Minutes of runs in 24 hours.")
+@click.option("--stored-bytes", type=click.IntRange(min=0), help="Bytes of artifacts in the store.")
+@click.option("--lift", is_flag=True, help="Lift the limits that are not given.")
+def limit_command(database_url: str, tenant: str, lift: bool, **given: int | None) -> None:
+    """Limit what TENANT may have; limits not given stay as they are."""
+    limits = {f"max_{name}": value for name, value in given.items() if lift or value is not None}
+    with connect(database_url).write() as session:
+        row = set_limits(session, tenant, limits)
+        session.flush()
+        shown = {name: getattr(row, f"max_{name}") for name in given}
+    told = ", ".join(
+        f"{name} {'unlimited' if value is None else value}" for name, value in shown.items()
+    )
+    click.echo(f"{tenant}: {told}")

@@ -17,6 +17,7 @@ from app.db.housekeeping import (
     ring_forgotten_jobs,
 )
 from app.db.idempotency import forget_old_answers
+from app.db.quotas import forget_old_windows
 from app.db.session import Database
 from app.queue import JobQueue
 from app.telemetry import JOBS_LOST, OUTBOX_FAILURES, log
@@ -75,6 +76,7 @@ class Housekeeper:
             log.warning("lost_jobs_freed", count=lost)
         fail_overdue_jobs(self.database)
         forget_old_answers(self.database)
+        forget_old_windows(self.database)
         ring_forgotten_jobs(self.database, self.ring_again_seconds)
 
     def relay(self) -> None:

@@ -78,6 +78,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         settings.artifact_dir,
         settings.data_dir,
         settings.max_attempts,
+        settings.submissions_per_minute,
         partial(check_webhook, sealer, settings.trusted_networks()),
     )
     app.state.sealer = sealer

@@ -28,6 +28,8 @@ from app.domain.errors import (
     ModelNotAllowedError,
     PermissionDeniedError,
     PublishingError,
+    QuotaExceededError,
+    RateLimitedError,
     RequestInProgressError,
     SecretUnreadableError,
     UnknownDatasetError,
@@ -60,6 +62,8 @@ STATUS: Mapping[type[Exception], HTTPStatus] = {
     ModelNotAllowedError: HTTPStatus.UNPROCESSABLE_ENTITY,
     PermissionDeniedError: HTTPStatus.FORBIDDEN,
     PublishingError: HTTPStatus.CONFLICT,
+    QuotaExceededError: HTTPStatus.TOO_MANY_REQUESTS,
+    RateLimitedError: HTTPStatus.TOO_MANY_REQUESTS,
     DeliveryNotFoundError: HTTPStatus.NOT_FOUND,
     RequestInProgressError: HTTPStatus.CONFLICT,
     SecretUnreadableError: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -82,6 +86,7 @@ HEADERS = {
 }
 
 
+WINDOW_SECONDS = 60
 AGAIN_IN_SECONDS: Mapping[type[Exception], int] = {RequestInProgressError: 1, PublishingError: 5}
 
 
@@ -165,7 +170,20 @@ async def _on_known(request: Request, error: Exception) -> Response:
     if type(error) in AGAIN_IN_SECONDS:
         headers["Retry-After"] = str(AGAIN_IN_SECONDS[type(error)])
     code = getattr(error, "code", "invalid_request")
+    if isinstance(error, QuotaExceededError):
+        headers["Retry-After"] = "60"
+    if isinstance(error, RateLimitedError):
+        headers |= rate_headers(error.allowed, 0, error.reset_seconds)
+        headers["Retry-After"] = str(error.reset_seconds)
     return problem(request, status, code, str(error), headers=headers)
+
+
+def rate_headers(allowed: int, remaining: int, reset_seconds: int) -> dict[str, str]:
+    """How often a key may submit, and where it stands (draft-ietf-httpapi-ratelimit-headers-10)."""
+    return {
+        "RateLimit-Policy": f'"create";q={allowed};w={WINDOW_SECONDS}',
+        "RateLimit": f'"create";r={remaining};t={reset_seconds}',
+    }
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:

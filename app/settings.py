@@ -60,6 +60,8 @@ class ApiSettings(ServiceSettings):
     """Pause between two looks for lost attempts and forgotten jobs."""
     ring_again_seconds: Annotated[float, Field(gt=0)] = 300.0
     """A job queued this long since it was last announced is announced again."""
+    submissions_per_minute: Annotated[int, Field(ge=1)] = 600
+    """Jobs one API key may submit in a minute."""
     webhook_networks: str = ""
     """Networks of your own, like 10.0.0.0/8,…, that webhooks may reach; all others must be public."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 1 << 20

@@ -33,6 +33,7 @@ COMMANDS = {
     "api": ("app.cli:api_command", "Run the HTTP API of a deployment."),
     "migrate": ("app.cli:migrate_command", "Bring the database to the newest schema."),
     "keys": ("app.cli:keys_group", "Create, list and revoke API keys."),
+    "tenants": ("app.cli:tenants_group", "Set what tenants may have."),
     "jobs": ("app.client.cli:jobs_group", "Submit and follow jobs over HTTP."),
 }
 

@@ -161,6 +161,31 @@ class ArtifactFile(Base):
     sha256: Mapped[str] = mapped_column(String(64))
 
 
+class TenantLimits(Base):
+    """What a tenant may have; null is without limit, and so is a tenant without a row."""
+
+    __tablename__ = "tenant_limits"
+
+    tenant: Mapped[str] = mapped_column(String(64), primary_key=True)
+    max_active_jobs: Mapped[int | None]
+    """Queued and running."""
+    max_jobs_per_day: Mapped[int | None]
+    max_minutes_per_day: Mapped[int | None]
+    """Of runs, in the last 24 hours."""
+    max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """Of artifacts in the service's store."""
+
+
+class RateWindow(Base):
+    """How many requests a key made in one minute."""
+
+    __tablename__ = "rate_windows"
+
+    key_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    started_at: Mapped[datetime] = mapped_column(primary_key=True)
+    requests: Mapped[int]
+
+
 class WebhookSecret(Base):
     """What a tenant's webhook messages are signed with; sealed."""
 

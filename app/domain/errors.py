@@ -12,6 +12,7 @@ DomainError
 ├── IdempotencyKeyReusedError the key came with another request before
 ├── RequestInProgressError    the first request with this key is being answered
 ├── QuotaExceededError        the tenant has used up what it may have
+├── RateLimitedError          the key asked too often
 ├── UnsafeWebhookError        a webhook's URL must not be called
 ├── WebhooksDisabledError     the service has no key to keep secrets with
 ├── DeliveryNotFoundError     no such webhook message, or another tenant's
@@ -154,6 +155,32 @@ class RequestInProgressError(DomainError):
 
     def __str__(self) -> str:
         return "the first request with this Idempotency-Key is still being answered; ask again"
+
+
+class QuotaExceededError(DomainError):
+    """The tenant has as much as it may have."""
+
+    code = "quota_exceeded"
+
+    def __init__(self, policy: str, allowed: int) -> None:
+        super().__init__(policy, allowed)
+        self.policy, self.allowed = policy, allowed
+
+    def __str__(self) -> str:
+        return f"this tenant's quota {self.policy} of {self.allowed:,} is used up"
+
+
+class RateLimitedError(DomainError):
+    """The API key made too many requests in this minute."""
+
+    code = "rate_limited"
+
+    def __init__(self, allowed: int, reset_seconds: int) -> None:
+        super().__init__(allowed, reset_seconds)
+        self.allowed, self.reset_seconds = allowed, reset_seconds
+
+    def __str__(self) -> str:
+        return f"{self.allowed} submissions a minute are allowed; the next one in {self.reset_seconds} s"
 
 
 class UnsafeWebhookError(DomainError):

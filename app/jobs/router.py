@@ -16,12 +16,14 @@ from app.db.jobs import JobFilter
 from app.db.models import Job
 from app.domain.errors import (
     ArtifactNotFoundError,
+    IdempotencyKeyReusedError,
     InvalidCursorError,
     JobActiveError,
     JobNotFoundError,
     JobNotRetryableError,
     ModelNotAllowedError,
     PublishingError,
+    QuotaExceededError,
     RequestInProgressError,
     UnknownDatasetError,
     UnsafeWebhookError,
@@ -38,10 +40,10 @@ from app.jobs.schemas import (
     LogLineView,
     MetricView,
 )
-from app.jobs.service import JobService
+from app.jobs.service import Accepted, JobService
 from app.jobs.stream import changed, event_stream, wanted_wait
 from app.jobs.views import job_view
-from app.problems import documented
+from app.problems import documented, rate_headers
 from spq_core.errors import RecipeError
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -73,7 +75,7 @@ Jobs = Annotated[JobService, Depends(_service)]
     response_model=JobView,
     responses=documented(
         RecipeError, ModelNotAllowedError, UnknownDatasetError, RequestInProgressError,
-        UnsafeWebhookError,
+        UnsafeWebhookError, QuotaExceededError,
     ),
 )  # fmt: skip
 def submit_job(
@@ -84,7 +86,7 @@ def submit_job(
     A request that is sent again with the same Idempotency-Key within 48 hours makes no second job: it
     gets the first one's answer, with `Idempotent-Replayed: true`.
     """
-    return _accepted(*jobs.submit(caller.tenant, body, key))
+    return _accepted(jobs.submit(caller, body, key))
 
 
 @router.get("", response_model=JobPage, responses=documented(InvalidCursorError))
@@ -152,13 +154,15 @@ def cancel_job(job_id: str, jobs: Jobs, caller: Writer) -> JSONResponse:
     "/{job_id}/retry",
     status_code=status.HTTP_202_ACCEPTED,
     response_model=JobView,
-    responses=documented(JobNotFoundError, JobNotRetryableError),
+    responses=documented(
+        JobNotFoundError, JobNotRetryableError, QuotaExceededError, IdempotencyKeyReusedError
+    ),
 )
 def retry_job(
     job_id: str, jobs: Jobs, caller: Writer, key: IdempotencyHeader = None
 ) -> JSONResponse:
     """Accept a new job that asks for what a failed or canceled one did."""
-    return _accepted(*jobs.retry(caller.tenant, job_id, key))
+    return _accepted(jobs.retry(caller, job_id, key))
 
 
 @router.delete(
@@ -268,14 +272,16 @@ def _labels(request: Request) -> dict[str, str]:
     }
 
 
-def _accepted(view: JobView, replayed: bool) -> JSONResponse:  # noqa: FBT001 - as the service returns it
+def _accepted(answer: Accepted) -> JSONResponse:
+    view, rate = answer.view, answer.rate
     headers = {
         "ETag": f'"{view.version}"',
         "Cache-Control": NO_CACHE,
         "Location": view.urls["self"],
         "Retry-After": str(QUICK_POLL_SECONDS),
+        **rate_headers(rate.allowed, rate.remaining, rate.reset_seconds),
     }
-    if replayed:
+    if answer.replayed:
         headers["Idempotent-Replayed"] = "true"
     return JSONResponse(view.model_dump(mode="json"), status.HTTP_202_ACCEPTED, headers)
 

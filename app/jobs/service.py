@@ -12,7 +12,9 @@ from sqlalchemy.orm import Session
 
 from app.db.idempotency import Idempotency, recall, remember
 from app.db.jobs import JobFilter, JobRepository, NewJob
+from app.db.keys import Principal
 from app.db.models import ArtifactFile, Job
+from app.db.quotas import RateState, count_request, require_room
 from app.db.session import Database
 from app.domain.errors import (
     ArtifactNotFoundError,
@@ -30,6 +32,16 @@ from spq_core.catalog import resolve
 
 
 @dataclass(frozen=True, slots=True)
+class Accepted:
+    """The answer to a submission."""
+
+    view: JobView
+    rate: RateState
+    replayed: bool
+    """It was given before, to the same request."""
+
+
+@dataclass(frozen=True, slots=True)
 class JobService:
     """Use cases; `wake` tells the outbox relay that a doorbell waits."""
 
@@ -39,26 +51,26 @@ class JobService:
     artifact_dir: Path
     data_dir: Path | None
     max_attempts: int
+    submissions_per_minute: int
+    """Of one API key."""
     check_webhook: Callable[[Session, str, str], None]
     """Raises if a tenant's jobs cannot have a webhook at a URL; makes the tenant's secret if need be."""
 
-    def submit(self, tenant: str, body: JobSubmission, key: str | None) -> tuple[JobView, bool]:
+    def submit(self, caller: Principal, body: JobSubmission, key: str | None) -> Accepted:
         """Accept a job: the row, its first event, its doorbell and the answer commit together.
 
         Args:
             key: the Idempotency-Key; a request that came with it before gets the answer it got then.
-
-        Returns:
-            The answer, and whether it was given before.
 
         Raises:
             RecipeError: the recipe is unknown or malformed.
             ModelNotAllowedError: the local model is not in an allowed folder.
             UnknownDatasetError: a dataset is neither known nor in the data folder.
             UnsafeWebhookError, WebhooksDisabledError: its webhook cannot be called.
+            QuotaExceededError, RateLimitedError: the tenant or its key may not, now.
             IdempotencyKeyReusedError, RequestInProgressError: see `recall`.
         """
-        asked = _idempotency(tenant, key, body.model_dump(mode="json"))
+        asked = _idempotency(caller.tenant, key, body.model_dump(mode="json"))
         recipe = resolve(body.recipe)
         self._check_local_model(body.model)
         self._check_datasets({*body.evaluation.perplexity, recipe.calibration.dataset})
@@ -72,17 +84,18 @@ class JobService:
             max_runtime_seconds=body.limits.max_runtime_seconds,
         )
         kind = recipe.metadata.name if isinstance(body.recipe, str) else "custom"
-        return self._accept(tenant, new, asked, kind)
+        return self._accept(caller, new, asked, kind)
 
-    def retry(self, tenant: str, job_id: str, key: str | None) -> tuple[JobView, bool]:
+    def retry(self, caller: Principal, job_id: str, key: str | None) -> Accepted:
         """Accept a new job with the request and the recipe of one that did not succeed.
 
         Raises:
             JobNotFoundError: there is no such job.
             JobNotRetryableError: it succeeded, or has not ended.
-            IdempotencyKeyReusedError, RequestInProgressError: see `recall`.
+            QuotaExceededError, RateLimitedError, IdempotencyKeyReusedError, RequestInProgressError:
+                as for `submit`.
         """
-        old = self.get(tenant, job_id)
+        old = self.get(caller.tenant, job_id)
         if old.status not in RETRYABLE:
             raise JobNotRetryableError(job_id, old.status)
         new = NewJob(
@@ -95,15 +108,19 @@ class JobService:
             max_runtime_seconds=old.max_runtime_seconds,
             retry_of=old.id,
         )
-        return self._accept(tenant, new, _idempotency(tenant, key, {"retry": job_id}), "retried")
+        asked = _idempotency(caller.tenant, key, {"retry": job_id})
+        return self._accept(caller, new, asked, "retried")
 
     def _accept(
-        self, tenant: str, new: NewJob, asked: Idempotency | None, kind: str
-    ) -> tuple[JobView, bool]:
+        self, caller: Principal, new: NewJob, asked: Idempotency | None, kind: str
+    ) -> Accepted:
+        tenant = caller.tenant
         with self.database.write() as session:
+            rate = count_request(session, caller.key_id, self.submissions_per_minute)
             before = None if asked is None else recall(session, asked)
             if before is not None:
-                return JobView.model_validate(before), True
+                return Accepted(JobView.model_validate(before), rate, replayed=True)
+            require_room(session, tenant)
             hook = new.request.get("webhook")
             if hook is not None:
                 self.check_webhook(session, tenant, hook["url"])
@@ -116,7 +133,7 @@ class JobService:
         self.wake()
         JOBS_CREATED.labels(kind).inc()
         log.info("job_accepted", job_id=job.id, tenant=tenant)
-        return view, False
+        return Accepted(view, rate, replayed=False)
 
     def get(self, tenant: str, job_id: str) -> Job:
         """Return one job."""

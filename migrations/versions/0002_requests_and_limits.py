@@ -11,6 +11,9 @@ depends_on = None
 
 JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 INSTANT = sa.DateTime(timezone=True)
+NEW_TABLES = (
+    "rate_windows", "tenant_limits", "webhook_deliveries", "webhook_secrets", "idempotent_answers",
+)  # fmt: skip
 LISTS = {
     "ix_jobs_tenant_status_created_at_id": ["tenant", "status", "created_at", "id"],
     "ix_jobs_tenant_model_name_created_at_id": ["tenant", "model_name", "created_at", "id"],
@@ -56,6 +59,22 @@ def upgrade() -> None:
     for columns in (["tenant", "created_at", "id"], ["job_id"], ["next_try_at"]):
         name = op.f(f"ix_webhook_deliveries_{'_'.join(columns)}")
         op.create_index(name, "webhook_deliveries", columns)
+    op.create_table(
+        "tenant_limits",
+        sa.Column("tenant", sa.String(length=64), nullable=False),
+        sa.Column("max_active_jobs", sa.Integer(), nullable=True),
+        sa.Column("max_jobs_per_day", sa.Integer(), nullable=True),
+        sa.Column("max_minutes_per_day", sa.Integer(), nullable=True),
+        sa.Column("max_stored_bytes", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("tenant", name=op.f("pk_tenant_limits")),
+    )
+    op.create_table(
+        "rate_windows",
+        sa.Column("key_id", sa.String(length=40), nullable=False),
+        sa.Column("started_at", INSTANT, nullable=False),
+        sa.Column("requests", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("key_id", "started_at", name=op.f("pk_rate_windows")),
+    )
     op.add_column("jobs", sa.Column("start_before", INSTANT, nullable=True))
     op.add_column("jobs", sa.Column("max_runtime_seconds", sa.Integer(), nullable=True))
     op.add_column("jobs", sa.Column("retry_of", sa.String(length=40), nullable=True))
@@ -66,7 +85,7 @@ def downgrade() -> None:
     _indexes(create=False)
     for column in ("retry_of", "max_runtime_seconds", "start_before"):
         op.drop_column("jobs", column)
-    for table in ("webhook_deliveries", "webhook_secrets", "idempotent_answers"):
+    for table in NEW_TABLES:
         op.drop_table(table)
 
 

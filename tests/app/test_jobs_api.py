@@ -2,17 +2,22 @@
 
 import base64
 import json
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import update
 
 from app.db.attempts import Attempt, FinishedArtifact, Wish, claim
-from app.db.models import IdempotentAnswer
+from app.db.models import IdempotentAnswer, Job
+from app.db.quotas import set_limits
 from app.domain import errors as domain_errors
 from app.problems import STATUS
+
+QUOTAS = ("max_active_jobs", "max_jobs_per_day", "max_minutes_per_day", "max_stored_bytes")
 
 
 def start(api, job_id, worker="w1"):
@@ -494,3 +499,60 @@ def test_events_as_a_stream_go_on_where_they_broke_and_end_with_the_job(api):
     missing = api.client.get("/jobs/job_x/events", headers=headers)
     problem(missing, 404, "job_not_found")
     problem(api.client.get(url, headers=api.headers("bob") | {"Accept": "text/event-stream"}), 404, "job_not_found")  # fmt: skip
+
+
+def test_submissions_of_a_key_are_counted_by_the_minute(api):
+    service = api.client.app.state.jobs
+    api.client.app.state.jobs = replace(service, submissions_per_minute=2)
+    headers, body = api.headers(), {"model": {"repo_id": "a/b"}, "recipe": "int8"}
+    answers = [api.client.post("/jobs", json=body, headers=headers) for _ in range(3)]
+    if [answer.status_code for answer in answers] == [202, 202, 202]:  # a minute began in between
+        answers = [api.client.post("/jobs", json=body, headers=headers) for _ in range(3)]
+    assert answers[0].headers["ratelimit-policy"] == '"create";q=2;w=60'
+    assert re.fullmatch(r'"create";r=[01];t=\d+', answers[0].headers["ratelimit"])
+    problem(answers[2], 429, "rate_limited")
+    assert 1 <= int(answers[2].headers["retry-after"]) <= 60
+    other = api.client.post("/jobs", json=body, headers=api.headers("bob"))
+    assert other.status_code == 202, "each key has its own count"
+
+
+def test_quotas_hold_under_simultaneous_requests_and_are_a_tenants_own(api):
+    with api.database.write() as session:
+        set_limits(session, "alice", {"max_active_jobs": 3})
+    headers, body = api.headers(), {"model": {"repo_id": "a/b"}, "recipe": "int8"}
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(
+            pool.map(lambda _: api.client.post("/jobs", json=body, headers=headers), range(12))
+        )
+    accepted = [answer for answer in answers if answer.status_code == 202]
+    assert len(accepted) == 3
+    refused = next(answer for answer in answers if answer.status_code != 202)
+    assert "max_active_jobs of 3" in problem(refused, 429, "quota_exceeded")["detail"]
+    assert refused.headers["retry-after"]
+    api.client.post(f"/jobs/{accepted[0].json()['id']}/cancel", headers=headers)
+    assert api.client.post("/jobs", json=body, headers=headers).status_code == 202
+    api.submit("bob")
+
+
+def test_quotas_of_bytes_and_minutes(api):
+    def refused(**limits):
+        with api.database.write() as session:
+            set_limits(session, "alice", dict.fromkeys(QUOTAS) | limits)
+        body = {"model": {"repo_id": "a/b"}, "recipe": "int8"}
+        answer = api.client.post("/jobs", json=body, headers=api.headers())
+        return answer.status_code == 429
+
+    job = api.submit()
+    attempt = start(api, job["id"])
+    attempt.succeed(
+        result={}, layers=[], metrics=[], files=[FinishedArtifact(path="a", bytes=1000, sha256="0")]
+    )
+    with api.database.write() as session:
+        begun = datetime.now(UTC) - timedelta(minutes=10)
+        session.execute(update(Job).where(Job.id == job["id"]).values(started_at=begun))
+    assert refused(max_stored_bytes=1000)
+    assert not refused(max_stored_bytes=1001)
+    assert refused(max_minutes_per_day=9)
+    assert not refused(max_minutes_per_day=11)
+    assert refused(max_jobs_per_day=3)
+    assert not refused()

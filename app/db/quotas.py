@@ -1,0 +1,122 @@
+"""How much a tenant may have, and how often a key may ask. Kept in the database, so that all API processes agree."""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from app.db.models import ArtifactFile, Job, RateWindow, TenantLimits
+from app.db.session import Database, now
+from app.domain.errors import QuotaExceededError, RateLimitedError
+from app.domain.job_status import TERMINAL
+
+WINDOW_SECONDS = 60
+DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateState:
+    """Where a key stands in the present window."""
+
+    allowed: int
+    remaining: int
+    reset_seconds: int
+
+
+def count_request(session: Session, key_id: str, allowed: int) -> RateState:
+    """Count one request of a key in the present minute.
+
+    Raises:
+        RateLimitedError: the minute has had as many as are allowed; this one does not count.
+    """
+    moment = now(session)
+    started = datetime.fromtimestamp(
+        moment.timestamp() // WINDOW_SECONDS * WINDOW_SECONDS, tz=moment.tzinfo
+    )
+    left = max(1, round(WINDOW_SECONDS - (moment - started).total_seconds()))
+    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    values = {"key_id": key_id, "started_at": started, "requests": 1}
+    count = session.scalar(
+        dialect.insert(RateWindow)
+        .values(values)
+        .on_conflict_do_update(
+            index_elements=["key_id", "started_at"], set_={"requests": RateWindow.requests + 1}
+        )
+        .returning(RateWindow.requests)
+    )
+    state = RateState(allowed=allowed, remaining=max(0, allowed - (count or 0)), reset_seconds=left)
+    if (count or 0) > allowed:
+        raise RateLimitedError(allowed, left)
+    return state
+
+
+def require_room(session: Session, tenant: str) -> None:
+    """Make sure that a tenant may have one more job; two requests at once see one another.
+
+    Raises:
+        QuotaExceededError: it may not.
+    """
+    limits = session.get(TenantLimits, tenant)
+    if limits is None:
+        return
+    _one_at_a_time(session, tenant)
+    since = now(session) - DAY
+    own = Job.tenant == tenant
+    used = {
+        "max_active_jobs": select(func.count()).where(own, Job.status.not_in(TERMINAL)),
+        "max_jobs_per_day": select(func.count()).where(own, Job.created_at > since),
+        "max_stored_bytes": select(func.coalesce(func.sum(ArtifactFile.bytes), 0))
+        .join(Job, Job.id == ArtifactFile.job_id)
+        .where(own),
+    }
+    for name, query in used.items():
+        allowed = getattr(limits, name)
+        if allowed is not None and (session.scalar(query) or 0) >= allowed:
+            raise QuotaExceededError(name, allowed)
+    if limits.max_minutes_per_day is not None:
+        spent = _minutes(session, tenant, since)
+        if spent >= limits.max_minutes_per_day:
+            raise QuotaExceededError("max_minutes_per_day", limits.max_minutes_per_day)
+
+
+def set_limits(session: Session, tenant: str, limits: dict[str, int | None]) -> TenantLimits:
+    """Change some of a tenant's limits; None lifts one."""
+    found = session.get(TenantLimits, tenant) or TenantLimits(tenant=tenant)
+    for name, value in limits.items():
+        setattr(found, name, value)
+    session.add(found)
+    return found
+
+
+def forget_old_windows(database: Database) -> None:
+    """Drop counts of minutes that are over."""
+    with database.write() as session:
+        session.execute(
+            delete(RateWindow).where(
+                RateWindow.started_at < now(session) - timedelta(seconds=2 * WINDOW_SECONDS)
+            )
+        )
+
+
+def _minutes(session: Session, tenant: str, since: datetime) -> float:
+    """Minutes of runs since an instant, of those going on too."""
+    moment = now(session)
+    rows = session.execute(
+        select(Job.started_at, Job.finished_at).where(
+            Job.tenant == tenant,
+            Job.started_at.is_not(None),
+            (Job.finished_at.is_(None)) | (Job.finished_at > since),
+        )
+    )
+    spans = ((finished or moment) - max(started, since) for started, finished in rows if started)
+    return sum(span.total_seconds() for span in spans) / 60
+
+
+def _one_at_a_time(session: Session, tenant: str) -> None:
+    if session.get_bind().dialect.name != "sqlite":  # which has one writer
+        digest = hashlib.sha256(f"quota {tenant}".encode()).digest()
+        number = int.from_bytes(digest[:8], "big", signed=True)
+        session.execute(select(func.pg_advisory_xact_lock(number)))
