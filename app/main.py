@@ -18,7 +18,7 @@ from app.db.session import connect
 from app.housekeeping import Housekeeper
 from app.jobs.router import router as jobs_router
 from app.jobs.service import JobService
-from app.problems import Problem, install, problem
+from app.problems import Problem, documented_everywhere, install, problem
 from app.queue import CeleryQueue, celery_app
 from app.secrets import make_sealer
 from app.settings import ApiSettings
@@ -67,8 +67,9 @@ def create_app(settings: ApiSettings) -> FastAPI:
         database.dispose()
 
     app = FastAPI(
-        title="spq", version=version("spq"), lifespan=lifespan, docs_url="/docs", redoc_url=None
-    )
+        title="spq", version=version("spq"), lifespan=lifespan, docs_url=None, redoc_url=None,
+        responses=documented_everywhere(),
+    )  # fmt: skip
     app.state.settings = settings
     app.state.database = database
     app.state.jobs = JobService(

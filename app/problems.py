@@ -123,6 +123,23 @@ def documented(*errors: type[Exception]) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def documented_everywhere() -> dict[int | str, dict[str, Any]]:
+    """`responses=` entries for what any request can be answered."""
+    meanings = {
+        400: "The request is malformed.",
+        401: "There is no valid API key.",
+        403: "The API key lacks a scope.",
+        411: "The body does not say how long it is.",
+        413: "The body is too large.",
+        422: "Some part of the request cannot be taken; `errors` points at it.",
+        503: "The database or the Hub does not answer; try again.",
+    }
+    schema = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {
+        status: {"description": meaning, "content": schema} for status, meaning in meanings.items()
+    }
+
+
 def request_id_of(request: Request) -> str:
     """The id of this request, made by the middleware."""
     return getattr(request.state, "request_id", "") or f"req_{secrets.token_hex(8)}"
