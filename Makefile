@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # Idle OpenMP threads that spin slow neighbouring torch processes down many times.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help openapi demo test check bench up migrate clean
+.PHONY: help faults openapi demo test check bench up migrate clean
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -22,6 +22,10 @@ demo: $(VENV)/.ready ## Compress a real model through the service on this machin
 
 test: $(VENV)/.ready ## Run all tests, with real Postgres, Valkey and Celery workers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+N ?= 20
+faults: $(VENV)/.ready ## Let N schedules of faults happen to a whole deployment, and check what must hold
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.run --schedules $(N)
 
 check: $(VENV)/.ready ## Lint, format, types, import contracts
 	$(BIN)/ruff check .

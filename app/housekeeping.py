@@ -3,6 +3,7 @@
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
@@ -21,6 +22,7 @@ from app.db.quotas import forget_old_windows
 from app.db.session import Database
 from app.queue import JobQueue
 from app.telemetry import JOBS_LOST, OUTBOX_FAILURES, log
+from app.workspace import drop_ended
 
 
 @dataclass(slots=True)
@@ -32,6 +34,8 @@ class Housekeeper:
     pause_seconds: float
     sweep_seconds: float
     ring_again_seconds: float
+    artifact_dir: Path | None = None
+    """Where folders of unfinished jobs are, whose workers may be gone when they end."""
     _wake: threading.Event = field(default_factory=threading.Event)
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -75,6 +79,8 @@ class Housekeeper:
             JOBS_LOST.inc(lost)
             log.warning("lost_jobs_freed", count=lost)
         fail_overdue_jobs(self.database)
+        if self.artifact_dir is not None:
+            drop_ended(self.database, self.artifact_dir)
         forget_old_answers(self.database)
         forget_old_windows(self.database)
         ring_forgotten_jobs(self.database, self.ring_again_seconds)

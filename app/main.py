@@ -46,6 +46,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         pause_seconds=settings.housekeeping_seconds,
         sweep_seconds=settings.sweep_seconds,
         ring_again_seconds=settings.ring_again_seconds,
+        artifact_dir=settings.artifact_dir,
     )
 
     sealer = make_sealer(settings.secret_keys)

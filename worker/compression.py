@@ -13,13 +13,13 @@ from typing import Any
 
 from sqlalchemy.exc import DataError, OperationalError
 
+from app import workspace
 from app.db.attempts import Attempt, FinishedArtifact, claim
 from app.domain.errors import FencedError
 from app.telemetry import log
 from spq_core.calibration.texts import BUILTIN, find_text
 from spq_core.errors import DatasetError
 from spq_core.recipe import parse_recipe
-from worker import workspace
 from worker.errors import (
     CancelRequestedError,
     ChildError,

@@ -1,0 +1,189 @@
+"""A whole deployment as processes: 2 APIs, 3 workers, Postgres, Valkey, a stand-in Hub, a webhook endpoint."""
+
+import http.server
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+import psutil
+from cryptography.fernet import Fernet
+
+from app.db.keys import SCOPES, create_key
+from app.db.migrate import upgrade
+from app.db.session import Database, connect
+from tests.hub_server import WRITE_TOKEN, StubHub, stub_hub
+from tests.servers import PostgresServer, ValkeyServer, free_port
+
+LEASE_SECONDS = 6.0
+CHILDREN = ("worker.runner", "worker.fetcher", "worker.publisher")
+
+
+class Endpoint(http.server.ThreadingHTTPServer):
+    """Takes webhook messages; every third one is refused at first."""
+
+    def __init__(self) -> None:
+        self.got: list[dict] = []
+        self.seen: set[str] = set()
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/hook"
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        identity = self.headers["webhook-id"]
+        refused = len(self.server.seen) % 3 == 0 and identity not in self.server.seen
+        self.server.seen.add(identity)
+        if not refused:
+            self.server.got.append({"id": identity, **json.loads(body)})
+        self.send_response(503 if refused else 200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@dataclass
+class Deployment:
+    root: Path
+    environment: dict[str, str]
+    postgres: PostgresServer
+    valkey: ValkeyServer
+    hub: StubHub
+    endpoint: Endpoint
+    database: Database
+    key: str
+    ports: list[int]
+    processes: dict[str, subprocess.Popen] = field(default_factory=dict)
+
+    @property
+    def scratch(self) -> Path:
+        return self.root / "scratch"
+
+    @property
+    def apis(self) -> list[str]:
+        return [f"api{number}" for number in range(len(self.ports))]
+
+    @property
+    def workers(self) -> list[str]:
+        return ["worker0", "worker1", "worker2"]
+
+    def start(self, name: str) -> None:
+        number = int(name[-1])
+        arguments = (
+            ["api", "--port", str(self.ports[number])]
+            if name.startswith("api")
+            else ["worker", "--name", f"{name}-{time.monotonic_ns()}@faults"]
+        )
+        with (self.root / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", "worker.cli", *arguments],
+                env=self.environment, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+
+    def signal_group(self, name: str, number: int) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.processes[name].pid, number)
+
+    def kill(self, name: str) -> None:
+        self.signal_group(name, signal.SIGKILL)
+        self.processes[name].wait(20)
+
+    def children(self, *modules: str) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter(["cmdline", "environ"]):
+            command = process.info["cmdline"] or []
+            if any(module in command for module in modules or CHILDREN) and str(
+                self.scratch
+            ) in str(process.info["environ"]):
+                found.append(process)
+        return found
+
+    def ask(
+        self, method: str, path: str, seconds: float = 60, **options: object
+    ) -> httpx2.Response:
+        """A request as a careful client makes it: again at the other API until one answers."""
+        deadline = time.monotonic() + seconds
+        turn = 0
+        headers = {"Authorization": f"Bearer {self.key}", **options.pop("headers", {})}
+        while True:
+            url = f"http://127.0.0.1:{self.ports[turn % len(self.ports)]}{path}"
+            turn += 1
+            with suppress(httpx2.TransportError):
+                answer = httpx2.request(method, url, headers=headers, timeout=5, **options)
+                if answer.status_code < 500 and answer.status_code != 409:
+                    return answer
+            assert time.monotonic() < deadline, f"no API answered {method} {path}"
+            time.sleep(0.3)
+
+
+@contextmanager
+def deployment(root: Path, model: Path) -> Iterator[Deployment]:
+    """Start everything; end everything."""
+    for name in ("scratch", "artifacts"):
+        (root / name).mkdir()
+    # Not below `root`: Postgres may run as another user, who cannot enter there.
+    folder = Path(tempfile.mkdtemp(prefix="spq-pg-"))
+    postgres = PostgresServer(folder)
+    valkey = ValkeyServer(root / "valkey")
+    endpoint = Endpoint()
+    threading.Thread(target=endpoint.serve_forever, daemon=True).start()
+    upgrade(f"{postgres.url}/postgres")
+    database = connect(f"{postgres.url}/postgres")
+    with database.write() as session:
+        _, key = create_key(session, name="t", tenant="t", scopes=SCOPES, days=None)
+    with stub_hub() as hub:
+        hub.add_model("org/tiny", model)
+        environment = os.environ | {
+            "SPQ_DATABASE_URL": f"{postgres.url}/postgres",
+            "SPQ_BROKER_URL": valkey.url,
+            "SPQ_ARTIFACT_DIR": str(root / "artifacts"),
+            "SPQ_SCRATCH_DIR": str(root / "scratch"),
+            "SPQ_HUB_ENDPOINT": hub.url,
+            "SPQ_HUB_TOKEN": WRITE_TOKEN,
+            "SPQ_SECRET_KEYS": Fernet.generate_key().decode(),
+            "SPQ_WEBHOOK_NETWORKS": "127.0.0.0/8",
+            "SPQ_LEASE_SECONDS": str(LEASE_SECONDS),
+            "SPQ_HEARTBEAT_SECONDS": "0.5",
+            "SPQ_SWEEP_SECONDS": "0.5",
+            "SPQ_RING_AGAIN_SECONDS": "3",
+            "SPQ_GRACE_SECONDS": "1",
+            "SPQ_MAX_ATTEMPTS": "10",
+            "SPQ_THREADS": "1",
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "OMP_NUM_THREADS": "1",
+        }
+        made = Deployment(
+            root, environment, postgres, valkey, hub, endpoint, database, key,
+            ports=[free_port(), free_port()],
+        )  # fmt: skip
+        try:
+            for name in (*made.apis, *made.workers):
+                made.start(name)
+            yield made
+        finally:
+            for name in made.processes:
+                made.signal_group(name, signal.SIGCONT)
+                made.kill(name)
+            for child in made.children():
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
+            database.dispose()
+            endpoint.shutdown()
+            endpoint.server_close()
+            valkey.process.send_signal(signal.SIGCONT)
+            valkey.kill()
+            postgres.signal_all(signal.SIGCONT)
+            postgres.stop()
+            shutil.rmtree(folder, ignore_errors=True)
