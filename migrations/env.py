@@ -3,7 +3,7 @@
 import os
 
 from alembic import context
-from sqlalchemy import create_engine, text
+from sqlalchemy import NullPool, create_engine, text
 
 from app.db import models  # noqa: F401  the import fills Base.metadata
 from app.db.base import Base
@@ -15,7 +15,7 @@ LOCK_TIMEOUT_MS = 5_000
 def run() -> None:
     """Migrate over one connection."""
     url = context.config.attributes.get("url") or os.environ["SPQ_DATABASE_URL"]
-    engine = create_engine(url)
+    engine = create_engine(url, poolclass=NullPool)
     with engine.connect() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text(f"SET lock_timeout = {LOCK_TIMEOUT_MS}"))
@@ -25,6 +25,7 @@ def run() -> None:
             target_metadata=Base.metadata,
             render_as_batch=True,
             compare_type=True,
+            transaction_per_migration=True,
         )
         with context.begin_transaction():
             context.run_migrations()

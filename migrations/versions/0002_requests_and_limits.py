@@ -1,4 +1,4 @@
-"""Idempotent answers, webhooks, time limits, retried jobs, and indexes for filtered lists."""
+"""Idempotent answers, webhooks, quotas, time limits, retried jobs."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -14,10 +14,6 @@ INSTANT = sa.DateTime(timezone=True)
 NEW_TABLES = (
     "rate_windows", "tenant_limits", "webhook_deliveries", "webhook_secrets", "idempotent_answers",
 )  # fmt: skip
-LISTS = {
-    "ix_jobs_tenant_status_created_at_id": ["tenant", "status", "created_at", "id"],
-    "ix_jobs_tenant_model_name_created_at_id": ["tenant", "model_name", "created_at", "id"],
-}
 
 
 def upgrade() -> None:
@@ -78,22 +74,10 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("start_before", INSTANT, nullable=True))
     op.add_column("jobs", sa.Column("max_runtime_seconds", sa.Integer(), nullable=True))
     op.add_column("jobs", sa.Column("retry_of", sa.String(length=40), nullable=True))
-    _indexes(create=True)
 
 
 def downgrade() -> None:
-    _indexes(create=False)
     for column in ("retry_of", "max_runtime_seconds", "start_before"):
         op.drop_column("jobs", column)
     for table in NEW_TABLES:
         op.drop_table(table)
-
-
-def _indexes(*, create: bool) -> None:
-    """Without a lock that would stop writers: a live table may be large."""
-    with op.get_context().autocommit_block():
-        for name, columns in LISTS.items():
-            if create:
-                op.create_index(name, "jobs", columns, postgresql_concurrently=True)
-            else:
-                op.drop_index(name, "jobs", postgresql_concurrently=True)

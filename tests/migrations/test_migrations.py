@@ -1,12 +1,19 @@
+import time
+
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy import inspect, text
+from sqlalchemy.exc import OperationalError
 
 from app.db import models  # noqa: F401
 from app.db.base import Base
+from app.db.jobs import JobFilter, JobRepository
 from app.db.migrate import alembic_config, at_head
 from app.db.session import connect
+from app.domain.job_status import OWNED, TERMINAL
+from app.jobs.views import job_view
 from tests.servers import fresh_database
 
 
@@ -31,3 +38,105 @@ def test_up_down_up_and_no_difference_to_the_models(empty_url):
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
     database.dispose()
+
+
+STATUSES = ("queued", "running", "canceling", "succeeded", "failed", "canceled")
+TABLES = ("api_keys", "jobs", "job_events", "job_log_lines", "job_metrics", "layer_reports", "artifact_files", "outbox")  # fmt: skip
+
+
+def fill(database):
+    """Rows of the first schema, one job for each status, with everything that belongs to a job."""
+    at = (
+        "2026-01-02 03:04:05+00:00"
+        if database.engine.dialect.name != "sqlite"
+        else "2026-01-02 03:04:05"
+    )
+    with database.engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO api_keys (id, tenant, name, key_sha256, scopes, created_at)"
+                " VALUES ('key_1', 't', 'n', 'd', '[\"jobs:read\"]', :at)"
+            ),
+            {"at": at},
+        )
+        for number, status in enumerate(STATUSES):
+            values = {
+                "id": f"job_{number:032x}", "status": status, "at": at,
+                "ended": at if status in TERMINAL else None,
+                "lease": at if status in OWNED else None,
+                "error": '{"code": "x", "message": "y"}' if status == "failed" else None,
+            }  # fmt: skip
+            connection.execute(
+                text(
+                    "INSERT INTO jobs (id, tenant, status, version, last_event, attempt, max_attempts, request,"
+                    " recipe, recipe_sha256, model_name, error, committing, lease_expires_at, created_at,"
+                    " finished_at) VALUES (:id, 't', :status, 3, 1, 1, 3, '{\"labels\": {\"a\": \"b\"}}', '{}',"
+                    " 'd', 'm', :error, false, :lease, :at, :ended)"
+                ),
+                values,
+            )
+            for insert in (
+                "INSERT INTO job_events VALUES (:id, 1, :at, 0, 'status', '{\"status\": \"queued\"}')",
+                "INSERT INTO job_log_lines (job_id, attempt, at, text) VALUES (:id, 1, :at, 'line')",
+                "INSERT INTO job_metrics VALUES (:id, 'result', 'kl', 'wikitext2', 0.25)",
+                "INSERT INTO layer_reports VALUES (:id, 1, 'layer', 'svd', true, '', '{}')",
+                "INSERT INTO artifact_files VALUES (:id, 'config.json', 12345678901, 'd')",
+                "INSERT INTO outbox (job_id, created_at, not_before, tries) VALUES (:id, :at, :at, 2)",
+            ):
+                connection.execute(text(insert), values)
+
+
+def contents(database, columns):
+    """All rows of the first schema's tables, in the first schema's columns."""
+    with database.engine.connect() as connection:
+        return {
+            table: sorted(
+                map(
+                    str,
+                    connection.execute(text(f"SELECT {', '.join(columns[table])} FROM {table}")),
+                )
+            )
+            for table in TABLES
+        }
+
+
+def test_a_filled_database_of_the_first_version_goes_up_and_down_without_loss(empty_url):
+    config = alembic_config(empty_url)
+    command.upgrade(config, "0001")
+    database = connect(empty_url)
+    columns = {
+        table: [column["name"] for column in inspect(database.engine).get_columns(table)]
+        for table in TABLES
+    }
+    fill(database)
+    before = contents(database, columns)
+    assert len(before["jobs"]) == len(STATUSES)
+    command.upgrade(config, "head")
+    assert contents(database, columns) == before
+    with database.read() as session:
+        jobs = JobRepository(session, "t").page(
+            limit=50, after=None, chosen=JobFilter(labels={"a": "b"})
+        )
+    assert {job.status for job in jobs} == set(STATUSES)
+    assert all(job_view(job).labels == {"a": "b"} for job in jobs), "old jobs are shown"
+    command.downgrade(config, "0001")
+    assert contents(database, columns) == before
+    command.upgrade(config, "head")
+    assert contents(database, columns) == before
+    database.dispose()
+
+
+def test_a_migration_gives_up_rather_than_wait_for_a_busy_table(postgres_server):
+    with fresh_database(postgres_server) as url:
+        config = alembic_config(url)
+        command.upgrade(config, "0001")
+        database = connect(url)
+        with database.engine.connect() as busy, busy.begin():
+            busy.execute(text("LOCK TABLE jobs IN ACCESS SHARE MODE"))
+            begun = time.monotonic()
+            with pytest.raises(OperationalError, match="lock timeout"):
+                command.upgrade(config, "head")
+            assert time.monotonic() - begun < 15
+        command.upgrade(config, "head")
+        assert at_head(database)
+        database.dispose()
