@@ -84,6 +84,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         partial(check_webhook, sealer, settings.trusted_networks()),
     )
     app.state.sealer = sealer
+    app.state.gauges = health.JobGauges(database)
     app.state.estimates = threading.Semaphore(estimates.AT_ONCE)
     install(app)
     for router in (jobs_router, estimates.router, webhooks_router, catalog.router, health.router):

@@ -10,6 +10,12 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("spq")
 
 JOBS_CREATED = Counter("spq_jobs_created_total", "Jobs accepted.", ["recipe"])
 JOBS = Gauge("spq_jobs", "Jobs by status, read from the database at each scrape.", ["status"])
+QUEUE_AGE = Gauge("spq_queue_oldest_age_seconds", "Age of the oldest job that waits for a worker.")
+FAILED_LATELY = Gauge(
+    "spq_jobs_failed_last_hour", "Jobs that failed in the last hour.", ["error_code"]
+)
+OUTBOX_LAG = Gauge("spq_outbox_lag_seconds", "Age of the oldest doorbell not sent yet.")
+WEBHOOKS_PENDING = Gauge("spq_webhooks_pending", "Webhook messages not delivered yet.")
 OUTBOX_PENDING = Gauge("spq_outbox_pending", "Doorbells not sent yet.")
 OUTBOX_FAILURES = Counter("spq_outbox_failures_total", "Doorbells the broker did not take.")
 WEBHOOKS = Counter("spq_webhook_deliveries_total", "Webhook messages sent.", ["result"])
