@@ -17,6 +17,12 @@ OF_ONE_TENANT = [
 
 
 @pytest.fixture
+def database_url(sqlite_url):
+    """One database is enough: tenants are kept apart by queries that both share."""
+    return sqlite_url
+
+
+@pytest.fixture
 def finished(api):
     """Alice's job with all there can be: events, logs, figures, a file, a webhook message."""
     job = api.submit(webhook={"url": "https://example.com/hook"}, labels={"secret": "canary"})

@@ -10,10 +10,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx2
 import psutil
@@ -65,6 +66,7 @@ class Deployment:
     database: Database
     key: str
     ports: list[int]
+    workers: list[str]
     processes: dict[str, subprocess.Popen] = field(default_factory=dict)
 
     @property
@@ -74,10 +76,6 @@ class Deployment:
     @property
     def apis(self) -> list[str]:
         return [f"api{number}" for number in range(len(self.ports))]
-
-    @property
-    def workers(self) -> list[str]:
-        return ["worker0", "worker1", "worker2"]
 
     def start(self, name: str) -> None:
         number = int(name[-1])
@@ -129,7 +127,9 @@ class Deployment:
 
 
 @contextmanager
-def deployment(root: Path, model: Path) -> Iterator[Deployment]:
+def deployment(
+    root: Path, model: Path, *, workers: int = 3, settings: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Deployment]:
     """Start everything; end everything."""
     for name in ("scratch", "artifacts"):
         (root / name).mkdir()
@@ -163,10 +163,11 @@ def deployment(root: Path, model: Path) -> Iterator[Deployment]:
             "SPQ_THREADS": "1",
             "OMP_WAIT_POLICY": "PASSIVE",
             "OMP_NUM_THREADS": "1",
+            **settings,
         }
         made = Deployment(
             root, environment, postgres, valkey, hub, endpoint, database, key,
-            ports=[free_port(), free_port()],
+            ports=[free_port(), free_port()], workers=[f"worker{n}" for n in range(workers)],
         )  # fmt: skip
         try:
             for name in (*made.apis, *made.workers):
