@@ -14,6 +14,8 @@ from app.main import create_app
 from app.settings import ApiSettings
 from app.telemetry import configure_logging
 
+SHUTDOWN_SECONDS = 5
+"""For requests on their way; event streams would go on for hours."""
 URL_OPTION = click.option(
     "--database-url",
     envvar="SPQ_DATABASE_URL",
@@ -30,7 +32,14 @@ def api_command(host: str, port: int) -> None:
     """Run the HTTP API; settings come from SPQ_* variables."""
     configure_logging()
     app = create_app(ApiSettings())
-    uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False)
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
 
 
 @click.command("migrate")

@@ -20,6 +20,7 @@ from app.db.housekeeping import (
 from app.db.idempotency import forget_old_answers
 from app.db.quotas import forget_old_windows
 from app.db.session import Database
+from app.db.webhooks import forget_old_deliveries
 from app.queue import JobQueue
 from app.telemetry import JOBS_LOST, OUTBOX_FAILURES, log
 from app.workspace import drop_ended
@@ -79,11 +80,15 @@ class Housekeeper:
             JOBS_LOST.inc(lost)
             log.warning("lost_jobs_freed", count=lost)
         fail_overdue_jobs(self.database)
-        if self.artifact_dir is not None:
-            drop_ended(self.database, self.artifact_dir)
         forget_old_answers(self.database)
         forget_old_windows(self.database)
+        forget_old_deliveries(self.database)
         ring_forgotten_jobs(self.database, self.ring_again_seconds)
+        if self.artifact_dir is not None:
+            try:
+                drop_ended(self.database, self.artifact_dir)
+            except OSError as error:  # a folder that cannot be removed must not stop the rest
+                log.warning("leftovers_stay", error=str(error))
 
     def relay(self) -> None:
         """Send due doorbells. A crash between sending and commit rings twice, which is harmless."""

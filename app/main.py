@@ -114,7 +114,9 @@ def _add_middleware(app: FastAPI, settings: ApiSettings) -> None:
 
 
 def _refusal(request: Request, max_bytes: int) -> Response | None:
-    """413 or 411 for a body that is too large or does not say how large it is."""
+    """What is refused unread: NUL characters in the URL, bodies that are too large or do not say how large."""
+    if b"%00" in request.scope.get("raw_path", b"") + request.scope["query_string"]:
+        return problem(request, 400, "malformed_request", "the URL holds a NUL character")
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > max_bytes:
         detail = f"the body has {length} bytes, at most {max_bytes} are taken"

@@ -55,6 +55,7 @@ def celery_app(broker_url: str, visibility_timeout_seconds: int) -> Celery:
         task_create_missing_queues=True,
         task_default_queue=JOB_QUEUE,
         worker_prefetch_multiplier=1,
+        worker_proc_alive_timeout=60,
         worker_disable_prefetch=True,
         worker_enable_remote_control=False,
         worker_hijack_root_logger=False,

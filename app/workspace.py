@@ -15,6 +15,7 @@ from sqlalchemy import select
 
 from app.db.models import Job
 from app.db.session import Database
+from app.domain.errors import FencedError
 from app.domain.job_status import TERMINAL
 
 FOLDER = ".work"
@@ -22,11 +23,17 @@ _NAME = re.compile(r"(?P<job>job_[0-9a-f]{32})\.(?P<attempt>\d+)")
 
 
 def take_over(artifact_dir: Path, job_id: str, attempt: int) -> Path:
-    """The attempt's folder, with what the newest of its predecessors left."""
+    """The attempt's folder, with what the newest of its predecessors left.
+
+    Raises:
+        FencedError: a later attempt has a folder already.
+    """
     root = artifact_dir / FOLDER
     root.mkdir(parents=True, exist_ok=True)
     own = root / f"{job_id}.{attempt}"
     earlier = sorted(root.glob(f"{job_id}.*"), key=lambda path: int(path.suffix[1:]))
+    if earlier and int(earlier[-1].suffix[1:]) > attempt:
+        raise FencedError(job_id, attempt)
     for older in earlier[:-1]:
         shutil.rmtree(older, ignore_errors=True)
     if earlier:

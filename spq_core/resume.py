@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from spq_core.errors import StateMismatchError
+from spq_core.weight_files import flush_to_disk
 
 STATE_FILE = "state.json"
 
@@ -46,9 +47,11 @@ class StateFolder:
         save_file(
             {name: tensor.contiguous() for name, tensor in tensors.items()}, self.folder / file
         )
+        flush_to_disk(self.folder / file)
         document = {"fingerprint": self.fingerprint, "tensors": file, "values": dict(values)}
         new = self.folder / f"{STATE_FILE}.new"
         new.write_text(json.dumps(document), encoding="utf-8")
+        flush_to_disk(new)
         os.replace(new, self.folder / STATE_FILE)  # noqa: PTH105
         for other in self.folder.glob("state-*.safetensors"):
             if other.name != file:

@@ -6,6 +6,7 @@ memory before the first tensor is read.
 """
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from math import prod
@@ -173,3 +174,12 @@ def _check_spans(file: str, spans: list[tuple[str, WeightHeader, int, int]], siz
         raise ArtifactError(
             f"{file}: the header lists {end} bytes, the file holds {size}; it was cut short or extended"
         )
+
+
+def flush_to_disk(file: Path) -> None:
+    """Wait until a file's bytes would survive the machine's end."""
+    handle = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

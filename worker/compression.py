@@ -50,12 +50,11 @@ def run_job(job_id: str, runtime: Runtime) -> None:
     if claimed is None:
         log.info("duplicate_delivery", job_id=job_id)
         return
-    remove_leftovers(runtime.database, settings.scratch_dir, settings.artifact_dir)
-    workspace.drop_ended(runtime.database, settings.artifact_dir)
     attempt = Attempt(runtime.database, claimed)
     log.info("attempt_started", job_id=job_id, attempt=claimed.attempt)
     heartbeat = Heartbeat(attempt, settings.heartbeat_seconds, settings.lease_seconds)
-    with _scratch(settings.scratch_dir, job_id, claimed.attempt) as scratch, heartbeat:
+    with heartbeat, _scratch(settings.scratch_dir, job_id, claimed.attempt) as scratch:
+        remove_leftovers(runtime.database, settings.scratch_dir, settings.artifact_dir)
         _JobRun(runtime, attempt, heartbeat, scratch).to_outcome()
 
 
@@ -124,7 +123,11 @@ class _JobRun:
                 return "failed", partial(self._fail, error)
             case ChildRetryError(reason=reason, detail=detail):
                 self._note(f"attempt ended: {reason}: {detail}")
-                return f"retry: {reason}", partial(self.attempt.give_back, reason)
+                return f"retry: {reason}", partial(
+                    self.attempt.give_back,
+                    reason,
+                    files=self._finished_files() if self.kept else [],
+                )
             case DrainRequestedError():
                 return "drained", partial(self.attempt.give_back, "worker_stopped", counted=False)
             case CancelRequestedError():
@@ -198,6 +201,7 @@ class _JobRun:
 
     def _compress(self) -> None:
         settings, claimed = self.runtime.settings, self.attempt.claim
+        self._save(lambda: self.attempt.renew(settings.lease_seconds))
         workspace.take_over(settings.artifact_dir, claimed.job_id, claimed.attempt)
         folders = [self.scratch / "texts", *([settings.data_dir] if settings.data_dir else [])]
         spec = {

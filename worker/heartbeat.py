@@ -27,6 +27,7 @@ class Heartbeat:
     canceled: threading.Event = field(default_factory=threading.Event)
     lost: threading.Event = field(default_factory=threading.Event)
     overdue: threading.Event = field(default_factory=threading.Event)
+    _renewed_at: float = field(default_factory=time.monotonic)
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -46,7 +47,7 @@ class Heartbeat:
             self._thread.join(timeout=30)
 
     def _run(self) -> None:
-        renewed = time.monotonic()
+        self._renewed_at = time.monotonic()
         while not self._stop.wait(self.interval_seconds) and not self.lost.is_set():
             try:
                 started = time.monotonic()
@@ -55,10 +56,14 @@ class Heartbeat:
                     self.canceled.set()
                 elif wish is Wish.STOP:
                     self.overdue.set()
-                renewed = started
+                self._renewed_at = started
             except FencedError:
                 self.lost.set()
             except SQLAlchemyError as error:
                 log.warning("heartbeat_failed", error=type(error).__name__)
-                if time.monotonic() - renewed > self.lease_seconds:
+                if self.overran():
                     self.lost.set()
+
+    def overran(self) -> bool:
+        """Whether the lease must have ended, though the thread may not know: it can hang in a connection."""
+        return time.monotonic() - self._renewed_at > self.lease_seconds

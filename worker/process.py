@@ -169,11 +169,11 @@ class Child:
 
     def _require_wanted(self, heartbeat: Heartbeat, stopping: Stopping | None) -> None:
         """Raise if the child is to be stopped."""
-        if heartbeat.lost.is_set():
+        if heartbeat.lost.is_set() or heartbeat.overran():
             raise LeaseLostError
         if heartbeat.canceled.is_set():
             raise CancelRequestedError
-        if heartbeat.overdue.is_set():
+        if stopping is not None and heartbeat.overdue.is_set():
             raise ChildFailedError(OVERDUE)
         if stopping is not None and stopping.is_set():
             raise DrainRequestedError

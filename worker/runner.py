@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from spq_core.artifact.manifest import file_entry
 from spq_core.calibration.texts import Text, builtin_text, find_text
@@ -66,8 +67,9 @@ def measured(spec: dict[str, Any], recipe: Recipe, out: Path) -> RunResult:
         emit("log", text="going on from the last finished layer of an earlier attempt")
         try:
             return compressed(resume=True)
-        except StateMismatchError as error:  # that attempt's worker had other versions
-            emit("log", text=f"starting anew: {error}")
+        except (StateMismatchError, OSError, ValueError, KeyError, SafetensorError) as error:
+            # That attempt's worker had other versions, or its machine died while it wrote.
+            emit("log", text=f"starting anew: {type(error).__name__}: {error}")
     empty(out.parent)
     return compressed(resume=False)
 

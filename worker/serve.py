@@ -11,6 +11,7 @@ import click
 import uvicorn
 from cryptography.fernet import Fernet
 
+from app.cli import SHUTDOWN_SECONDS
 from app.db.keys import SCOPES, create_key, find_principal
 from app.db.migrate import upgrade
 from app.db.session import connect
@@ -78,7 +79,14 @@ def serve_command(
                 f"spq listens on http://{_bracketed(host)}:{port}  (API key in {key_file})",
                 err=True,
             )
-            uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False)
+            uvicorn.run(
+                app,
+                host=host,
+                port=port,
+                log_level="warning",
+                server_header=False,
+                timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+            )
     lock.close()
 
 

@@ -9,6 +9,7 @@ from celery.signals import worker_process_init, worker_shutting_down
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.db.attempts import announce
+from app.db.session import now
 from app.queue import RUN_JOB_TASK, celery_app
 from app.telemetry import configure_logging
 from worker.compression import run_job
@@ -50,7 +51,7 @@ def run(job_id: str) -> None:
     try:
         if _stopping.is_set():
             with _runtimes[0].database.write() as session:
-                announce(session, job_id)  # for another worker
+                announce(session, job_id, now(session))  # for another worker
         else:
             run_job(job_id, _runtimes[0])
     finally:

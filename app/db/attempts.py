@@ -1,7 +1,8 @@
 """What a worker may do to a job, each write guarded by the attempt number (the fence)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import Enum, auto
 from typing import Any
 
@@ -67,6 +68,12 @@ def claim(database: Database, job_id: str, worker_id: str, lease_seconds: float)
             request=job.request,
             recipe=job.recipe,
         )
+
+
+AT_ONCE = frozenset({"worker_lost", "worker_stopped", "runner_crashed", "stalled"})
+"""Reasons that say nothing about the next attempt; after others (the Hub is away) it waits."""
+PAUSE_SECONDS = 5
+LONGEST_PAUSE_SECONDS = 1800
 
 
 class Wish(Enum):
@@ -170,11 +177,14 @@ class Attempt:
             job = self._end(session, JobStatus.CANCELED, only=frozenset({JobStatus.CANCELING}))
             append_event(session, job, "status", {"status": JobStatus.CANCELED})
 
-    def give_back(self, reason: str, *, counted: bool = True) -> bool:
+    def give_back(
+        self, reason: str, *, counted: bool = True, files: Sequence[FinishedArtifact] = ()
+    ) -> bool:
         """Queue the job again, or fail it when no attempt is left; return whether it is queued.
 
         Args:
             counted: whether this attempt is one of those the job has.
+            files: of an artifact that is in the store; they stay to be had if the job fails.
         """
         with self.database.write() as session:
             job = session.scalar(select(Job).where(Job.id == self.claim.job_id).with_for_update())
@@ -182,7 +192,10 @@ class Attempt:
                 raise FencedError(self.claim.job_id, self.claim.attempt)
             if not counted:
                 job.max_attempts += 1
-            return release(session, job, reason)
+            queued = release(session, job, reason)
+            if not queued:
+                self._add_files(session, list(files))
+            return queued
 
     def _end(
         self,
@@ -241,10 +254,9 @@ class Attempt:
         session.add_all(JobMetric(job_id=job_id, **metric) for metric in metrics)
 
 
-def announce(session: Session, job_id: str) -> None:
-    """Have a job's doorbell rung."""
-    moment = now(session)
-    session.add(OutboxMessage(job_id=job_id, created_at=moment, not_before=moment, tries=0))
+def announce(session: Session, job_id: str, at: datetime) -> None:
+    """Have a job's doorbell rung at a time."""
+    session.add(OutboxMessage(job_id=job_id, created_at=now(session), not_before=at, tries=0))
 
 
 def release(session: Session, job: Job, reason: str) -> bool:
@@ -263,7 +275,10 @@ def release(session: Session, job: Job, reason: str) -> bool:
         # `committing` stays: a lost attempt may have made its commit, so the job must not end
         # canceled; the next attempt looks for that commit first.
         job.status, job.announced_at = JobStatus.QUEUED, None
-        announce(session, job.id)
+        pause = timedelta(seconds=0)
+        if reason not in AT_ONCE:
+            pause = timedelta(seconds=min(LONGEST_PAUSE_SECONDS, PAUSE_SECONDS * 4**job.attempt))
+        announce(session, job.id, moment + pause)
     else:
         job.status, job.finished_at = JobStatus.FAILED, moment
         job.error = {

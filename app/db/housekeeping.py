@@ -65,7 +65,8 @@ def fail_overdue_jobs(database: Database) -> int:
         moment = now(session)
         query = (
             select(Job)
-            .where(Job.status == JobStatus.QUEUED, Job.start_before < moment)
+            # A job that was given back has been started in time.
+            .where(Job.status == JobStatus.QUEUED, Job.attempt == 0, Job.start_before < moment)
             .limit(BATCH)
             .with_for_update(skip_locked=True)
         )

@@ -14,12 +14,14 @@ from sqlalchemy.orm import Session
 from app.db.events import append_event
 from app.db.models import (
     ArtifactFile,
+    DeletedUsage,
     Job,
     JobEvent,
     JobLogLine,
     JobMetric,
     LayerReport,
     OutboxMessage,
+    WebhookDelivery,
 )
 from app.db.session import now
 from app.domain.errors import JobActiveError, JobNotFoundError, PublishingError
@@ -161,6 +163,17 @@ class JobRepository:
         job = self.get(job_id)
         if job.status not in TERMINAL:
             raise JobActiveError(job_id, job.status)
+        ran = (job.finished_at - job.started_at) if job.finished_at and job.started_at else None
+        self.session.add(
+            DeletedUsage(
+                job_id=job.id, tenant=job.tenant, created_at=job.created_at,
+                seconds=round(ran.total_seconds()) if ran else 0,
+            )
+        )  # fmt: skip
+        own = WebhookDelivery.job_id == job_id
+        self.session.execute(
+            delete(WebhookDelivery).where(own, WebhookDelivery.next_try_at.is_(None))
+        )
         self.session.execute(delete(Job).where(Job.id == job_id, Job.tenant == self.tenant))
 
     def events(self, job_id: str, *, after: int, limit: int) -> list[JobEvent]:

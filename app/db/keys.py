@@ -72,8 +72,12 @@ def revoke_key(session: Session, key_id: str) -> bool:
 
 
 def rotate_key(session: Session, key_id: str, *, hours: int) -> tuple[ApiKey, str] | None:
-    """A new key for whom a live one speaks; the old one expires in `hours`. None if it is not live."""
+    """A new key for whom a live one speaks, until when that one would have spoken; the old one expires in `hours`.
+
+    None if it is not live.
+    """
     until = now(session) + timedelta(hours=hours)
+    ends = session.scalar(select(ApiKey.expires_at).where(ApiKey.id == key_id))
     old = session.scalar(
         update(ApiKey)
         .where(
@@ -86,9 +90,11 @@ def rotate_key(session: Session, key_id: str, *, hours: int) -> tuple[ApiKey, st
     )
     if old is None:
         return None
-    return create_key(
+    row, key = create_key(
         session, name=old.name, tenant=old.tenant, scopes=tuple(old.scopes), days=None
     )
+    row.expires_at = ends
+    return row, key
 
 
 def list_keys(session: Session) -> list[ApiKey]:

@@ -176,6 +176,17 @@ class TenantLimits(Base):
     """Of artifacts in the service's store."""
 
 
+class DeletedUsage(Base):
+    """What a deleted job counts for in its tenant's quotas of a day."""
+
+    __tablename__ = "deleted_usage"
+
+    job_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(64), index=True)
+    created_at: Mapped[datetime]
+    seconds: Mapped[int]
+
+
 class RateWindow(Base):
     """How many requests a key made in one minute."""
 

@@ -8,7 +8,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from app.db.models import ArtifactFile, Job, RateWindow, TenantLimits
+from app.db.models import ArtifactFile, DeletedUsage, Job, RateWindow, TenantLimits
 from app.db.session import Database, now
 from app.domain.errors import QuotaExceededError, RateLimitedError
 from app.domain.job_status import TERMINAL
@@ -67,7 +67,12 @@ def require_room(session: Session, tenant: str) -> None:
     own = Job.tenant == tenant
     used = {
         "max_active_jobs": select(func.count()).where(own, Job.status.not_in(TERMINAL)),
-        "max_jobs_per_day": select(func.count()).where(own, Job.created_at > since),
+        "max_jobs_per_day": select(
+            select(func.count()).where(own, Job.created_at > since).scalar_subquery()
+            + select(func.count())
+            .where(DeletedUsage.tenant == tenant, DeletedUsage.created_at > since)
+            .scalar_subquery()
+        ),
         "max_stored_bytes": select(func.coalesce(func.sum(ArtifactFile.bytes), 0))
         .join(Job, Job.id == ArtifactFile.job_id)
         .where(own),
@@ -92,12 +97,15 @@ def set_limits(session: Session, tenant: str, limits: dict[str, int | None]) -> 
 
 
 def forget_old_windows(database: Database) -> None:
-    """Drop counts of minutes that are over."""
+    """Drop counts of minutes and days that are over."""
     with database.write() as session:
         session.execute(
             delete(RateWindow).where(
                 RateWindow.started_at < now(session) - timedelta(seconds=2 * WINDOW_SECONDS)
             )
+        )
+        session.execute(
+            delete(DeletedUsage).where(DeletedUsage.created_at < now(session) - 2 * DAY)
         )
 
 
@@ -112,7 +120,12 @@ def _minutes(session: Session, tenant: str, since: datetime) -> float:
         )
     )
     spans = ((finished or moment) - max(started, since) for started, finished in rows if started)
-    return sum(span.total_seconds() for span in spans) / 60
+    deleted = session.scalar(
+        select(func.coalesce(func.sum(DeletedUsage.seconds), 0)).where(
+            DeletedUsage.tenant == tenant, DeletedUsage.created_at > since
+        )
+    )
+    return (sum(span.total_seconds() for span in spans) + (deleted or 0)) / 60
 
 
 def _one_at_a_time(session: Session, tenant: str) -> None:

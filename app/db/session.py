@@ -12,6 +12,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 SQLITE_BUSY_MS = 15_000
 STATEMENT_TIMEOUT_MS = 10_000
+IDLE_IN_TRANSACTION_MS = 30_000
+"""A frozen process must not hold its locks for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +47,23 @@ def connect(url: str) -> Database:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     else:
-        options = f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC"
+        options = (
+            f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC "
+            f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS}"
+        )
         engine = create_engine(
             url,
             pool_pre_ping=True,
             pool_size=10,
             max_overflow=20,
-            connect_args={"options": options, "connect_timeout": 5},
+            connect_args={
+                "options": options,
+                "connect_timeout": 5,
+                "tcp_user_timeout": 15_000,
+                "keepalives_idle": 10,
+                "keepalives_interval": 5,
+                "keepalives_count": 3,
+            },
         )
     return Database(engine)
 

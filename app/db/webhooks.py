@@ -1,11 +1,12 @@
 """Messages to clients' webhooks: written with what they tell, kept until they are delivered or given up."""
 
 import secrets
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -22,9 +23,13 @@ TYPES = {
 }
 PAUSES_SECONDS = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 """Before each further try, as the Standard Webhooks specification proposes."""
-CLAIM_SECONDS = 60
+CLAIM_SECONDS = 120
 """A delivery whose sender died is sent again after so long."""
-BATCH = 20
+BATCH = 16
+AT_ONE_ENDPOINT = 4
+"""Of a batch, so that one that does not answer leaves room for the others."""
+LOOKED_AT = 400
+KEPT_DAYS = 30
 LONGEST_PAUSE_SECONDS = 86_400
 KEPT_SECRET = timedelta(hours=24)
 
@@ -78,10 +83,15 @@ def claim_due(database: Database) -> list[Due]:
             select(WebhookDelivery)
             .where(WebhookDelivery.next_try_at <= moment)
             .order_by(WebhookDelivery.next_try_at)
-            .limit(BATCH)
+            .limit(LOOKED_AT)
             .with_for_update(skip_locked=True)
         )
-        rows = list(session.scalars(query))
+        rows: list[WebhookDelivery] = []
+        taken: Counter[tuple[str, str]] = Counter()
+        for row in session.scalars(query):
+            if len(rows) < BATCH and taken[row.tenant, row.url] < AT_ONE_ENDPOINT:
+                taken[row.tenant, row.url] += 1
+                rows.append(row)
         for row in rows:
             row.tries += 1
             row.next_try_at = moment + timedelta(seconds=CLAIM_SECONDS)
@@ -118,7 +128,8 @@ def failed(
                 PAUSES_SECONDS[due.tries - 1] * jitter, min(retry_after, LONGEST_PAUSE_SECONDS)
             )
             again = now(session) + timedelta(seconds=pause)
-        _set(session, due, next_try_at=again, last_status=status, last_error=error[:200])
+        clean = error.replace("\0", "")[:200]
+        _set(session, due, next_try_at=again, last_status=status, last_error=clean)
 
 
 def gone(database: Database, due: Due) -> None:
@@ -171,6 +182,17 @@ def page(
     return list(session.scalars(ordered.limit(limit)))
 
 
+def forget_old_deliveries(database: Database) -> None:
+    """Drop messages that were settled long ago."""
+    with database.write() as session:
+        session.execute(
+            delete(WebhookDelivery).where(
+                WebhookDelivery.next_try_at.is_(None),
+                WebhookDelivery.created_at < now(session) - timedelta(days=KEPT_DAYS),
+            )
+        )
+
+
 def secret_of(session: Session, tenant: str, fresh: str) -> WebhookSecret:
     """A tenant's sealed signing secret; `fresh` becomes it if there is none."""
     found = session.get(WebhookSecret, tenant)
@@ -194,4 +216,13 @@ def rotate_secret(session: Session, tenant: str, fresh: str) -> WebhookSecret:
 
 
 def _set(session: Session, due: Due, **values: object) -> None:
-    session.execute(update(WebhookDelivery).where(WebhookDelivery.id == due.id).values(**values))
+    """Record an outcome, unless a later try or a resend has made it old."""
+    session.execute(
+        update(WebhookDelivery)
+        .where(
+            WebhookDelivery.id == due.id,
+            WebhookDelivery.tries == due.tries,
+            WebhookDelivery.delivered_at.is_(None),
+        )
+        .values(**values)
+    )

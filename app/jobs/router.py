@@ -178,7 +178,11 @@ def delete_job(job_id: str, jobs: Jobs, caller: Writer) -> None:
 @router.get(
     "/{job_id}/events",
     response_model=Listing[EventView],
-    responses={200: {"content": {"text/event-stream": {}}}, **documented(JobNotFoundError)},
+    responses={
+        200: {"content": {"text/event-stream": {}}},
+        204: {"description": "A stream of a job that has ended has nothing more."},
+        **documented(JobNotFoundError),
+    },
 )
 def list_events(
     request: Request,
@@ -188,15 +192,19 @@ def list_events(
     after: After = 0,
     limit: LongLimit = 100,
     last_event_id: Annotated[int | None, Header(ge=0, le=2**31 - 1)] = None,
-) -> Listing[EventView] | StreamingResponse:
+) -> Listing[EventView] | Response:
     """The job's history: numbered without gaps.
 
     With `Accept: text/event-stream` it comes as it happens, until the job has ended; a stream that
     broke goes on behind `Last-Event-ID`.
     """
     if "text/event-stream" in request.headers.get("accept", ""):
-        jobs.get(caller.tenant, job_id)
+        job = jobs.get(caller.tenant, job_id)
         begin = after if last_event_id is None else last_event_id
+        if job.status in TERMINAL and begin >= job.last_event:
+            return Response(
+                status_code=status.HTTP_204_NO_CONTENT
+            )  # tells clients not to come back
         return StreamingResponse(
             event_stream(jobs, caller.tenant, job_id, begin),
             media_type="text/event-stream",
@@ -273,17 +281,17 @@ def _labels(request: Request) -> dict[str, str]:
 
 
 def _accepted(answer: Accepted) -> JSONResponse:
-    view, rate = answer.view, answer.rate
+    job, rate = answer.job, answer.rate
     headers = {
-        "ETag": f'"{view.version}"',
+        "ETag": f'"{job["version"]}"',
         "Cache-Control": NO_CACHE,
-        "Location": view.urls["self"],
+        "Location": job["urls"]["self"],
         "Retry-After": str(QUICK_POLL_SECONDS),
         **rate_headers(rate.allowed, rate.remaining, rate.reset_seconds),
     }
     if answer.replayed:
         headers["Idempotent-Replayed"] = "true"
-    return JSONResponse(view.model_dump(mode="json"), status.HTTP_202_ACCEPTED, headers)
+    return JSONResponse(job, status.HTTP_202_ACCEPTED, headers)
 
 
 def _etag(job: Job) -> str:

@@ -18,6 +18,7 @@ RepoId = Annotated[
 ]
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.\-]{1,63}$")]
 MAX_LABELS = 16
+MAX_DEPTH = 32
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
@@ -94,17 +95,19 @@ class JobSubmission(_Body):
         return document
 
 
-def _require_storable(value: Any) -> None:
-    """Refuse NUL characters and lone surrogates anywhere in a JSON document."""
+def _require_storable(value: Any, depth: int = 0) -> None:
+    """Refuse NUL characters, lone surrogates and endless nesting anywhere in a JSON document."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"lists and objects may be nested {MAX_DEPTH} deep")
     if isinstance(value, str) and UNSTORABLE.search(value):
         raise ValueError("text must not contain NUL characters or lone surrogates")
     if isinstance(value, dict):
         for key, member in value.items():
-            _require_storable(key)
-            _require_storable(member)
+            _require_storable(key, depth + 1)
+            _require_storable(member, depth + 1)
     elif isinstance(value, list):
         for member in value:
-            _require_storable(member)
+            _require_storable(member, depth + 1)
 
 
 class JobProgress(BaseModel):

@@ -24,7 +24,7 @@ from app.domain.errors import (
 )
 from app.domain.job_status import RETRYABLE
 from app.jobs import cursor
-from app.jobs.schemas import JobSubmission, JobView, ModelReference
+from app.jobs.schemas import JobSubmission, ModelReference
 from app.jobs.views import job_view
 from app.telemetry import JOBS_CREATED, log
 from spq_core.calibration.texts import is_known
@@ -35,7 +35,8 @@ from spq_core.catalog import resolve
 class Accepted:
     """The answer to a submission."""
 
-    view: JobView
+    job: dict[str, Any]
+    """As `JobView` has it."""
     rate: RateState
     replayed: bool
     """It was given before, to the same request."""
@@ -70,7 +71,7 @@ class JobService:
             QuotaExceededError, RateLimitedError: the tenant or its key may not, now.
             IdempotencyKeyReusedError, RequestInProgressError: see `recall`.
         """
-        asked = _idempotency(caller.tenant, key, body.model_dump(mode="json"))
+        asked = _idempotency(caller.tenant, key, body.model_dump(mode="json", exclude_unset=True))
         recipe = resolve(body.recipe)
         self._check_local_model(body.model)
         self._check_datasets({*body.evaluation.perplexity, recipe.calibration.dataset})
@@ -119,7 +120,7 @@ class JobService:
             rate = count_request(session, caller.key_id, self.submissions_per_minute)
             before = None if asked is None else recall(session, asked)
             if before is not None:
-                return Accepted(JobView.model_validate(before), rate, replayed=True)
+                return Accepted(before, rate, replayed=True)
             require_room(session, tenant)
             hook = new.request.get("webhook")
             if hook is not None:
@@ -127,13 +128,13 @@ class JobService:
             job = JobRepository(session, tenant).add(new)
             session.flush()
             session.refresh(job)
-            view = job_view(job)
+            answer = job_view(job).model_dump(mode="json")
             if asked is not None:
-                remember(session, asked, view.model_dump(mode="json"))
+                remember(session, asked, answer)
         self.wake()
         JOBS_CREATED.labels(kind).inc()
         log.info("job_accepted", job_id=job.id, tenant=tenant)
-        return Accepted(view, rate, replayed=False)
+        return Accepted(answer, rate, replayed=False)
 
     def get(self, tenant: str, job_id: str) -> Job:
         """Return one job."""

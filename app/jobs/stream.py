@@ -18,6 +18,7 @@ LOOK_SECONDS = 0.5
 PING_SECONDS = 15.0
 RECONNECT_MILLISECONDS = 3000
 PAGE = 100
+LONGEST_STREAM_SECONDS = 300.0
 LONGEST_WAIT_SECONDS = 60
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*(\d{1,4})(?:$|[,;\s])")
 
@@ -42,10 +43,14 @@ async def changed(look: Callable[[], Job], known_version: int | None, seconds: f
 async def event_stream(
     jobs: JobService, tenant: str, job_id: str, after: int
 ) -> AsyncIterator[bytes]:
-    """A job's events with a number above `after`, as they come; ends with the job."""
+    """A job's events with a number above `after`, as they come; ends with the job.
+
+    Also ends after `LONGEST_STREAM_SECONDS`: clients come back by themselves, and show their key again.
+    """
+    end = time.monotonic() + LONGEST_STREAM_SECONDS
     yield format_sse_event(retry=RECONNECT_MILLISECONDS)
     last_sent = time.monotonic()
-    while True:
+    while time.monotonic() < end:
         try:
             # The status is read first: what ended the job is then among the events.
             job = await run_in_threadpool(jobs.get, tenant, job_id)

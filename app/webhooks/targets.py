@@ -20,8 +20,8 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 PORTS = frozenset({443, 8443})
-CARRIERS = tuple(ipaddress.ip_network(text) for text in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32"))  # fmt: skip
-"""IPv6 addresses that stand for IPv4 ones: NAT64, 6to4, Teredo."""
+CARRIERS = tuple(ipaddress.ip_network(text) for text in ("64:ff9b::/96", "::ffff:0:0:0/96", "fec0::/10", "64:ff9b:1::/48", "2002::/16", "2001::/32"))  # fmt: skip
+"""IPv6 addresses that stand for IPv4 ones (NAT64, SIIT, 6to4, Teredo), or once were private."""
 TOTAL_SECONDS = 15.0
 MAX_ANSWER_BYTES = 64 << 10
 MAX_URL_CHARACTERS = 2048
@@ -119,6 +119,7 @@ class _Pinned(http.client.HTTPConnection):
     def __init__(self, target: Target, address: Address) -> None:
         super().__init__(target.host, target.port, timeout=TOTAL_SECONDS)
         self._target, self._address = target, address
+        self._aborted = False
 
     def connect(self) -> None:
         """Open the socket; certificates are checked against the host's name."""
@@ -126,15 +127,26 @@ class _Pinned(http.client.HTTPConnection):
         self.sock = plain
         if self._target.scheme == "https":
             context = ssl.create_default_context()
-            self.sock = context.wrap_socket(plain, server_hostname=self._target.host)
+            # The handshake comes last, so that `abort` finds the socket that waits in it.
+            self.sock = context.wrap_socket(
+                plain, server_hostname=self._target.host, do_handshake_on_connect=False
+            )
+            self._require_time()
+            self.sock.do_handshake()
+        self._require_time()
 
     def abort(self) -> None:
         """Wake whoever waits on the socket: time is up."""
+        self._aborted = True
         if self.sock is not None:
             try:
                 self.sock.shutdown(socket.SHUT_RDWR)
             except OSError:
                 return  # it is closed already
+
+    def _require_time(self) -> None:
+        if self._aborted:
+            raise TimeoutError("the endpoint took too long")
 
 
 def _require_public_form(target: Target) -> None:

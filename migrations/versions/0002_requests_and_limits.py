@@ -12,6 +12,7 @@ depends_on = None
 JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 INSTANT = sa.DateTime(timezone=True)
 NEW_TABLES = (
+    "deleted_usage",
     "rate_windows", "tenant_limits", "webhook_deliveries", "webhook_secrets", "idempotent_answers",
 )  # fmt: skip
 
@@ -64,6 +65,15 @@ def upgrade() -> None:
         sa.Column("max_stored_bytes", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("tenant", name=op.f("pk_tenant_limits")),
     )
+    op.create_table(
+        "deleted_usage",
+        sa.Column("job_id", sa.String(length=40), nullable=False),
+        sa.Column("tenant", sa.String(length=64), nullable=False),
+        sa.Column("created_at", INSTANT, nullable=False),
+        sa.Column("seconds", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("job_id", name=op.f("pk_deleted_usage")),
+    )
+    op.create_index(op.f("ix_deleted_usage_tenant"), "deleted_usage", ["tenant"])
     op.create_table(
         "rate_windows",
         sa.Column("key_id", sa.String(length=40), nullable=False),

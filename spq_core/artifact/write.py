@@ -23,7 +23,7 @@ from spq_core.layers.layout import Layout, layout_of, parse_layouts
 from spq_core.layers.low_rank_linear import LowRankLinear
 from spq_core.model_files import SIDE_FILES
 from spq_core.modeling.finite import all_finite
-from spq_core.weight_files import INDEX_FILE
+from spq_core.weight_files import INDEX_FILE, flush_to_disk
 
 
 def require_unused(folder: Path) -> None:
@@ -90,6 +90,7 @@ class ArtifactWriter:
         (self.folder / file).unlink(missing_ok=True)  # a frozen predecessor may have it open
         save_file(tensors, self.folder / file, metadata={"format": "pt"})
         (self.folder / file).chmod(0o644)
+        flush_to_disk(self.folder / file)
         self.weight_map.update(dict.fromkeys(tensors, file))
         self.tensor_bytes += sum(tensor.nbytes for tensor in tensors.values())
 

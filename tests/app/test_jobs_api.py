@@ -9,10 +9,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from app.db.attempts import Attempt, FinishedArtifact, Wish, claim
-from app.db.models import IdempotentAnswer, Job
+from app.db.housekeeping import fail_overdue_jobs
+from app.db.models import IdempotentAnswer, Job, OutboxMessage
 from app.db.quotas import set_limits
 from app.domain import errors as domain_errors
 from app.problems import STATUS
@@ -141,7 +142,7 @@ def test_infinite_gates_and_odd_paths_and_cursors_are_refused(api):
         "/jobs", content=body, headers=headers | {"content-type": "application/json"}
     )
     problem(answer, 422, "invalid_recipe")
-    for path in ("%00", "job_x", "x" * 300):
+    for path in ("job_x", "x" * 300):
         problem(api.client.get(f"/jobs/{path}", headers=headers), 404, "job_not_found")
         problem(api.client.get(f"/jobs/{path}/events", headers=headers), 404, "job_not_found")
         problem(api.client.post(f"/jobs/{path}/cancel", headers=headers), 404, "job_not_found")
@@ -556,3 +557,56 @@ def test_quotas_of_bytes_and_minutes(api):
     assert not refused(max_minutes_per_day=11)
     assert refused(max_jobs_per_day=3)
     assert not refused()
+
+
+def test_a_job_that_was_started_in_time_does_not_fail_for_waiting(api):
+    job = api.submit(limits={"max_pending_seconds": 1})
+    start(api, job["id"]).give_back("worker_lost")
+    with api.database.write() as session:
+        past = datetime.now(UTC) - timedelta(hours=1)
+        session.execute(update(Job).where(Job.id == job["id"]).values(start_before=past))
+    assert fail_overdue_jobs(api.database) == 0
+    other = api.submit(limits={"max_pending_seconds": 1})
+    with api.database.write() as session:
+        session.execute(update(Job).where(Job.id == other["id"]).values(start_before=past))
+    assert fail_overdue_jobs(api.database) == 1
+
+
+def test_deleting_jobs_gives_no_quota_back(api):
+    with api.database.write() as session:
+        set_limits(session, "alice", {"max_jobs_per_day": 2})
+    for _ in range(2):
+        job = api.submit()
+        api.client.post(f"/jobs/{job['id']}/cancel", headers=api.headers())
+        assert api.client.delete(f"/jobs/{job['id']}", headers=api.headers()).status_code == 204
+    body = {"model": {"repo_id": "a/b"}, "recipe": "int8"}
+    problem(api.client.post("/jobs", json=body, headers=api.headers()), 429, "quota_exceeded")
+
+
+def test_a_job_waits_longer_each_time_the_hub_is_away_and_not_when_its_worker_died(api):
+    def doorbell(reason):
+        job = api.submit()["id"]
+        start(api, job).give_back(reason)
+        with api.database.read() as session:
+            rows = session.scalars(
+                select(OutboxMessage).where(OutboxMessage.job_id == job).order_by(OutboxMessage.id)
+            ).all()
+        return (rows[-1].not_before - rows[-1].created_at).total_seconds()
+
+    assert doorbell("worker_lost") < 1
+    assert 15 < doorbell("hub_unavailable") < 30
+
+
+def test_nested_and_odd_requests_are_refused_and_no_crash(api):
+    nested: object = "x"
+    for _ in range(300):
+        nested = {"a": nested}
+    body = {"model": {"repo_id": "a/b"}, "recipe": nested}
+    problem(api.client.post("/jobs", json=body, headers=api.headers()), 422, "invalid_request")
+    for path in (
+        "/jobs?model=%00",
+        "/jobs?label.a=%00",
+        "/jobs/%00",
+        "/webhook_deliveries?job_id=%00",
+    ):
+        problem(api.client.get(path, headers=api.headers()), 400, "malformed_request")

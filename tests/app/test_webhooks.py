@@ -16,6 +16,7 @@ from cryptography.fernet import Fernet
 from pydantic import SecretStr
 from sqlalchemy import select, update
 
+from app.db import webhooks
 from app.db.attempts import Attempt, claim
 from app.db.models import WebhookDelivery, WebhookSecret
 from app.db.webhooks import claim_due
@@ -286,3 +287,65 @@ def test_every_ending_of_a_job_that_has_a_webhook_leaves_a_message(api):
     api.client.post(f"/jobs/{job['id']}/cancel", headers=api.headers())
     [message] = deliveries(api)
     assert message["type"] == "job.canceled"
+
+
+@pytest.mark.parametrize(
+    "answer", [b"\x00\x01 nonsense\r\n\r\n", b"HTTP/1.1 503 x\r\nRetry-After: \xb2\r\n\r\n", b""]
+)
+def test_whatever_an_endpoint_answers_is_a_failed_try(api, endpoint, sender, answer):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def reply():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(10_000)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=reply)
+        thread.start()
+        job = api.submit(webhook={"url": f"http://127.0.0.1:{server.getsockname()[1]}/"})
+        finish(api, job["id"])
+        assert sender.send_due() == 1
+        thread.join()
+    [listed] = deliveries(api)
+    assert listed["tries"] == 1
+    assert listed["delivered_at"] is None
+    pause = datetime.fromisoformat(listed["next_try_at"]) - datetime.now(UTC)
+    assert pause.total_seconds() < 10, "the next try is the second one's, not the dead sender's"
+
+
+def test_a_name_that_is_no_name_is_a_failed_try(api, endpoint, sender):
+    job = api.submit(webhook={"url": "https://" + "a" * 64 + ".com/"})
+    finish(api, job["id"])
+    assert sender.send_due() == 1
+    assert deliveries(api)[0]["last_error"]
+
+
+def test_a_handshake_that_never_ends_is_cut_off(monkeypatch):
+    monkeypatch.setattr(targets, "TOTAL_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        target = parse_target(f"https://127.0.0.1:{server.getsockname()[1]}/", LOOPBACK)
+        begun = datetime.now(UTC)
+        with pytest.raises(OSError):  # noqa: PT011 - of several kinds
+            send(target, b"{}", {}, LOOPBACK)
+    assert (datetime.now(UTC) - begun).total_seconds() < 5
+
+
+def test_an_endpoint_with_many_messages_leaves_room_for_others(api, endpoint):
+    for _ in range(12):
+        finish(api, api.submit(webhook={"url": endpoint.url})["id"])
+    finish(api, api.submit("bob", webhook={"url": endpoint.url})["id"])
+    first = claim_due(api.database)
+    assert sum(one.tenant == "alice" for one in first) == 4
+    assert sum(one.tenant == "bob" for one in first) == 1
+
+
+def test_a_late_outcome_does_not_undo_a_newer_one(api, endpoint):
+    finish(api, api.submit(webhook={"url": endpoint.url})["id"])
+    [slow] = claim_due(api.database)
+    make_due(api)
+    [quick] = claim_due(api.database)
+    webhooks.delivered(api.database, quick, 200)
+    webhooks.failed(api.database, slow, status=500, error="x", retry_after=0, jitter=1)
+    assert deliveries(api)[0]["delivered_at"]
+    assert deliveries(api)[0]["next_try_at"] is None

@@ -1,5 +1,6 @@
 """What must hold after any schedule, read from the database, the Hub's commits and the process table."""
 
+import hashlib
 import re
 import time
 from collections import defaultdict
@@ -7,7 +8,7 @@ from collections.abc import Iterator
 
 from sqlalchemy import select
 
-from app.db.models import Job, JobEvent, WebhookDelivery
+from app.db.models import ArtifactFile, Job, JobEvent, WebhookDelivery
 from app.domain.job_status import TERMINAL, JobStatus
 from tests.faults.stack import Deployment
 from tests.hub_server import WRITE_TOKEN
@@ -43,7 +44,7 @@ def violations(stack: Deployment, submitted: dict[str, str]) -> list[str]:
     """
     return [
         *_of_jobs(stack, submitted), *_of_messages(stack), *_of_events(stack), *_of_the_hub(stack),
-        *_of_leftovers(stack),
+        *_of_leftovers(stack), *_of_artifacts(stack),
     ]  # fmt: skip
 
 
@@ -57,6 +58,27 @@ def _of_jobs(stack: Deployment, submitted: dict[str, str]) -> Iterator[str]:
             yield f"I1: {job.id} is {job.status} ({job.stage}, attempt {job.attempt})"
         elif job.lease_expires_at is not None:
             yield f"I7: {job.id} has ended and is leased"
+
+
+def _of_artifacts(stack: Deployment) -> Iterator[str]:
+    with stack.database.read() as session:
+        jobs = list(session.scalars(select(Job)))
+        files = list(session.scalars(select(ArtifactFile)))
+    for job in jobs:
+        own = [file for file in files if file.job_id == job.id]
+        if job.status == JobStatus.SUCCEEDED and not own:
+            yield f"artifact: {job.id} succeeded without files"
+        if job.error and job.error["code"] in ("internal", "deadline_exceeded_before_start"):
+            yield f"error: {job.id} ended with {job.error}"
+        for file in own:
+            stored = stack.root / "artifacts" / job.id / file.path
+            found = (
+                hashlib.sha256(stored.read_bytes()).hexdigest() if stored.is_file() else "nothing"
+            )
+            if found != file.sha256:
+                yield f"artifact: {job.id}/{file.path} is not what was recorded"
+    if jobs and all(job.status == JobStatus.FAILED for job in jobs):
+        yield "every job failed"
 
 
 def _of_messages(stack: Deployment) -> Iterator[str]:

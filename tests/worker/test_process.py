@@ -28,6 +28,9 @@ class Pulse:
     def __init__(self):
         self.lost, self.canceled, self.overdue = (threading.Event() for _ in range(3))
 
+    def overran(self):
+        return False
+
 
 def follow(
     mode,
@@ -46,7 +49,7 @@ def follow(
         on_message(message)
 
     with program.started({"mode": mode}, tmp_path) as child:
-        child.follow(pulse or Pulse(), note, texts.append, stopping)
+        child.follow(pulse or Pulse(), note, texts.append, stopping or threading.Event())
     return messages, texts
 
 
