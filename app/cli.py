@@ -5,6 +5,7 @@ import json
 import click
 import uvicorn
 from cryptography.fernet import Fernet
+from fastapi import FastAPI
 
 from app.db.keys import SCOPES, create_key, list_keys, revoke_key, rotate_key
 from app.db.migrate import upgrade
@@ -25,6 +26,14 @@ URL_OPTION = click.option(
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
+def run_api(app: FastAPI, host: str, port: int) -> None:
+    """Serve until a signal ends the process."""
+    uvicorn.run(
+        app, host=host, port=port, log_level="warning", server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )  # fmt: skip
+
+
 @click.command("api")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8000, show_default=True)
@@ -32,14 +41,7 @@ def api_command(host: str, port: int) -> None:
     """Run the HTTP API; settings come from SPQ_* variables."""
     configure_logging()
     app = create_app(ApiSettings())
-    uvicorn.run(
-        app,
-        host=host,
-        port=port,
-        log_level="warning",
-        server_header=False,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-    )
+    run_api(app, host, port)
 
 
 @click.command("migrate")

@@ -38,7 +38,7 @@ from spq_core.recipe_stages import QuantizeStage
 from spq_core.recipe_stages import RecoverStage as RecoverSettings
 from spq_core.recovery.samples import RecoverySamples, recovery_samples
 from spq_core.report import CompressionReport, ModuleReport
-from spq_core.resume import RunState, StateFolder
+from spq_core.resume import RunState, StateFolder, state_folder
 from spq_core.stage import Stage
 from spq_core.stages import Training, build_stages, check_stages
 from spq_core.survey import rate_settings
@@ -98,7 +98,7 @@ def compress(
         unseen = unseen_windows(unseen_text, samples.rows.shape[1], source.folder)
     recovery = _recovery(recipe, source, text)
     states = StateFolder(
-        out.with_name(f"{out.name}.state"),
+        state_folder(out),
         _fingerprint(recipe, source, checkpoint, _rows(samples, recovery)),
         device,
     )
@@ -121,11 +121,6 @@ def compress(
         calibration=None if samples is None else samples.description,
         modules=tuple(modules),
     )
-
-
-def left_behind(out: Path) -> bool:
-    """Whether a killed run of `compress` into `out` left a state to go on from."""
-    return out.with_name(f"{out.name}.state").is_dir() and not out.exists()
 
 
 class _TooFarError(Exception):

@@ -21,6 +21,16 @@ from spq_core.weight_files import flush_to_disk
 STATE_FILE = "state.json"
 
 
+def state_folder(out: Path) -> Path:
+    """Where a run that writes `out` keeps its states."""
+    return out.with_name(f"{out.name}.state")
+
+
+def left_behind(out: Path) -> bool:
+    """Whether a killed run of `compress` into `out` left a state to go on from."""
+    return state_folder(out).is_dir() and not out.exists()
+
+
 class RunState(NamedTuple):
     """A point between two blocks."""
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,9 @@ from typing import Any
 from sqlalchemy.exc import DataError, OperationalError
 
 from app import workspace
-from app.db.attempts import Attempt, FinishedArtifact, claim
+from app.db.attempts import Attempt, claim
 from app.domain.errors import FencedError
 from app.telemetry import log
-from spq_core.calibration.texts import BUILTIN, find_text
-from spq_core.errors import DatasetError
-from spq_core.recipe import parse_recipe
 from worker.errors import (
     CancelRequestedError,
     ChildError,
@@ -28,9 +24,10 @@ from worker.errors import (
     DrainRequestedError,
     LeaseLostError,
 )
-from worker.findings import layer_rows, metric_rows
+from worker.findings import finished_files, job_result, layer_rows, metric_rows, shown_progress
 from worker.heartbeat import Heartbeat
 from worker.leftovers import remove_leftovers
+from worker.local import local_model, missing_texts
 from worker.process import Child, Message
 from worker.runtime import Runtime
 
@@ -126,7 +123,7 @@ class _JobRun:
                 return f"retry: {reason}", partial(
                     self.attempt.give_back,
                     reason,
-                    files=self._finished_files() if self.kept else [],
+                    files=finished_files(self.files) if self.kept else [],
                 )
             case DrainRequestedError():
                 return "drained", partial(self.attempt.give_back, "worker_stopped", counted=False)
@@ -175,7 +172,13 @@ class _JobRun:
             )
         folder = self.scratch / "source"
         if model["repo_id"] is None:
-            folder = self._local_model(model["path"])
+            found = local_model(settings.model_folders(), model["path"])
+            if found is None:
+                raise _failed(
+                    "model_not_found",
+                    f"the worker has no local model {model['path']!r} in its SPQ_MODEL_DIRS",
+                )
+            folder = found
         self.source = {
             "folder": str(folder),
             "name": model["repo_id"] or model["path"],
@@ -192,7 +195,7 @@ class _JobRun:
             "revision": model["revision"],
             "model_folder": str(folder),
             "output": output,
-            "texts": self._missing_texts(),
+            "texts": missing_texts(settings.data_dir, request, self.attempt.claim.recipe),
             "text_folder": str(self.scratch / "texts"),
             "max_bytes": settings.max_model_bytes,
         }
@@ -273,29 +276,11 @@ class _JobRun:
 
     def _succeed(self) -> None:
         self.attempt.succeed(
-            result={
-                "rows": self.document["rows"],
-                "beaten_by_int8": self.document["beaten_by_int8"],
-                "compression": {
-                    key: value
-                    for key, value in self.document["compression"].items()
-                    if key != "modules"
-                },
-                "evaluation": self.document["evaluation"]["settings"],
-                "estimate": self.document["estimate"],
-                "measured": self.document["measured"],
-                "published": self.published,
-            },
+            result=job_result(self.document, self.published),
             layers=layer_rows(self.document),
             metrics=metric_rows(self.document),
-            files=self._finished_files(),
+            files=finished_files(self.files),
         )
-
-    def _finished_files(self) -> list[FinishedArtifact]:
-        return [
-            FinishedArtifact(path=name, bytes=entry["bytes"], sha256=entry["sha256"])
-            for name, entry in self.files.items()
-        ]
 
     def _fail(self, error: dict[str, Any]) -> None:
         error = error | {"message": self._scrubbed(str(error["message"]))}
@@ -303,16 +288,11 @@ class _JobRun:
             error,
             layers=layer_rows(self.document),
             metrics=metric_rows(self.document),
-            files=self._finished_files(),
+            files=finished_files(self.files),
         )
 
     def _show(self, message: Message) -> None:
-        total = max(1, int(message["total"]))
-        progress = {key: message[key] for key in ("stage", "done", "total", "unit", "message")}
-        progress |= {
-            "fraction": round(min(1.0, message["done"] / total), 4),
-            "updated_at": datetime.now(UTC).isoformat(),
-        }
+        progress = shown_progress(message)
         self._save(lambda: self.attempt.progress(str(message["stage"])[:64], progress))
 
     def _note(self, text: str) -> None:
@@ -331,7 +311,7 @@ class _JobRun:
             try:
                 write()
             except OperationalError:
-                if self.heartbeat.lost.is_set():
+                if self.heartbeat.lost.is_set() or self.heartbeat.overran():
                     raise LeaseLostError from None
                 time.sleep(DATABASE_PAUSE_SECONDS)
             else:
@@ -340,29 +320,6 @@ class _JobRun:
     def _token(self) -> str | None:
         token = self.runtime.settings.hub_token
         return None if token is None else token.get_secret_value()
-
-    def _missing_texts(self) -> list[str]:
-        """Datasets of this job that no local folder has."""
-        claimed = self.attempt.claim
-        names = set(claimed.request["evaluation"]["perplexity"])
-        if parse_recipe(claimed.recipe).needs_calibration:
-            names.add(claimed.recipe["calibration"]["dataset"])
-        return sorted(name for name in names - {BUILTIN} if not self._is_local(name))
-
-    def _is_local(self, name: str) -> bool:
-        try:
-            find_text(name, self.runtime.settings.data_dir)
-        except DatasetError:
-            return False
-        return True
-
-    def _local_model(self, name: str) -> Path:
-        for folder in self.runtime.settings.model_folders():
-            if (folder / name / "config.json").is_file():
-                return folder / name
-        raise _failed(
-            "model_not_found", f"the worker has no local model {name!r} in its SPQ_MODEL_DIRS"
-        )
 
 
 def _failed(code: str, message: str) -> ChildFailedError:

@@ -1,6 +1,10 @@
 """From a run's document to database rows."""
 
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
+
+from app.db.attempts import FinishedArtifact
 
 RUN_FIGURES = ("seconds", "peak_rss_bytes", "ratio_to_source", "ratio_to_fp32")
 UNMEASURED = frozenset({"name", "dataset"})
@@ -33,3 +37,32 @@ def metric_rows(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _row(model: str, name: str, dataset: str, value: float) -> dict[str, Any]:
     return {"model": model, "name": name, "dataset": dataset, "value": float(value)}
+
+
+def job_result(document: dict[str, Any], published: dict[str, Any] | None) -> dict[str, Any]:
+    """What the job shows of a run; its matrices have a table of their own."""
+    compression = document["compression"]
+    return {
+        "rows": document["rows"],
+        "beaten_by_int8": document["beaten_by_int8"],
+        "compression": {key: value for key, value in compression.items() if key != "modules"},
+        "evaluation": document["evaluation"]["settings"],
+        "estimate": document["estimate"],
+        "measured": document["measured"],
+        "published": published,
+    }
+
+
+def finished_files(files: Mapping[str, Mapping[str, Any]]) -> list[FinishedArtifact]:
+    """The rows of an artifact's files."""
+    return [
+        FinishedArtifact(path=name, bytes=entry["bytes"], sha256=entry["sha256"])
+        for name, entry in files.items()
+    ]
+
+
+def shown_progress(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a run is, as clients see it."""
+    shown = {key: message[key] for key in ("stage", "done", "total", "unit", "message")}
+    fraction = min(1.0, message["done"] / max(1, int(message["total"])))
+    return shown | {"fraction": round(fraction, 4), "updated_at": datetime.now(UTC).isoformat()}

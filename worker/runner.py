@@ -14,8 +14,9 @@ from spq_core.errors import DatasetError, StateMismatchError
 from spq_core.evaluation.measure import choose_device
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.load_gate import LoadGateError
-from spq_core.pipeline import SourceModel, left_behind
+from spq_core.pipeline import SourceModel
 from spq_core.recipe import Recipe, parse_recipe
+from spq_core.resume import left_behind
 from spq_core.run import RunResult, compress_and_measure
 from worker.child import PipeProgress, emit, serve
 

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TextIO
 
 import click
-import uvicorn
 from cryptography.fernet import Fernet
 
-from app.cli import SHUTDOWN_SECONDS
+from app.cli import run_api
 from app.db.keys import SCOPES, create_key, find_principal
 from app.db.migrate import upgrade
 from app.db.session import connect
@@ -79,14 +78,7 @@ def serve_command(
                 f"spq listens on http://{_bracketed(host)}:{port}  (API key in {key_file})",
                 err=True,
             )
-            uvicorn.run(
-                app,
-                host=host,
-                port=port,
-                log_level="warning",
-                server_header=False,
-                timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-            )
+            run_api(app, host, port)
     lock.close()
 
 

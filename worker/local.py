@@ -1,0 +1,35 @@
+"""What of a job is on this machine already."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from spq_core.calibration.texts import BUILTIN, find_text
+from spq_core.errors import DatasetError
+from spq_core.recipe import parse_recipe
+
+
+def local_model(folders: Iterable[Path], name: str) -> Path | None:
+    """The model of that name in one of the allowed folders."""
+    for folder in folders:
+        if (folder / name / "config.json").is_file():
+            return folder / name
+    return None
+
+
+def missing_texts(
+    data_dir: Path | None, request: Mapping[str, Any], recipe: Mapping[str, Any]
+) -> list[str]:
+    """Datasets of a job that no local folder has."""
+    names = set(request["evaluation"]["perplexity"])
+    if parse_recipe(dict(recipe)).needs_calibration:
+        names.add(recipe["calibration"]["dataset"])
+    return sorted(name for name in names - {BUILTIN} if not _is_local(name, data_dir))
+
+
+def _is_local(name: str, data_dir: Path | None) -> bool:
+    try:
+        find_text(name, data_dir)
+    except DatasetError:
+        return False
+    return True
