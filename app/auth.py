@@ -1,4 +1,7 @@
-"""Who a request speaks for, as FastAPI dependencies."""
+"""Who a request speaks for, as FastAPI dependencies.
+
+Dependencies that do not wait are coroutines: FastAPI hands the others to threads, at a price.
+"""
 
 from typing import Annotated
 
@@ -40,12 +43,12 @@ def _with_scope(principal: Principal, scope: str) -> Principal:
     return principal
 
 
-def reader(principal: Annotated[Principal, Depends(authenticate)]) -> Principal:
+async def reader(principal: Annotated[Principal, Depends(authenticate)]) -> Principal:
     """A principal that may read jobs."""
     return _with_scope(principal, "jobs:read")
 
 
-def writer(principal: Annotated[Principal, Depends(authenticate)]) -> Principal:
+async def writer(principal: Annotated[Principal, Depends(authenticate)]) -> Principal:
     """A principal that may submit and change jobs."""
     return _with_scope(principal, "jobs:write")
 

@@ -29,7 +29,7 @@ JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JS
 def run_api(app: FastAPI, host: str, port: int) -> None:
     """Serve until a signal ends the process."""
     uvicorn.run(
-        app, host=host, port=port, log_level="warning", server_header=False,
+        app, host=host, port=port, log_level="warning", access_log=False, server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )  # fmt: skip
 

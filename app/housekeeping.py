@@ -25,6 +25,9 @@ from app.queue import JobQueue
 from app.telemetry import JOBS_LOST, OUTBOX_FAILURES, log
 from app.workspace import drop_ended
 
+BREATH_SECONDS = 0.05
+"""Between two rounds, so that many doorbells at once go out together."""
+
 
 @dataclass(slots=True)
 class Housekeeper:
@@ -70,6 +73,7 @@ class Housekeeper:
                 log.warning("housekeeping_waits", error=type(error).__name__)
             except Exception as error:  # noqa: BLE001  the edge of a thread: without it no job would start
                 log.error("housekeeping_bug", exc_info=error)
+            self._stop.wait(BREATH_SECONDS)
             self._wake.wait(self.pause_seconds)
             self._wake.clear()
 

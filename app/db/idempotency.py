@@ -9,7 +9,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from app.db.models import IdempotentAnswer
-from app.db.session import Database, now
+from app.db.session import Database, is_sqlite, now
 from app.domain.errors import IdempotencyKeyReusedError, RequestInProgressError
 
 KEPT = timedelta(hours=48)
@@ -70,7 +70,7 @@ def forget_old_answers(database: Database) -> None:
 
 def _alone(session: Session, asked: Idempotency) -> bool:
     """Hold the key until the transaction ends. SQLite has one writer, who holds all of them."""
-    if session.get_bind().dialect.name == "sqlite":
+    if is_sqlite(session):
         return True
     text = f"{asked.tenant}\n{asked.key}".encode()
     number = int.from_bytes(hashlib.sha256(text).digest()[:8], "big", signed=True)

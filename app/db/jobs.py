@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import delete, select, tuple_, update
 from sqlalchemy.orm import Session
@@ -54,6 +54,16 @@ class NewJob:
     retry_of: str | None = None
 
 
+class Glance(NamedTuple):
+    """As much of a job as tells whether it has news, and when to look again."""
+
+    id: str
+    version: int
+    status: str
+    created_at: datetime
+    started_at: datetime | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
     """Which jobs a list shows; None shows all."""
@@ -71,15 +81,14 @@ class JobRepository:
     session: Session
     tenant: str
 
-    def add(self, new: NewJob) -> Job:
-        """Store a queued job, its first event, and the doorbell to ring."""
-        moment = now(self.session)
+    def add(self, new: NewJob, moment: datetime) -> Job:
+        """Store a job that is queued since `moment`, its first event, and the doorbell to ring."""
         job = Job(
             id=new_job_id(),
             tenant=self.tenant,
             status=JobStatus.QUEUED,
             version=1,
-            last_event=0,
+            last_event=1,
             attempt=0,
             max_attempts=new.max_attempts,
             request=new.request,
@@ -94,9 +103,12 @@ class JobRepository:
         )
         self.session.add(job)
         self.session.flush()  # events and the outbox refer to the row
-        append_event(self.session, job, "status", {"status": JobStatus.QUEUED})
-        self.session.add(
-            OutboxMessage(job_id=job.id, created_at=moment, not_before=moment, tries=0)
+        queued = {"status": JobStatus.QUEUED}
+        self.session.add_all(
+            [
+                JobEvent(job_id=job.id, seq=1, at=moment, attempt=0, type="status", data=queued),
+                OutboxMessage(job_id=job.id, created_at=moment, not_before=moment, tries=0),
+            ]
         )
         return job
 
@@ -113,6 +125,21 @@ class JobRepository:
         if job is None:
             raise JobNotFoundError(job_id)
         return job
+
+    def glance(self, job_id: str) -> Glance:
+        """Return what polling clients wait for, without the documents in the row.
+
+        Raises:
+            JobNotFoundError: as `get`.
+        """
+        row = None
+        if JOB_ID.fullmatch(job_id):
+            query = select(Job.id, Job.version, Job.status, Job.created_at, Job.started_at)
+            own = query.where(Job.id == job_id, Job.tenant == self.tenant)
+            row = self.session.execute(own).one_or_none()
+        if row is None:
+            raise JobNotFoundError(job_id)
+        return Glance(*row)
 
     def page(
         self, *, limit: int, after: tuple[datetime, str] | None, chosen: JobFilter

@@ -9,7 +9,7 @@ from sqlalchemy import case, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.db.models import ApiKey
-from app.db.session import now
+from app.db.session import clock, now
 
 SCOPES = ("jobs:read", "jobs:write")
 PREFIX = "spq_"
@@ -54,7 +54,7 @@ def find_principal(session: Session, key: str) -> Principal | None:
         select(ApiKey).where(
             ApiKey.key_sha256 == digest(key),
             ApiKey.revoked_at.is_(None),
-            or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now(session)),
+            or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > clock(session)),
         )
     )
     return None if row is None else Principal(row.id, row.tenant, frozenset(row.scopes))

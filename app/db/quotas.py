@@ -4,12 +4,13 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, delete, func, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from app.db.base import UtcDateTime
 from app.db.models import ArtifactFile, DeletedUsage, Job, RateWindow, TenantLimits
-from app.db.session import Database, now
+from app.db.session import Database, clock, is_sqlite, now
 from app.domain.errors import QuotaExceededError, RateLimitedError
 from app.domain.job_status import TERMINAL
 
@@ -24,33 +25,44 @@ class RateState:
     allowed: int
     remaining: int
     reset_seconds: int
+    counted_at: datetime
+    """By the database's clock."""
 
 
-def count_request(session: Session, key_id: str, allowed: int) -> RateState:
-    """Count one request of a key in the present minute.
+def count_request(database: Database, key_id: str, allowed: int) -> RateState:
+    """Count one request of a key in the present minute, whatever becomes of the request.
+
+    It is counted by itself: in the request's transaction the row would stay locked until that ends, and
+    the requests of a key would wait for one another.
 
     Raises:
-        RateLimitedError: the minute has had as many as are allowed; this one does not count.
+        RateLimitedError: the minute has had as many as are allowed.
     """
-    moment = now(session)
-    started = datetime.fromtimestamp(
-        moment.timestamp() // WINDOW_SECONDS * WINDOW_SECONDS, tz=moment.tzinfo
-    )
-    left = max(1, round(WINDOW_SECONDS - (moment - started).total_seconds()))
-    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
-    values = {"key_id": key_id, "started_at": started, "requests": 1}
-    count = session.scalar(
-        dialect.insert(RateWindow)
-        .values(values)
-        .on_conflict_do_update(
-            index_elements=["key_id", "started_at"], set_={"requests": RateWindow.requests + 1}
-        )
-        .returning(RateWindow.requests)
-    )
-    state = RateState(allowed=allowed, remaining=max(0, allowed - (count or 0)), reset_seconds=left)
-    if (count or 0) > allowed:
+    with database.single() as session:
+        moment = clock(session)
+        dialect = sqlite if is_sqlite(session) else postgresql
+        values = {"key_id": key_id, "started_at": _minute(session, moment), "requests": 1}
+        count, counted_at = session.execute(
+            dialect.insert(RateWindow)
+            .values(values)
+            .on_conflict_do_update(
+                index_elements=["key_id", "started_at"], set_={"requests": RateWindow.requests + 1}
+            )
+            .returning(RateWindow.requests, moment)
+        ).one()
+    left = max(1, round(WINDOW_SECONDS - counted_at.timestamp() % WINDOW_SECONDS))
+    if count > allowed:
         raise RateLimitedError(allowed, left)
-    return state
+    return RateState(
+        allowed=allowed, remaining=allowed - count, reset_seconds=left, counted_at=counted_at
+    )
+
+
+def _minute(session: Session, moment: ColumnElement[datetime]) -> ColumnElement[datetime]:
+    """When the minute of an instant began."""
+    if is_sqlite(session):
+        return literal(now(session).replace(second=0, microsecond=0), UtcDateTime())
+    return func.date_trunc("minute", moment, type_=UtcDateTime())
 
 
 def require_room(session: Session, tenant: str) -> None:
@@ -129,7 +141,7 @@ def _minutes(session: Session, tenant: str, since: datetime) -> float:
 
 
 def _one_at_a_time(session: Session, tenant: str) -> None:
-    if session.get_bind().dialect.name != "sqlite":  # which has one writer
+    if not is_sqlite(session):  # which has one writer
         digest = hashlib.sha256(f"quota {tenant}".encode()).digest()
         number = int.from_bytes(digest[:8], "big", signed=True)
         session.execute(select(func.pg_advisory_xact_lock(number)))

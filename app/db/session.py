@@ -1,38 +1,67 @@
 """Engine and transactions for both databases."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Dialect,
+    Engine,
+    create_engine,
+    event,
+    func,
+    literal,
+    select,
+)  # fmt: skip
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from app.db.base import UtcDateTime
 
 SQLITE_BUSY_MS = 15_000
 STATEMENT_TIMEOUT_MS = 10_000
+CONNECTIONS = 20
+"""Of one process; the API's threads are fewer, so none of them waits for one."""
+TRUSTED_SECONDS = 1.0
 IDLE_IN_TRANSACTION_MS = 30_000
 """A frozen process must not hold its locks for ever."""
 
 
-@dataclass(frozen=True, slots=True)
 class Database:
     """Opens transactions; each use case takes one."""
 
-    engine: Engine
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        # Looking needs no transaction around it: each statement sees what was committed before it.
+        sqlite = engine.dialect.name == "sqlite"
+        looking = {"read_only": True} if sqlite else {"isolation_level": "AUTOCOMMIT"}
+        self._writer = sessionmaker(engine, expire_on_commit=False)
+        self._reader = sessionmaker(engine.execution_options(**looking), expire_on_commit=False)
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """A transaction that commits at the end and rolls back on an error."""
-        with sessionmaker(self.engine, expire_on_commit=False).begin() as session:
+        with self._writer.begin() as session:
             yield session
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A transaction that only looks; it never makes a SQLite writer wait."""
-        engine = self.engine.execution_options(read_only=True)
-        with sessionmaker(engine, expire_on_commit=False)() as session:
+        """For statements that only look; they never make a SQLite writer wait."""
+        with self._reader() as session:
+            yield session
+
+    @contextmanager
+    def single(self) -> Iterator[Session]:
+        """For one statement that writes, and is committed at once."""
+        alone = self._writer.begin() if self.engine.dialect.name == "sqlite" else self._reader()
+        with alone as session:
             yield session
 
     def dispose(self) -> None:
@@ -53,9 +82,8 @@ def connect(url: str) -> Database:
         )
         engine = create_engine(
             url,
-            pool_pre_ping=True,
-            pool_size=10,
-            max_overflow=20,
+            pool_size=CONNECTIONS,
+            max_overflow=10,
             connect_args={
                 "options": options,
                 "connect_timeout": 5,
@@ -65,15 +93,45 @@ def connect(url: str) -> Database:
                 "keepalives_count": 3,
             },
         )
+        event.listen(engine, "checkin", _note_use)
+        event.listen(engine, "checkout", partial(_ping_unused, engine.dialect))
     return Database(engine)
 
 
 def now(session: Session) -> datetime:
     """The database's clock, so that all machines agree on when a lease ends."""
-    if session.get_bind().dialect.name == "sqlite":
+    if is_sqlite(session):
         return datetime.now(UTC)
     moment: datetime = session.scalars(select(func.clock_timestamp())).one()
     return moment
+
+
+def clock(session: Session) -> ColumnElement[datetime]:
+    """`now` as a part of a statement, which saves asking for it."""
+    if is_sqlite(session):
+        return literal(datetime.now(UTC), UtcDateTime())
+    return func.clock_timestamp(type_=UtcDateTime())
+
+
+def is_sqlite(session: Session) -> bool:
+    """Whether it speaks to SQLite, which has one writer at a time and no clock of its own."""
+    return session.get_bind().dialect.name == "sqlite"
+
+
+def _note_use(_connection: Any, record: ConnectionPoolEntry) -> None:
+    record.info["used"] = time.monotonic()
+
+
+def _ping_unused(
+    dialect: Dialect, connection: Any, record: ConnectionPoolEntry, _proxy: Any
+) -> None:
+    """Have a connection replaced that broke while nobody used it. One that worked a moment ago is not asked."""
+    if time.monotonic() - record.info.get("used", 0.0) < TRUSTED_SECONDS:
+        return
+    try:
+        dialect.do_ping(connection)
+    except dialect.loaded_dbapi.Error as error:
+        raise DisconnectionError from error
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _record: Any) -> None:

@@ -3,16 +3,18 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response, status
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from pydantic import AwareDatetime, BaseModel
+from starlette.concurrency import run_in_threadpool
 
 from app.auth import Reader, Writer
-from app.db.jobs import JobFilter
+from app.db.jobs import Glance, JobFilter
 from app.db.models import Job
 from app.domain.errors import (
     ArtifactNotFoundError,
@@ -61,7 +63,7 @@ YOUNG_SECONDS, OLD_SECONDS = 60, 600
 NO_CACHE = "private, no-cache"
 
 
-def _service(request: Request) -> JobService:
+async def _service(request: Request) -> JobService:
     service: JobService = request.app.state.jobs
     return service
 
@@ -129,13 +131,18 @@ async def get_job(
     known = request.headers.get("if-none-match", "")
     version = ETAG.search(known)
     seconds = wanted_wait(prefer)
-    job = await changed(
-        lambda: jobs.get(caller.tenant, job_id), int(version[1]) if version else None, seconds
-    )
-    headers = _job_headers(job) | ({"Preference-Applied": f"wait={seconds}"} if seconds else {})
-    if _etag(job) in known:
-        return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
-    return JSONResponse(job_view(job).model_dump(mode="json"), status.HTTP_200_OK, headers)
+    preferred = {"Preference-Applied": f"wait={seconds}"} if seconds else {}
+    if version or seconds:
+        found = await changed(
+            lambda: jobs.glance(caller.tenant, job_id),
+            int(version[1]) if version else None,
+            seconds,
+        )
+        if _etag(found) in known:
+            headers = _job_headers(found) | preferred
+            return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
+    job = await run_in_threadpool(jobs.get, caller.tenant, job_id)
+    return _job_answer(job, status.HTTP_200_OK, preferred)
 
 
 @router.post(
@@ -143,7 +150,7 @@ async def get_job(
     response_model=JobView,
     responses={202: {"model": JobView}, **documented(JobNotFoundError, PublishingError)},
 )
-def cancel_job(job_id: str, jobs: Jobs, caller: Writer) -> JSONResponse:
+def cancel_job(job_id: str, jobs: Jobs, caller: Writer) -> Response:
     """Stop a job: 200 when it has ended, 202 when its worker was asked to stop."""
     job = jobs.cancel(caller.tenant, job_id)
     ended = job.status in TERMINAL
@@ -294,22 +301,29 @@ def _accepted(answer: Accepted) -> JSONResponse:
     return JSONResponse(job, status.HTTP_202_ACCEPTED, headers)
 
 
-def _etag(job: Job) -> str:
+def _etag(job: Job | Glance) -> str:
     return f'"{job.version}"'
 
 
-def _job_headers(job: Job) -> dict[str, str]:
+def _job_headers(job: Job | Glance) -> dict[str, str]:
     headers = {"ETag": _etag(job), "Cache-Control": NO_CACHE, "Location": f"/jobs/{job.id}"}
     if job.status not in TERMINAL:
         headers["Retry-After"] = str(_poll_seconds(job))
     return headers
 
 
-def _job_answer(job: Job, status_code: int) -> JSONResponse:
-    return JSONResponse(job_view(job).model_dump(mode="json"), status_code, _job_headers(job))
+def _job_answer(
+    job: Job, status_code: int, preferred: Mapping[str, str] = MappingProxyType({})
+) -> Response:
+    return Response(
+        job_view(job).model_dump_json(),
+        status_code,
+        _job_headers(job) | dict(preferred),
+        media_type="application/json",
+    )
 
 
-def _poll_seconds(job: Job) -> int:
+def _poll_seconds(job: Job | Glance) -> int:
     """How soon a look is worth it: soon for young jobs, later for long ones."""
     age = (datetime.now(UTC) - (job.started_at or job.created_at)).total_seconds()
     if age < YOUNG_SECONDS:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.db.idempotency import Idempotency, recall, remember
-from app.db.jobs import JobFilter, JobRepository, NewJob
+from app.db.jobs import Glance, JobFilter, JobRepository, NewJob
 from app.db.keys import Principal
 from app.db.models import ArtifactFile, Job
 from app.db.quotas import RateState, count_request, require_room
@@ -116,8 +116,8 @@ class JobService:
         self, caller: Principal, new: NewJob, asked: Idempotency | None, kind: str
     ) -> Accepted:
         tenant = caller.tenant
+        rate = count_request(self.database, caller.key_id, self.submissions_per_minute)
         with self.database.write() as session:
-            rate = count_request(session, caller.key_id, self.submissions_per_minute)
             before = None if asked is None else recall(session, asked)
             if before is not None:
                 return Accepted(before, rate, replayed=True)
@@ -125,9 +125,7 @@ class JobService:
             hook = new.request.get("webhook")
             if hook is not None:
                 self.check_webhook(session, tenant, hook["url"])
-            job = JobRepository(session, tenant).add(new)
-            session.flush()
-            session.refresh(job)
+            job = JobRepository(session, tenant).add(new, rate.counted_at)
             answer = job_view(job).model_dump(mode="json")
             if asked is not None:
                 remember(session, asked, answer)
@@ -140,6 +138,11 @@ class JobService:
         """Return one job."""
         with self.database.read() as session:
             return JobRepository(session, tenant).get(job_id)
+
+    def glance(self, tenant: str, job_id: str) -> Glance:
+        """Return what polling clients wait for."""
+        with self.database.read() as session:
+            return JobRepository(session, tenant).glance(job_id)
 
     def page(
         self, tenant: str, *, limit: int, after: str | None, chosen: JobFilter

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from fastapi.sse import format_sse_event
 from starlette.concurrency import run_in_threadpool
 
-from app.db.models import Job
+from app.db.jobs import Glance
 from app.domain.errors import JobNotFoundError
 from app.domain.job_status import TERMINAL
 from app.jobs.schemas import EventView
@@ -29,7 +29,7 @@ def wanted_wait(prefer: str) -> int:
     return min(int(found[1]), LONGEST_WAIT_SECONDS) if found else 0
 
 
-async def changed(look: Callable[[], Job], known_version: int | None, seconds: float) -> Job:
+async def changed(look: Callable[[], Glance], known_version: int | None, seconds: float) -> Glance:
     """The job once its version is another than the known one, or it has ended, or time is up."""
     deadline = time.monotonic() + seconds
     job = await run_in_threadpool(look)
@@ -53,7 +53,7 @@ async def event_stream(
     while time.monotonic() < end:
         try:
             # The status is read first: what ended the job is then among the events.
-            job = await run_in_threadpool(jobs.get, tenant, job_id)
+            job = await run_in_threadpool(jobs.glance, tenant, job_id)
             rows = await run_in_threadpool(
                 jobs.read, tenant, lambda repo: repo.events(job_id, after=after, limit=PAGE)  # noqa: B023
             )  # fmt: skip

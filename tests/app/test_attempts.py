@@ -11,6 +11,7 @@ from app.db.attempts import Attempt, claim
 from app.db.housekeeping import free_lost_jobs, ring_forgotten_jobs
 from app.db.jobs import JobRepository, NewJob
 from app.db.models import Job, JobEvent, OutboxMessage
+from app.db.session import now
 from app.domain.errors import FencedError
 from app.domain.job_status import TERMINAL, JobStatus
 from app.housekeeping import Housekeeper
@@ -35,7 +36,7 @@ def keeper(database):
 
 def add(database):
     with database.write() as session:
-        return JobRepository(session, "t").add(NEW).id
+        return JobRepository(session, "t").add(NEW, now(session)).id
 
 
 def load(database, job_id):
@@ -173,7 +174,7 @@ def test_a_job_given_back_is_rung_without_waiting(database, keeper):
 
 def test_an_accepted_job_and_its_doorbell_commit_together(database):
     with pytest.raises(RuntimeError), database.write() as session:
-        JobRepository(session, "t").add(NEW)
+        JobRepository(session, "t").add(NEW, now(session))
         raise RuntimeError
     with database.read() as session:
         assert session.scalars(select(Job)).all() == []
