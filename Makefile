@@ -27,11 +27,12 @@ N ?= 20
 faults: $(VENV)/.ready ## Let N schedules of faults happen to a whole deployment, and check what must hold
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.run --schedules $(N)
 
-check: $(VENV)/.ready ## Lint, format, types, import contracts
+check: $(VENV)/.ready ## Lint, format, types, import contracts, known vulnerabilities
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	.ci/audit
 
 bench: $(VENV)/.ready ## Run the benchmarks, side by side with peers
 	$(BIN)/python benchmarks/stages.py

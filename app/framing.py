@@ -1,5 +1,6 @@
 """What is done around every request: its id, what is refused unread, and headers of every answer."""
 
+import asyncio
 import re
 import secrets
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.problems import problem
 
+BODY_SECONDS = 20.0
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -45,8 +47,31 @@ class RequestFrame:
                     headers.setdefault(name, value)
             await send(message)
 
-        answer = _refusal(request, self.max_body_bytes) or self.app
-        await answer(scope, receive, send_framed)
+        answer = _refusal(request, self.max_body_bytes)
+        if answer is None and int(request.headers.get("content-length", 0)):
+            try:
+                receive = await _whole_body(receive)
+            except TimeoutError:
+                detail = f"the body did not come within {BODY_SECONDS:g} seconds"
+                answer = problem(request, 408, "request_timeout", detail)
+        await (answer or self.app)(scope, receive, send_framed)
+
+
+async def _whole_body(receive: Receive) -> Receive:
+    """Wait for the body, which is small, so that no slow client holds a thread or a transaction.
+
+    Raises:
+        TimeoutError: it did not come in time.
+    """
+    parts: list[Message] = []
+    async with asyncio.timeout(BODY_SECONDS):
+        while not parts or parts[-1].get("more_body", False):
+            parts.append(await receive())
+
+    async def replayed() -> Message:
+        return parts.pop(0) if parts else await receive()
+
+    return replayed
 
 
 def _refusal(request: Request, max_bytes: int) -> ASGIApp | None:
@@ -54,7 +79,9 @@ def _refusal(request: Request, max_bytes: int) -> ASGIApp | None:
     if b"%00" in request.scope.get("raw_path", b"") + request.scope["query_string"]:
         return problem(request, 400, "malformed_request", "the URL holds a NUL character")
     length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > max_bytes:
+    if length and not length.isdigit():
+        return problem(request, 400, "malformed_request", "Content-Length is not a number")
+    if length and int(length) > max_bytes:
         detail = f"the body has {length} bytes, at most {max_bytes} are taken"
         return problem(request, 413, "too_large", detail)
     if "transfer-encoding" in request.headers:

@@ -5,7 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from spq_core.errors import UnsafeModelError
-from spq_core.families.architectures import check_config, check_tokenizer_config
+from spq_core.families.architectures import (
+    check_config,
+    check_stored_sizes,
+    check_tokenizer_config,
+)
+from spq_core.weight_files import read_header, weight_files
 
 SIDE_FILES = (
     "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
@@ -40,8 +45,15 @@ def check_model_folder(folder: Path) -> None:
 
     Raises:
         UnsafeModelError, UnsupportedModelError: it is not one we are willing to open.
+        ArtifactError: the header of a weight file is malformed.
     """
-    check_config(read_json_object(folder / "config.json"))
+    config = read_json_object(folder / "config.json")
+    check_config(config)
     tokenizer = folder / "tokenizer_config.json"
     if tokenizer.is_file():
         check_tokenizer_config(read_json_object(tokenizer))
+    files = weight_files(folder)
+    if files:
+        headers = (read_header(folder / file) for file in files)
+        stored = sum(one.n_elements for header in headers for one in header.values())
+        check_stored_sizes(config, stored)

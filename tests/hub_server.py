@@ -10,14 +10,14 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from tests.servers import free_port
@@ -69,6 +69,10 @@ class StubHub:
         self.requests: list[tuple[str, str]] = []
         self.faults: list[tuple[str, int]] = []
         self.lost_answers: list[str] = []
+        self.endless: set[str] = set()
+        """Files whose bodies go on and on, whatever the listing says."""
+        self.on_request: dict[str, Callable[[], object]] = {}
+        """Called before a request whose path contains the fragment is answered."""
         self.sent_bytes = 0
         self.url = ""
         self.app = self._build()
@@ -119,6 +123,9 @@ class StubHub:
         async def watch(request: Request, call_next):
             path = request.url.path
             self.requests.append((request.method, path))
+            for fragment, act in self.on_request.items():
+                if fragment in path:
+                    act()
             for fault in self.faults:
                 if fault[0] in path:
                     self.faults.remove(fault)
@@ -272,6 +279,9 @@ class StubHub:
                 "X-Repo-Commit": commit.oid,
                 "ETag": f'"{digest}"',
             }
+            if path in self.endless and request.method == "GET":
+                zeros = (bytes(1 << 16) for _ in range(1 << 13))
+                return StreamingResponse(zeros, headers=headers)
             asked = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("range", ""))
             if asked and request.method == "GET":
                 start, stop = int(asked[1]), min(int(asked[2]) + 1, len(content))

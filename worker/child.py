@@ -4,11 +4,8 @@ Fetcher, runner and publisher are programs of their own, so that each holds only
 runner no token), can be killed with everything it started, and cannot hurt its supervisor.
 """
 
-import ctypes
 import json
-import os
 import resource
-import signal
 import sys
 import time
 import traceback
@@ -17,9 +14,10 @@ from typing import Any, TypeVar
 
 from spq_core.errors import SpqError
 from spq_core.hub.errors import HubUnavailableError
+from worker.errors import DISK_FULL, disk_is_full
+from worker.isolated import die_with_parent
 
 BUG_STATUS = 2
-PR_SET_PDEATHSIG = 1
 PROGRESS_EVERY_SECONDS = 1.0
 RETRY_PAUSES_SECONDS = (1.0, 4.0, 10.0)
 
@@ -39,7 +37,7 @@ def serve(main: Callable[[dict[str, Any]], None]) -> None:
     try:
         main(json.loads(sys.stdin.readline()))
     except SpqError as error:
-        retryable = isinstance(error, HubUnavailableError)
+        retryable = isinstance(error, HubUnavailableError) or error.code == DISK_FULL
         emit("error", code=error.code, message=str(error), retryable=retryable)
         sys.exit(1)
     except MemoryError:
@@ -51,6 +49,14 @@ def serve(main: Callable[[dict[str, Any]], None]) -> None:
         )
         sys.exit(1)
     except Exception as error:  # noqa: BLE001  the edge of a process: report, then end
+        if disk_is_full(error):
+            emit(
+                "error",
+                code=DISK_FULL,
+                message=f"the worker's disk is full: {error}"[:500],
+                retryable=True,
+            )
+            sys.exit(1)
         traceback.print_exc()
         emit(
             "error",
@@ -103,12 +109,3 @@ class PipeProgress:
             unit=self._unit,
             message=message,
         )
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when the one that started it is gone (Linux)."""
-    if sys.platform == "linux":
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            sys.exit(BUG_STATUS)

@@ -17,12 +17,14 @@ from app.db.attempts import Attempt, claim
 from app.domain.errors import FencedError
 from app.telemetry import log
 from worker.errors import (
+    DISK_FULL,
     CancelRequestedError,
     ChildError,
     ChildFailedError,
     ChildRetryError,
     DrainRequestedError,
     LeaseLostError,
+    disk_is_full,
 )
 from worker.findings import finished_files, job_result, layer_rows, metric_rows, shown_progress
 from worker.heartbeat import Heartbeat
@@ -50,9 +52,13 @@ def run_job(job_id: str, runtime: Runtime) -> None:
     attempt = Attempt(runtime.database, claimed)
     log.info("attempt_started", job_id=job_id, attempt=claimed.attempt)
     heartbeat = Heartbeat(attempt, settings.heartbeat_seconds, settings.lease_seconds)
-    with heartbeat, _scratch(settings.scratch_dir, job_id, claimed.attempt) as scratch:
-        remove_leftovers(runtime.database, settings.scratch_dir, settings.artifact_dir)
-        _JobRun(runtime, attempt, heartbeat, scratch).to_outcome()
+    try:
+        with heartbeat, _scratch(settings.scratch_dir, job_id, claimed.attempt) as scratch:
+            remove_leftovers(runtime.database, settings.scratch_dir, settings.artifact_dir)
+            _JobRun(runtime, attempt, heartbeat, scratch).to_outcome()
+    except OSError as error:  # no folder could be made; the next worker may have room
+        log.error("no_scratch_folder", job_id=job_id, error=str(error))
+        attempt.give_back(DISK_FULL)
 
 
 @dataclass(slots=True)
@@ -102,6 +108,8 @@ class _JobRun:
         except FencedError:
             raise
         except Exception as error:  # noqa: BLE001  the edge of an attempt: a bug must not burn the others
+            if disk_is_full(error):
+                return self._stopped(ChildRetryError(DISK_FULL, str(error)))
             return "failed", self._bug(error)
         return "succeeded", self._succeed
 
@@ -217,7 +225,7 @@ class _JobRun:
             "threads": settings.threads,
             "device": settings.device,
         }
-        with self.runtime.runner().started(spec, self.scratch) as child:
+        with self.runtime.runner().started(spec, self.scratch, self._work()) as child:
             self._follow(child)
 
     def _keep_artifact(self) -> None:

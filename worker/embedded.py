@@ -16,7 +16,7 @@ import redis
 
 from app.telemetry import log
 from spq_core.errors import SpqError
-from worker.child import die_with_parent
+from worker.isolated import die_with_parent
 
 START_SECONDS = 10.0
 STOP_SECONDS = 5.0

@@ -8,7 +8,10 @@ ChildError
 └── LeaseLostError       another attempt may own the job: write nothing more
 """
 
+import errno
 from typing import Any
+
+DISK_FULL = "insufficient_disk"
 
 
 class ChildError(Exception):
@@ -41,3 +44,10 @@ class DrainRequestedError(ChildError):
 
 class LeaseLostError(ChildError):
     """This attempt no longer owns its job."""
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether an error says that there is no room left; safetensors says so in words only."""
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return True
+    return f"os error {errno.ENOSPC}" in str(error)

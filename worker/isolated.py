@@ -1,32 +1,81 @@
-"""Run one of our child programs without a network: `python -m worker.isolated MODULE`.
+"""Run one of our child programs apart from the machine: `python -m worker.isolated MODULE`.
 
-A namespace can only be left by a process with one thread, so this comes before the libraries that start
-some. Where the kernel does not allow it the program runs all the same, without tokens and told to be
-offline; `isolation` says which it is.
+Two Linux namespaces: one without a network, and one of process ids, whose end takes every process in it
+along, also those that left the process group. Three processes come of it:
+
+    outside   waits, and ends as the program ended; the supervisor knows this one
+    init      the first of the namespace: reaps orphans; when it ends, the kernel kills all others
+    program   MODULE
+
+A user namespace can only be made by a process with one thread, so this comes before the libraries that
+start some. Where the kernel does not allow it the program runs all the same, without tokens and told to be
+offline; the variable `SPQ_ISOLATION` says which it is.
 """
 
 import ctypes
 import os
 import runpy
+import signal
 import sys
+from contextlib import suppress
 
 CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
+PR_SET_PDEATHSIG = 1
+PR_SET_NO_NEW_PRIVS = 38
 VARIABLE = "SPQ_ISOLATION"
+FULL, NONE = "network and processes", "none"
 
 
-def leave_the_network() -> str:
-    """Move into an empty network namespace; return `network`, or `none` where that is not allowed."""
+def isolate() -> str:
+    """Leave the network, and have the next child begin a namespace of process ids; say what was allowed."""
     if sys.platform != "linux":
-        return "none"
+        return NONE
     libc = ctypes.CDLL(None, use_errno=True)
-    for flags in (CLONE_NEWNET, CLONE_NEWUSER | CLONE_NEWNET):
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    for flags in (CLONE_NEWNET | CLONE_NEWPID, CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWPID):
         if libc.unshare(flags) == 0:
-            return "network"
-    return "none"
+            return FULL
+    return NONE
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when the one that started it is gone (Linux)."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            sys.exit(1)
+
+
+def become_the_program() -> None:
+    """Fork twice; only the program returns from this."""
+    signal.signal(
+        signal.SIGTERM, signal.SIG_IGN
+    )  # it goes to the whole group: the program obeys it
+    for _ in ("init", "program"):
+        child = os.fork()
+        if child:
+            os._exit(_end_of(child))
+        die_with_parent()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _end_of(child: int) -> int:
+    """Reap children until this one has ended; return its exit status as a shell would show it."""
+    while True:
+        pid, status = os.wait()
+        if pid == child:
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else 128 - code
 
 
 if __name__ == "__main__":
-    os.environ[VARIABLE] = leave_the_network()
+    die_with_parent()
+    os.environ[VARIABLE] = isolate()
     module = sys.argv.pop(1)
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    if os.environ[VARIABLE] == FULL:
+        become_the_program()
+    with suppress(KeyboardInterrupt):
+        runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -1,10 +1,8 @@
 """Run a child program in its own process group and follow it to its end."""
 
 import json
-import math
 import os
 import queue
-import resource
 import signal
 import subprocess
 import sys
@@ -12,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -24,6 +22,7 @@ from worker.errors import (
     LeaseLostError,
 )
 from worker.heartbeat import Heartbeat
+from worker.limits import Limits, Meter
 
 POLL_SECONDS = 0.2
 KEPT_VARIABLES = (
@@ -43,12 +42,6 @@ OVERDUE = {
     "message": "the job took longer than its limits.max_runtime_seconds",
     "retryable": False,
 }
-OUT_OF_MEMORY = {
-    "code": "out_of_host_memory",
-    "message": "the run took more memory than SPQ_MAX_RUN_BYTES of its worker allows",
-    "retryable": False,
-}
-MEMORY_SECONDS = 1.0
 Message = dict[str, Any]
 
 
@@ -60,14 +53,21 @@ class ChildProgram:
     extra_environment: Mapping[str, str]
     stall_seconds: float
     grace_seconds: float
-    max_bytes: float = math.inf
-    """Resident memory of the child and all it starts; above it the group is killed."""
+    limits: Limits = field(default_factory=Limits)
+    """Whoever takes more is killed, with all it started."""
     isolated: bool = False
-    """Without a network, where the kernel allows it."""
+    """Without a network, and with process ids of its own, where the kernel allows it."""
 
     @contextmanager
-    def started(self, spec: dict[str, Any], scratch: Path) -> Iterator["Child"]:
-        """Start it with `spec` on its stdin; its whole group is gone when the block ends."""
+    def started(
+        self, spec: dict[str, Any], scratch: Path, *more_folders: Path
+    ) -> Iterator["Child"]:
+        """Start it with `spec` on its stdin; its whole group is gone when the block ends.
+
+        Args:
+            scratch: its home and temporary folder.
+            more_folders: where else it writes.
+        """
         environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
         environment |= {
             "HOME": str(scratch),
@@ -89,7 +89,7 @@ class ChildProgram:
             errors="replace",
             start_new_session=True,
         )
-        child = Child(process, self)
+        child = Child(process, self, Meter(self.limits, process.pid, (scratch, *more_folders)))
         try:
             child.tell(json.dumps(spec))
             yield child
@@ -107,10 +107,11 @@ class Stopping(Protocol):
 class Child:
     """A running child program."""
 
-    def __init__(self, process: "subprocess.Popen[str]", program: ChildProgram) -> None:
+    def __init__(
+        self, process: "subprocess.Popen[str]", program: ChildProgram, meter: Meter
+    ) -> None:
         self.process = process
-        self._program = program
-        self._look_again = 0.0
+        self._program, self._meter = program, meter
         self._lines: queue.Queue[tuple[str, str]] = queue.Queue()
         self._readers = [
             threading.Thread(target=self._read, args=(name, stream), daemon=True)
@@ -177,15 +178,9 @@ class Child:
             raise ChildFailedError(OVERDUE)
         if stopping is not None and stopping.is_set():
             raise DrainRequestedError
-        if self._used_bytes() > self._program.max_bytes:
-            raise ChildFailedError(OUT_OF_MEMORY)
-
-    def _used_bytes(self) -> int:
-        """Resident memory of the group, looked up once a second; 0 where nothing is limited."""
-        if math.isinf(self._program.max_bytes) or time.monotonic() < self._look_again:
-            return 0
-        self._look_again = time.monotonic() + MEMORY_SECONDS
-        return group_rss_bytes(self.process.pid)
+        excess = self._meter.excess()
+        if excess is not None:
+            raise ChildFailedError(excess)
 
     def end(self) -> None:
         """Ask the process group to end, then kill what is left of it."""
@@ -222,25 +217,6 @@ class Child:
                 self._lines.put((name, line.rstrip("\n")))
         except ValueError:
             return  # closed while reading: the attempt is over
-
-
-def group_rss_bytes(group: int) -> int:
-    """Resident memory of all processes of a group; pages they share count once for each (Linux)."""
-    total = 0
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            # After the name, which may hold anything: state, parent, group, … and 21 fields on, pages.
-            fields = (
-                (folder / "stat")
-                .read_text(encoding="utf-8", errors="replace")
-                .rpartition(")")[2]
-                .split()
-            )
-        except OSError:
-            continue  # it ended meanwhile
-        if int(fields[2]) == group:
-            total += int(fields[21]) * resource.getpagesize()
-    return total
 
 
 def _parse(line: str) -> Message | None:

@@ -7,6 +7,7 @@ import threading
 from dataclasses import dataclass, field, replace
 
 from app.db.session import Database, connect
+from worker.limits import Limits
 from worker.process import SPINNING_THREADS, ChildProgram, Stopping
 from worker.settings import WorkerSettings
 
@@ -33,7 +34,10 @@ class Runtime:
         spinning = SPINNING_THREADS if self.settings.spin else {}
         return replace(
             self._program("worker.runner", OFFLINE | threads | spinning),
-            max_bytes=self.settings.max_run_bytes or math.inf,
+            limits=Limits(
+                memory_bytes=self.settings.max_run_bytes or math.inf,
+                disk_bytes=self.settings.max_run_disk_bytes or math.inf,
+            ),
             isolated=True,
         )
 

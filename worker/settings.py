@@ -27,6 +27,8 @@ class WorkerSettings(ServiceSettings):
     """A runner silent for this long is taken for dead."""
     max_run_bytes: Annotated[int, Field(gt=0)] | None = None
     """Resident memory of a run; above it the run is killed and its job fails. No limit by default."""
+    max_run_disk_bytes: Annotated[int, Field(gt=0)] | None = None
+    """Disk space of a run, a fetched model included; above it the run is killed and its job fails."""
     grace_seconds: Annotated[float, Field(ge=0)] = 10.0
     """Time between asking a child to end and killing its process group."""
     max_model_bytes: Annotated[int, Field(gt=0)] = 200 << 30

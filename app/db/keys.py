@@ -50,13 +50,13 @@ def create_key(
 
 def find_principal(session: Session, key: str) -> Principal | None:
     """Whom a key speaks for; None if it is unknown, expired or revoked."""
-    row = session.scalar(
-        select(ApiKey).where(
+    row = session.execute(
+        select(ApiKey.id, ApiKey.tenant, ApiKey.scopes).where(
             ApiKey.key_sha256 == digest(key),
             ApiKey.revoked_at.is_(None),
             or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > clock(session)),
         )
-    )
+    ).one_or_none()
     return None if row is None else Principal(row.id, row.tenant, frozenset(row.scopes))
 
 

@@ -19,7 +19,8 @@ RepoId = Annotated[
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.\-]{1,63}$")]
 MAX_LABELS = 16
 MAX_DEPTH = 32
-UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+UNWANTED = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What no column can hold, and what would steer the terminal or turn the line it is shown in."""
 
 
 class _Body(BaseModel):
@@ -89,25 +90,25 @@ class JobSubmission(_Body):
 
     @model_validator(mode="before")
     @classmethod
-    def _storable(cls, document: Any) -> Any:
-        """Refuse text that no database column can hold."""
-        _require_storable(document)
+    def _plain(cls, document: Any) -> Any:
+        """Refuse text that no database column can hold, or that is more than text where it is shown."""
+        _require_plain(document)
         return document
 
 
-def _require_storable(value: Any, depth: int = 0) -> None:
-    """Refuse NUL characters, lone surrogates and endless nesting anywhere in a JSON document."""
+def _require_plain(value: Any, depth: int = 0) -> None:
+    """Refuse control characters, lone surrogates and endless nesting anywhere in a JSON document."""
     if depth > MAX_DEPTH:
         raise ValueError(f"lists and objects may be nested {MAX_DEPTH} deep")
-    if isinstance(value, str) and UNSTORABLE.search(value):
-        raise ValueError("text must not contain NUL characters or lone surrogates")
+    if isinstance(value, str) and UNWANTED.search(value):
+        raise ValueError("text must not contain control characters or lone surrogates")
     if isinstance(value, dict):
         for key, member in value.items():
-            _require_storable(key, depth + 1)
-            _require_storable(member, depth + 1)
+            _require_plain(key, depth + 1)
+            _require_plain(member, depth + 1)
     elif isinstance(value, list):
         for member in value:
-            _require_storable(member, depth + 1)
+            _require_plain(member, depth + 1)
 
 
 class JobProgress(BaseModel):

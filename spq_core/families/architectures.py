@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from spq_core.errors import UnsafeModelError, UnsupportedModelError
+from spq_core.families.unsafe_keys import refuse_unsafe_keys
 
 SUPPORTED_MODEL_TYPES = (
     "llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma2", "gemma3_text", "phi3", "opt",
@@ -39,16 +40,12 @@ LARGEST = {
 
 
 def check_tokenizer_config(config: Mapping[str, Any]) -> None:
-    """Refuse a tokenizer_config.json that asks for code of its own.
+    """Refuse a tokenizer_config.json that asks for code of its own, or for other files.
 
     Raises:
-        UnsafeModelError: it has an auto_map.
+        UnsafeModelError: it does.
     """
-    if config.get("auto_map"):
-        raise UnsafeModelError(
-            "unsafe_config",
-            "tokenizer_config.json has an auto_map, which loads code from the repository; we never run that",
-        )
+    refuse_unsafe_keys(config, "tokenizer_config.json")
 
 
 def _check_sizes(config: Mapping[str, Any]) -> None:
@@ -59,6 +56,30 @@ def _check_sizes(config: Mapping[str, Any]) -> None:
                 "unsafe_config",
                 f"config.json: {name} is {str(value)[:40]}, expected 1 to {largest}",
             )
+
+
+def check_stored_sizes(config: Mapping[str, Any], stored: int) -> None:
+    """Compare what a config.json asks to be built with the number of stored parameters.
+
+    Raises:
+        UnsafeModelError: the model would be larger than its weights, by embedding, MLPs and attention alone.
+    """
+    hidden = _size(config, "hidden_size", "n_embd")
+    layers = _size(config, "num_hidden_layers", "n_layer")
+    mlp = _size(config, "intermediate_size", "ffn_dim", "n_inner")
+    attention = _size(config, "num_attention_heads", "n_head") * _size(config, "head_dim")
+    embedding = _size(config, "vocab_size") * (_size(config, "word_embed_proj_dim") or hidden)
+    least = embedding + layers * hidden * (2 * mlp + 2 * attention)
+    if least > stored:
+        raise UnsafeModelError(
+            "unsafe_config",
+            f"config.json describes at least {least} parameters, the weights have {stored}",
+        )
+
+
+def _size(config: Mapping[str, Any], *names: str) -> int:
+    """The first of these that a config has; 0 if it has none."""
+    return next((int(config[name]) for name in names if config.get(name) is not None), 0)
 
 
 def check_config(config: Mapping[str, Any]) -> str:
@@ -80,11 +101,7 @@ def check_config(config: Mapping[str, Any]) -> str:
             "already_quantized",
             "config.json has a quantization_config: compressing quantized weights again hurts; name the base model",
         )
-    if config.get("auto_map"):
-        raise UnsafeModelError(
-            "unsafe_config",
-            "config.json has an auto_map, which loads code from the repository; we never run that",
-        )
+    refuse_unsafe_keys(config, "config.json")
     experts = next((name for name in EXPERT_COUNTS if config.get(name)), None)
     if experts is not None:
         raise UnsupportedModelError(

@@ -1,8 +1,11 @@
 """Fetch a model from the Hub: at one commit, only files that cannot run code, checked before use."""
 
+import errno
 import re
+import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +25,8 @@ CODE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".h5", ".msgpack", ".ckpt")
 MAX_SIDE_BYTES = 64 << 20
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}(/[A-Za-z0-9][\w.\-]{0,95})?", re.ASCII)
 DISK_MARGIN_BYTES = 1 << 30
+SLACK_BYTES = 1 << 20
+"""For what the client library writes beside a download."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +77,12 @@ def fetch_model(
         _check_room(repo_id, total, target, limits)
         done = 0
         for sibling in chosen:
-            path = Path(
-                api.hf_hub_download(repo_id, sibling.rfilename, revision=commit, local_dir=target)
-            )
+            with _no_larger_than_listed(sibling):
+                path = Path(
+                    api.hf_hub_download(
+                        repo_id, sibling.rfilename, revision=commit, local_dir=target
+                    )
+                )
             _check_download(sibling, path)
             if sibling.rfilename == "config.json":
                 check_config(read_json_object(path))
@@ -145,6 +153,31 @@ def _check_room(repo_id: str, total: int, target: Path, limits: FetchLimits) -> 
         raise HubError(
             "insufficient_disk", f"{repo_id} needs {total} bytes, the worker has {free} free"
         )
+
+
+@contextmanager
+def _no_larger_than_listed(sibling: RepoSibling) -> Iterator[None]:
+    """Have the kernel stop a download that goes on and on, before it fills the disk.
+
+    Raises:
+        UnsafeModelError: it was stopped.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    most = (sibling.size or 0) + SLACK_BYTES
+    if soft != resource.RLIM_INFINITY:
+        most = min(most, soft)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        raise UnsafeModelError(
+            "unsafe_format",
+            f"{sibling.rfilename} has more bytes than the {sibling.size} that the Hub lists",
+        ) from None
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def _check_download(sibling: RepoSibling, path: Path) -> None:

@@ -27,7 +27,7 @@ def wait_for_the_end(stack: Deployment, seconds: float) -> float:
                     WebhookDelivery.next_try_at.is_not(None), WebhookDelivery.tries < 1
                 )
             ).all()
-        work = stack.root / "artifacts" / ".work"
+        work = stack.artifacts / ".work"
         clean = not stack.children() and not any(stack.scratch.iterdir())
         clean = clean and not (work.is_dir() and any(work.iterdir()))
         if set(jobs) <= set(TERMINAL) and not waiting and clean:
@@ -71,7 +71,7 @@ def _of_artifacts(stack: Deployment) -> Iterator[str]:
         if job.error and job.error["code"] in ("internal", "deadline_exceeded_before_start"):
             yield f"error: {job.id} ended with {job.error}"
         for file in own:
-            stored = stack.root / "artifacts" / job.id / file.path
+            stored = stack.artifacts / job.id / file.path
             found = (
                 hashlib.sha256(stored.read_bytes()).hexdigest() if stored.is_file() else "nothing"
             )
@@ -134,7 +134,7 @@ def _of_the_hub(stack: Deployment) -> Iterator[str]:
 def _of_leftovers(stack: Deployment) -> Iterator[str]:
     for child in stack.children():
         yield f"I7: process {child.pid} is left: {child.cmdline()[-1]}"
-    for folder in (stack.scratch, stack.root / "artifacts" / ".work"):
+    for folder in (stack.scratch, stack.artifacts / ".work"):
         for left in folder.iterdir() if folder.is_dir() else ():
             yield f"I7: {folder.name}/{left.name} is left"
     for log in stack.root.glob("*.log"):

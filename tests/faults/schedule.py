@@ -130,11 +130,24 @@ def cancel_a_job(stack: Deployment, chance: random.Random) -> None:
         stack.ask("POST", f"/jobs/{chance.choice(jobs)}/cancel", seconds=20)
 
 
+def fill_the_disk(stack: Deployment, _: random.Random) -> None:
+    """For some seconds; where there is no file system of its own for it, nothing happens."""
+    if not stack.disk.is_mount():
+        return
+    filler = stack.disk / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 24))
+    time.sleep(4)
+    filler.unlink()
+
+
 FAULTS: tuple[Fault, ...] = (
     kill_a_child, freeze_a_runner_past_its_lease, kill_a_supervisor, freeze_a_whole_worker_past_its_lease,
     kill_a_worker, stop_a_worker, kill_an_api, freeze_an_api, restart_the_broker, lose_the_brokers_data,
     flush_the_broker, freeze_the_broker, restart_the_database, freeze_the_database,
     ring_every_job_twenty_times, let_the_hub_stumble, lose_the_answer_to_a_commit, cancel_a_job,
+    fill_the_disk,
 )  # fmt: skip
 
 

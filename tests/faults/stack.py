@@ -1,6 +1,7 @@
 """A whole deployment as processes: 2 APIs, 3 workers, Postgres, Valkey, a stand-in Hub, a webhook endpoint."""
 
 import http.server
+import importlib.util
 import json
 import os
 import shutil
@@ -27,6 +28,10 @@ from tests.hub_server import WRITE_TOKEN, StubHub, stub_hub
 from tests.servers import PostgresServer, ValkeyServer, free_port
 
 LEASE_SECONDS = 6.0
+DISK_BYTES = 1600 << 20
+"""Of the file system that scratch folders and artifacts are on, where this user may mount one."""
+SKEWED_CLOCKS = {"worker1": "+7200", "worker2": "-5400", "api1": "+3600"}
+"""Seconds by which the wall clocks of some processes are wrong."""
 CHILDREN = ("worker.runner", "worker.fetcher", "worker.publisher")
 
 
@@ -70,8 +75,16 @@ class Deployment:
     processes: dict[str, subprocess.Popen] = field(default_factory=dict)
 
     @property
+    def disk(self) -> Path:
+        return self.root / "disk"
+
+    @property
     def scratch(self) -> Path:
-        return self.root / "scratch"
+        return self.disk / "scratch"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.disk / "artifacts"
 
     @property
     def apis(self) -> list[str]:
@@ -87,7 +100,7 @@ class Deployment:
         with (self.root / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, "-m", "worker.cli", *arguments],
-                env=self.environment, stdout=log, stderr=log, start_new_session=True,
+                env=self.environment | skewed_clock(name), stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 
     def signal_group(self, name: str, number: int) -> None:
@@ -126,13 +139,37 @@ class Deployment:
             time.sleep(0.3)
 
 
+def skewed_clock(name: str) -> dict[str, str]:
+    """Variables under which a process sees another time of day."""
+    found = importlib.util.find_spec("libfaketime")
+    if name not in SKEWED_CLOCKS or found is None or found.origin is None:
+        return {}
+    library = Path(found.origin).parent / "vendor/libfaketime/src/libfaketime.so.1"
+    return {
+        "LD_PRELOAD": str(library),
+        "FAKETIME": SKEWED_CLOCKS[name],
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """A file system of its own for a folder, that can be filled without harm; only root may mount one."""
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", str(folder)]
+    mounted = subprocess.run(mount, check=False, capture_output=True).returncode == 0
+    try:
+        yield
+    finally:
+        if mounted:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
 @contextmanager
 def deployment(
     root: Path, model: Path, *, workers: int = 3, settings: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[Deployment]:
     """Start everything; end everything."""
-    for name in ("scratch", "artifacts"):
-        (root / name).mkdir()
+    (root / "disk").mkdir()
     # Not below `root`: Postgres may run as another user, who cannot enter there.
     folder = Path(tempfile.mkdtemp(prefix="spq-pg-"))
     postgres = PostgresServer(folder)
@@ -143,13 +180,15 @@ def deployment(
     database = connect(f"{postgres.url}/postgres")
     with database.write() as session:
         _, key = create_key(session, name="t", tenant="t", scopes=SCOPES, days=None)
-    with stub_hub() as hub:
+    with stub_hub() as hub, small_disk(root / "disk"):
+        for name in ("scratch", "artifacts"):
+            (root / "disk" / name).mkdir()
         hub.add_model("org/tiny", model)
         environment = os.environ | {
             "SPQ_DATABASE_URL": f"{postgres.url}/postgres",
             "SPQ_BROKER_URL": valkey.url,
-            "SPQ_ARTIFACT_DIR": str(root / "artifacts"),
-            "SPQ_SCRATCH_DIR": str(root / "scratch"),
+            "SPQ_ARTIFACT_DIR": str(root / "disk" / "artifacts"),
+            "SPQ_SCRATCH_DIR": str(root / "disk" / "scratch"),
             "SPQ_HUB_ENDPOINT": hub.url,
             "SPQ_HUB_TOKEN": WRITE_TOKEN,
             "SPQ_SECRET_KEYS": Fernet.generate_key().decode(),

@@ -322,7 +322,7 @@ def test_code_beside_a_tokenizer_is_never_run(tmp_path, tiny_llama, monkeypatch)
         (folder / "evil.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')\n")
 
     evil = damaged(tiny_llama, tmp_path, plant)
-    with pytest.raises(UnsafeModelError, match="tokenizer_config.json has an auto_map"):
+    with pytest.raises(UnsafeModelError, match="tokenizer_config.json: auto_map loads code"):
         run(evil, tmp_path / "out")
     # The loader itself refuses as well, even if somebody says yes on stdin.
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))

@@ -1,11 +1,13 @@
 """A child program for tests: does what its specification says."""
 
+import errno
 import os
 import socket
 import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from spq_core.errors import RecipeError
@@ -36,6 +38,30 @@ def hungry() -> None:
     time.sleep(600)
 
 
+def escape() -> None:
+    away = subprocess.Popen(["sleep", "6543"], start_new_session=True)
+    emit("started", inner=away.pid)
+    time.sleep(600)
+
+
+def bomb() -> None:
+    emit("pid", pid=os.getpid())
+    for _ in range(200):
+        subprocess.Popen(["sleep", "600"], start_new_session=True)
+    time.sleep(600)
+
+
+def fill(folder: str) -> None:
+    emit("pid", pid=os.getpid())
+    for number in range(64):
+        (Path(folder) / str(number)).write_bytes(os.urandom(1 << 20))
+    time.sleep(600)
+
+
+def full_disk() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def connect(port: str) -> None:
     connected = False
     with suppress(OSError), socket.create_connection(("127.0.0.1", int(port)), 2):
@@ -59,7 +85,20 @@ def crash() -> None:
     os.kill(os.getpid(), 9)
 
 
-MODES = (talk, sleep, hungry, connect, refuse, unavailable, bug, crash)
+MODES = (
+    talk,
+    sleep,
+    hungry,
+    escape,
+    bomb,
+    fill,
+    full_disk,
+    connect,
+    refuse,
+    unavailable,
+    bug,
+    crash,
+)
 
 
 def act(spec: dict[str, Any]) -> None:

@@ -19,6 +19,8 @@ from worker.errors import (
     DrainRequestedError,
     LeaseLostError,
 )
+from worker.isolated import FULL, NONE
+from worker.limits import Limits
 from worker.process import ChildProgram
 
 
@@ -83,6 +85,7 @@ def test_a_child_inherits_no_secret(tmp_path, monkeypatch):
         ("bug", ChildFailedError, "internal"),
         ("unavailable", ChildRetryError, "hub_unavailable"),
         ("crash", ChildRetryError, "runner_crashed"),
+        ("full_disk", ChildRetryError, "insufficient_disk"),
     ],
 )
 def test_how_a_child_ended_decides_what_happens_next(tmp_path, mode, error, code):
@@ -128,11 +131,11 @@ def test_a_worker_that_stops_ends_its_child(tmp_path):
 def test_a_child_that_takes_too_much_memory_is_killed_with_what_it_started(tmp_path):
     messages = []
     with pytest.raises(ChildFailedError) as failed:
-        follow("hungry", tmp_path, messages.append, max_bytes=200 << 20)
+        follow("hungry", tmp_path, messages.append, limits=Limits(memory_bytes=200 << 20))
     assert failed.value.error["code"] == "out_of_host_memory"
     pids = [messages[0]["pid"], messages[0]["grandchild"]]
     wait_until(lambda: not any(map(psutil.pid_exists, pids)), 5, "group gone")
-    follow("talk", tmp_path, max_bytes=200 << 20)
+    follow("talk", tmp_path, limits=Limits(memory_bytes=200 << 20))
 
 
 def test_an_isolated_child_reaches_no_network(tmp_path):
@@ -143,8 +146,53 @@ def test_an_isolated_child_reaches_no_network(tmp_path):
     assert open_to_all[0]["connected"]
     if alone[0]["isolation"] == "none":
         pytest.skip("this kernel does not let this user make a network namespace")
-    assert alone[0]["isolation"] == "network"
+    assert alone[0]["isolation"] == FULL
     assert not alone[0]["connected"]
+
+
+def test_no_process_of_an_isolated_child_outlives_it(tmp_path):
+    """Not one that left its process group and session either."""
+    canceling = Pulse()
+
+    def started(_message):
+        wait_until(lambda: strays("6543"), 5, "it runs")
+        canceling.canceled.set()
+
+    with pytest.raises(CancelRequestedError):
+        follow("escape", tmp_path, started, canceling, isolated=True)
+    left = strays("6543")
+    for process in left:
+        process.kill()
+    if left and isolate_in_a_child() == NONE:
+        pytest.skip("this kernel does not let this user make a namespace of processes")
+    assert not left
+
+
+def strays(seconds):
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if process.info["cmdline"] == ["sleep", seconds]
+    ]
+
+
+def isolate_in_a_child():
+    code = "from worker.isolated import isolate; print(isolate())"
+    return subprocess.check_output([sys.executable, "-c", code], text=True).strip()
+
+
+@pytest.mark.parametrize(
+    ("mode", "limits", "code"),
+    [
+        ("bomb", {"processes": 50}, "too_many_processes"),
+        ("fill {tmp}", {"disk_bytes": 32 << 20}, "disk_quota_exceeded"),
+    ],
+)
+def test_a_child_that_takes_too_much_is_killed(tmp_path, monkeypatch, mode, limits, code):
+    monkeypatch.setattr("worker.limits.DISK_LOOK_SECONDS", 0.5)
+    with pytest.raises(ChildFailedError) as failed:
+        follow(mode.format(tmp=tmp_path), tmp_path, limits=Limits(**limits), isolated=True)
+    assert failed.value.error["code"] == code
 
 
 def test_a_silent_child_is_taken_for_dead(tmp_path):
