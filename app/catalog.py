@@ -5,7 +5,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from app.auth import Reader
+from app.auth import Reader, database_of
+from app.db.workers import present_workers
 from app.problems import documented
 from app.settings import ApiSettings
 from spq_core.calibration.texts import BUILTIN, HUB_DATASETS
@@ -38,13 +39,21 @@ def recipe_schema() -> dict[str, Any]:
 
 @router.get("/capabilities")
 def capabilities(request: Request, _caller: Reader) -> dict[str, Any]:
-    """What this installation takes."""
+    """What this installation takes, and the workers that are there.
+
+    A worker's `isolation` says how a run is kept from the machine: `network and processes`, or `none`.
+    """
     settings: ApiSettings = request.app.state.settings
     folders = settings.model_folders()
     models = sorted(
         entry.name for folder in folders if folder.is_dir()
         for entry in folder.iterdir() if (entry / "config.json").is_file()
     )  # fmt: skip
+    with database_of(request).read() as session:
+        workers = [
+            {"id": row.id, "seen_at": row.seen_at.isoformat(), **row.facts}
+            for row in present_workers(session)
+        ]
     return {
         "version": version("spq"),
         "model_types": list(SUPPORTED_MODEL_TYPES),
@@ -52,6 +61,7 @@ def capabilities(request: Request, _caller: Reader) -> dict[str, Any]:
         "datasets": [*HUB_DATASETS, BUILTIN],
         "local_models": models,
         "max_attempts": settings.max_attempts,
+        "workers": workers,
     }
 
 

@@ -1,5 +1,6 @@
 """Background work of the API process: send doorbells, free lost jobs. Several processes may do it."""
 
+import math
 import threading
 import time
 from dataclasses import dataclass, field
@@ -19,12 +20,21 @@ from app.db.housekeeping import (
 )
 from app.db.idempotency import forget_old_answers
 from app.db.quotas import forget_old_windows
+from app.db.retention import (
+    Retention,
+    expire_artifacts,
+    expire_history,
+    expire_jobs,
+    forget_secrets_of_ended_jobs,
+)
 from app.db.session import Database
 from app.db.webhooks import forget_old_deliveries
+from app.db.workers import forget_absent_workers
 from app.queue import JobQueue
 from app.telemetry import JOBS_LOST, OUTBOX_FAILURES, log
-from app.workspace import drop_ended
+from app.workspace import drop_artifact, drop_ended, drop_orphans
 
+EXPIRY_SECONDS = 600.0
 BREATH_SECONDS = 0.05
 """Between two rounds, so that many doorbells at once go out together."""
 
@@ -40,6 +50,7 @@ class Housekeeper:
     ring_again_seconds: float
     artifact_dir: Path | None = None
     """Where folders of unfinished jobs are, whose workers may be gone when they end."""
+    retention: Retention = field(default_factory=Retention)
     _wake: threading.Event = field(default_factory=threading.Event)
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -61,12 +72,15 @@ class Housekeeper:
             self._thread.join(timeout=15)
 
     def _run(self) -> None:
-        last_sweep = 0.0
+        last_sweep = last_expiry = -math.inf
         while not self._stop.is_set():
             try:
                 if time.monotonic() - last_sweep >= self.sweep_seconds:
                     last_sweep = time.monotonic()
                     self.sweep()
+                if time.monotonic() - last_expiry >= EXPIRY_SECONDS:
+                    last_expiry = time.monotonic()
+                    self.expire()
                 self.relay()
             except SQLAlchemyError as error:
                 # The database is away; every fact is in it, so there is nothing to do but wait.
@@ -87,12 +101,30 @@ class Housekeeper:
         forget_old_answers(self.database)
         forget_old_windows(self.database)
         forget_old_deliveries(self.database)
+        forget_absent_workers(self.database)
+        forget_secrets_of_ended_jobs(self.database)
         ring_forgotten_jobs(self.database, self.ring_again_seconds)
         if self.artifact_dir is not None:
             try:
                 drop_ended(self.database, self.artifact_dir)
             except OSError as error:  # a folder that cannot be removed must not stop the rest
                 log.warning("leftovers_stay", error=str(error))
+
+    def expire(self) -> None:
+        """Forget what is older than its owner wants to keep; a batch of each kind, more the next time."""
+        keep = self.retention
+        gone = []
+        if keep.artifact_days is not None:
+            gone += expire_artifacts(self.database, keep.artifact_days)
+        expire_history(self.database, keep)
+        if keep.job_days is not None:
+            gone += expire_jobs(self.database, keep.job_days)
+        if self.artifact_dir is not None:
+            for job_id in gone:
+                drop_artifact(self.artifact_dir, job_id)
+            drop_orphans(self.database, self.artifact_dir)
+        if gone:
+            log.info("expired", jobs=len(gone))
 
     def relay(self) -> None:
         """Send due doorbells. A crash between sending and commit rings twice, which is harmless."""

@@ -11,8 +11,10 @@ from importlib.resources import files
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
+from fastapi.telemetry import TelemetryConfig
 
 from app import catalog, estimates, health
+from app.db.retention import Retention
 from app.db.session import connect
 from app.framing import RequestFrame
 from app.housekeeping import Housekeeper
@@ -22,6 +24,7 @@ from app.problems import Problem, documented_everywhere, install, problem
 from app.queue import CeleryQueue, celery_app
 from app.secrets import make_sealer
 from app.settings import ApiSettings
+from app.tracing import configured
 from app.webhooks.check import check_webhook
 from app.webhooks.router import router as webhooks_router
 from app.webhooks.sender import WebhookSender
@@ -43,6 +46,12 @@ def create_app(settings: ApiSettings) -> FastAPI:
         sweep_seconds=settings.sweep_seconds,
         ring_again_seconds=settings.ring_again_seconds,
         artifact_dir=settings.artifact_dir,
+        retention=Retention(
+            artifact_days=settings.keep_artifacts_days,
+            log_days=settings.keep_logs_days,
+            event_days=settings.keep_events_days,
+            job_days=settings.keep_jobs_days,
+        ),
     )
 
     sealer = make_sealer(settings.secret_keys)
@@ -68,7 +77,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
 
     app = FastAPI(
         title="spq", version=version("spq"), lifespan=lifespan, docs_url=None, redoc_url=None,
-        responses=documented_everywhere(),
+        responses=documented_everywhere(), telemetry=_telemetry(),
     )  # fmt: skip
     app.state.settings = settings
     app.state.database = database
@@ -80,6 +89,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         settings.data_dir,
         settings.max_attempts,
         settings.submissions_per_minute,
+        sealer,
         partial(check_webhook, sealer, settings.trusted_networks()),
     )
     app.state.sealer = sealer
@@ -92,6 +102,15 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.add_middleware(RequestFrame, max_body_bytes=settings.max_body_bytes)
     _name_problem_schema(app)
     return app
+
+
+def _telemetry() -> TelemetryConfig:
+    """How FastAPI traces: requests only, and nothing at all where traces go nowhere."""
+    traced = configured()
+    return {
+        "tracing": traced, "auto_configure": traced, "metrics": False, "logs": False,
+        "operation_spans": False,
+    }  # fmt: skip
 
 
 def _add_dashboard(app: FastAPI) -> None:

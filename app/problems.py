@@ -14,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from app.domain.errors import (
+    ArtifactExpiredError,
     ArtifactNotFoundError,
     AuthenticationError,
     DeliveryNotFoundError,
@@ -32,6 +33,7 @@ from app.domain.errors import (
     RateLimitedError,
     RequestInProgressError,
     SecretUnreadableError,
+    TokensDisabledError,
     UnknownDatasetError,
     UnsafeWebhookError,
     WebhooksDisabledError,
@@ -50,6 +52,7 @@ MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:spq:problem:"
 
 STATUS: Mapping[type[Exception], HTTPStatus] = {
+    ArtifactExpiredError: HTTPStatus.GONE,
     ArtifactNotFoundError: HTTPStatus.NOT_FOUND,
     AuthenticationError: HTTPStatus.UNAUTHORIZED,
     EstimatesBusyError: HTTPStatus.TOO_MANY_REQUESTS,
@@ -68,6 +71,7 @@ STATUS: Mapping[type[Exception], HTTPStatus] = {
     RequestInProgressError: HTTPStatus.CONFLICT,
     SecretUnreadableError: HTTPStatus.INTERNAL_SERVER_ERROR,
     UnsafeWebhookError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    TokensDisabledError: HTTPStatus.UNPROCESSABLE_ENTITY,
     WebhooksDisabledError: HTTPStatus.UNPROCESSABLE_ENTITY,
     UnknownDatasetError: HTTPStatus.UNPROCESSABLE_ENTITY,
     RecipeError: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -249,7 +253,10 @@ async def _on_bug(request: Request, error: Exception) -> Response:
 def _detail(detail: Mapping[str, Any]) -> str:
     if detail["type"] == "extra_forbidden":
         return "unknown field"
-    return f"{detail['msg']}, got {str(detail.get('input'))[:80]}"
+    given = detail.get("input")
+    if "hub_token" in detail["loc"] or isinstance(given, dict | list):
+        return str(detail["msg"])  # a token, or something that may hold one
+    return f"{detail['msg']}, got {str(given)[:80]}"
 
 
 def _escape(part: object) -> str:

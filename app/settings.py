@@ -62,6 +62,12 @@ class ApiSettings(ServiceSettings):
     """A job queued this long since it was last announced is announced again."""
     submissions_per_minute: Annotated[int, Field(ge=1)] = 600
     """Jobs one API key may submit in a minute."""
+    keep_artifacts_days: Annotated[int, Field(ge=1)] | None = None
+    """Files of finished artifacts are removed so long after their job's end; never by default."""
+    keep_logs_days: Annotated[int, Field(ge=1)] | None = None
+    keep_events_days: Annotated[int, Field(ge=1)] | None = None
+    keep_jobs_days: Annotated[int, Field(ge=1)] | None = None
+    """Jobs are forgotten altogether, with all that belongs to them."""
     webhook_networks: str = ""
     """Networks of your own, like 10.0.0.0/8,…, that webhooks may reach; all others must be public."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 1 << 20

@@ -19,6 +19,8 @@ from app.domain.errors import FencedError
 from app.domain.job_status import TERMINAL
 
 FOLDER = ".work"
+IDS_AT_ONCE = 500
+_JOB = re.compile(r"job_[0-9a-f]{32}")
 _NAME = re.compile(r"(?P<job>job_[0-9a-f]{32})\.(?P<attempt>\d+)")
 
 
@@ -65,3 +67,19 @@ def drop_ended(database: Database, artifact_dir: Path) -> None:
         )
     for job_id in found - live:
         drop(artifact_dir, job_id)
+
+
+def drop_artifact(artifact_dir: Path, job_id: str) -> None:
+    """Remove a job's artifact."""
+    shutil.rmtree(artifact_dir / job_id, ignore_errors=True)
+
+
+def drop_orphans(database: Database, artifact_dir: Path) -> None:
+    """Remove artifacts of jobs that are not known any more: deleted while an attempt was keeping its result."""
+    found = [folder.name for folder in artifact_dir.glob("job_*") if _JOB.fullmatch(folder.name)]
+    for start in range(0, len(found), IDS_AT_ONCE):
+        some = set(found[start : start + IDS_AT_ONCE])
+        with database.read() as session:
+            known = set(session.scalars(select(Job.id).where(Job.id.in_(some))))
+        for job_id in some - known:
+            drop_artifact(artifact_dir, job_id)

@@ -19,6 +19,7 @@ from worker.isolated import die_with_parent
 
 BUG_STATUS = 2
 PROGRESS_EVERY_SECONDS = 1.0
+UNITS_TO_TELL = 3
 RETRY_PAUSES_SECONDS = (1.0, 4.0, 10.0)
 
 Result = TypeVar("Result")
@@ -83,11 +84,12 @@ class PipeProgress:
 
     def __init__(self) -> None:
         self._stage, self._done, self._total, self._unit = "", 0, 0, ""
-        self._last = 0.0
+        self._last = self._began = 0.0
 
     def stage(self, name: str, total: int, unit: str) -> None:
         """Begin a stage."""
         self._stage, self._done, self._total, self._unit = name, 0, total, unit
+        self._began = time.monotonic()
         self._send("")
 
     def advance(self, message: str) -> None:
@@ -108,4 +110,12 @@ class PipeProgress:
             total=self._total,
             unit=self._unit,
             message=message,
+            seconds_left=self._seconds_left(),
         )
+
+    def _seconds_left(self) -> float | None:
+        """Of the stage, if its other units take as long as those that are done; None with too few of them."""
+        if self._done < UNITS_TO_TELL:
+            return None
+        elapsed = time.monotonic() - self._began
+        return round(elapsed / self._done * max(0, self._total - self._done), 1)

@@ -3,8 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,10 +27,12 @@ from worker.errors import (
 )
 from worker.findings import finished_files, job_result, layer_rows, metric_rows, shown_progress
 from worker.heartbeat import Heartbeat
-from worker.leftovers import remove_leftovers
+from worker.hub_token import hub_token
+from worker.leftovers import remove_leftovers, scratch_folder
 from worker.local import local_model, missing_texts
 from worker.process import Child, Message
 from worker.runtime import Runtime
+from worker.spans import AttemptSpans
 
 DATABASE_PAUSE_SECONDS = 1.0
 MAX_LOG_LINE = 2000
@@ -52,10 +53,11 @@ def run_job(job_id: str, runtime: Runtime) -> None:
     attempt = Attempt(runtime.database, claimed)
     log.info("attempt_started", job_id=job_id, attempt=claimed.attempt)
     heartbeat = Heartbeat(attempt, settings.heartbeat_seconds, settings.lease_seconds)
+    folder = scratch_folder(settings.scratch_dir, job_id, claimed.attempt)
     try:
-        with heartbeat, _scratch(settings.scratch_dir, job_id, claimed.attempt) as scratch:
+        with AttemptSpans(claimed) as spans, heartbeat, folder as scratch:
             remove_leftovers(runtime.database, settings.scratch_dir, settings.artifact_dir)
-            _JobRun(runtime, attempt, heartbeat, scratch).to_outcome()
+            _JobRun(runtime, attempt, heartbeat, scratch, spans).to_outcome()
     except OSError as error:  # no folder could be made; the next worker may have room
         log.error("no_scratch_folder", job_id=job_id, error=str(error))
         attempt.give_back(DISK_FULL)
@@ -69,9 +71,11 @@ class _JobRun:
     attempt: Attempt
     heartbeat: Heartbeat
     scratch: Path
+    spans: AttemptSpans
     document: dict[str, Any] = field(default_factory=dict)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
+    token: str | None = None
     kept: bool = False
     """The artifact is in the store; it stays there even if publishing it fails."""
     published: dict[str, Any] | None = None
@@ -89,12 +93,9 @@ class _JobRun:
                 workspace.drop(self.runtime.settings.artifact_dir, self.attempt.claim.job_id)
         except (LeaseLostError, FencedError):
             outcome = self._after_fence()
-        log.info(
-            "attempt_ended",
-            job_id=self.attempt.claim.job_id,
-            attempt=self.attempt.claim.attempt,
-            outcome=outcome,
-        )
+        self.spans.outcome(outcome, good=outcome in {"succeeded", "canceled", "drained"})
+        claimed = self.attempt.claim
+        log.info("attempt_ended", job_id=claimed.job_id, attempt=claimed.attempt, outcome=outcome)
 
     def _attempted(self) -> tuple[str, Callable[[], object]]:
         """Run the steps; return the outcome's name and the write that records it."""
@@ -172,11 +173,12 @@ class _JobRun:
         """
         settings, request = self.runtime.settings, self.attempt.claim.request
         model, output = request["model"], request["output"]
-        if output is not None and not self._token():
+        self.token = hub_token(settings, self.attempt.claim)
+        if output is not None and not self.token:
             raise _failed(
                 "hub_permission_denied",
-                "publishing needs SPQ_HUB_TOKEN in the worker's environment; leave out output to keep "
-                "the artifact in the service",
+                "publishing needs a hub_token in the request, or SPQ_HUB_TOKEN in the worker's environment; "
+                "leave out output to keep the artifact in the service",
             )
         folder = self.scratch / "source"
         if model["repo_id"] is None:
@@ -197,7 +199,7 @@ class _JobRun:
             return
         spec = {
             "endpoint": settings.hub_endpoint,
-            "token": self._token(),
+            "token": self.token,
             "job_id": self.attempt.claim.job_id,
             "repo_id": model["repo_id"],
             "revision": model["revision"],
@@ -246,7 +248,7 @@ class _JobRun:
             return
         spec = {
             "endpoint": self.runtime.settings.hub_endpoint,
-            "token": self._token(),
+            "token": self.token,
             "repo_id": request["output"]["repo_id"],
             "private": request["output"]["private"],
             "job_id": self.attempt.claim.job_id,
@@ -300,8 +302,13 @@ class _JobRun:
         )
 
     def _show(self, message: Message) -> None:
-        progress = shown_progress(message)
-        self._save(lambda: self.attempt.progress(str(message["stage"])[:64], progress))
+        stage, progress, left = (
+            str(message["stage"])[:64],
+            shown_progress(message),
+            message.get("seconds_left"),
+        )
+        self.spans.stage(stage)
+        self._save(lambda: self.attempt.progress(stage, progress, left))
 
     def _note(self, text: str) -> None:
         if text.strip():
@@ -309,9 +316,8 @@ class _JobRun:
 
     def _scrubbed(self, text: str) -> str:
         """Text from a child without the token, and without what a database cannot hold."""
-        token = self._token()
         clean = text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
-        return clean.replace(token, "[token]") if token else clean
+        return clean.replace(self.token, "[token]") if self.token else clean
 
     def _save(self, write: Callable[[], object]) -> None:
         """Write to the database, waiting out its absence for as long as the lease can last."""
@@ -325,24 +331,6 @@ class _JobRun:
             else:
                 return
 
-    def _token(self) -> str | None:
-        token = self.runtime.settings.hub_token
-        return None if token is None else token.get_secret_value()
-
 
 def _failed(code: str, message: str) -> ChildFailedError:
     return ChildFailedError({"code": code, "message": message, "retryable": False})
-
-
-@contextmanager
-def _scratch(root: Path, job_id: str, attempt: int) -> Iterator[Path]:
-    """A folder for this attempt; those of its dead predecessors go, and it goes at the end."""
-    root.mkdir(parents=True, exist_ok=True)
-    for old in root.glob(f"{job_id}.*"):
-        shutil.rmtree(old, ignore_errors=True)
-    folder = root / f"{job_id}.{attempt}"
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

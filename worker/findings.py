@@ -1,7 +1,6 @@
 """From a run's document to database rows."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from app.db.attempts import FinishedArtifact
@@ -65,4 +64,4 @@ def shown_progress(message: Mapping[str, Any]) -> dict[str, Any]:
     """Where a run is, as clients see it."""
     shown = {key: message[key] for key in ("stage", "done", "total", "unit", "message")}
     fraction = min(1.0, message["done"] / max(1, int(message["total"])))
-    return shown | {"fraction": round(fraction, 4), "updated_at": datetime.now(UTC).isoformat()}
+    return shown | {"fraction": round(fraction, 4)}

@@ -1,7 +1,9 @@
-"""Remove what attempts left behind that died with their machine's worker."""
+"""Folders of attempts, and what is left of those that died with their machine's worker."""
 
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import select
@@ -32,3 +34,17 @@ def remove_leftovers(database: Database, *roots: Path) -> None:
     for folder, job, attempt in found:
         if (job, attempt) not in live:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def scratch_folder(root: Path, job_id: str, attempt: int) -> Iterator[Path]:
+    """A folder for this attempt; those of its dead predecessors go, and it goes at the end."""
+    root.mkdir(parents=True, exist_ok=True)
+    for old in root.glob(f"{job_id}.*"):
+        shutil.rmtree(old, ignore_errors=True)
+    folder = root / f"{job_id}.{attempt}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -15,6 +15,8 @@ class WorkerSettings(ServiceSettings):
     """Working space; one folder per attempt, removed when the attempt ends."""
     hub_token: SecretStr | None = None
     """Reads gated sources and publishes; goes to the fetcher and the publisher, never to the runner."""
+    hub_token_tenants: str = ""
+    """Tenants, separated by commas, that may use `hub_token`; by default all. Others bring their own."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     """Where models are measured: auto, cpu, cuda or cuda:N."""
     threads: Annotated[int, Field(ge=1)] | None = None
@@ -32,3 +34,7 @@ class WorkerSettings(ServiceSettings):
     grace_seconds: Annotated[float, Field(ge=0)] = 10.0
     """Time between asking a child to end and killing its process group."""
     max_model_bytes: Annotated[int, Field(gt=0)] = 200 << 30
+
+    def token_tenants(self) -> frozenset[str]:
+        """Who may use the service's Hub token; empty for all."""
+        return frozenset(part.strip() for part in self.hub_token_tenants.split(",") if part.strip())

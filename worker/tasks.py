@@ -1,5 +1,6 @@
 """The Celery application of a worker, and its one task: id in, everything else from the database."""
 
+import atexit
 import multiprocessing
 import signal
 from contextlib import suppress
@@ -12,8 +13,10 @@ from app.db.attempts import announce
 from app.db.session import now
 from app.queue import RUN_JOB_TASK, celery_app
 from app.telemetry import configure_logging
+from app.tracing import export_spans
 from worker.compression import run_job
 from worker.leftovers import remove_leftovers
+from worker.presence import Presence, facts
 from worker.runtime import Runtime, make_runtime
 from worker.settings import WorkerSettings
 
@@ -30,8 +33,13 @@ _runtimes: list[Runtime] = []
 def start(**_: object) -> None:
     """Connect in the pool's child: a connection must not cross a fork."""
     configure_logging()
+    known = facts(_settings)  # looked up before the first thread: it forks
+    export_spans("spq-worker")
     runtime = make_runtime(_settings, _stopping)
     _runtimes[:] = [runtime]
+    presence = Presence(runtime.database, runtime.worker_id, known)
+    presence.start()
+    atexit.register(presence.stop)
     with suppress(SQLAlchemyError):  # the next job tries again
         remove_leftovers(runtime.database, _settings.scratch_dir, _settings.artifact_dir)
 

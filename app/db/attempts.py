@@ -10,7 +10,15 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from app.db.events import append_event
-from app.db.models import ArtifactFile, Job, JobLogLine, JobMetric, LayerReport, OutboxMessage
+from app.db.models import (
+    ArtifactFile,
+    Job,
+    JobLogLine,
+    JobMetric,
+    JobSecret,
+    LayerReport,
+    OutboxMessage,
+)
 from app.db.session import Database, now
 from app.domain.errors import FencedError
 from app.domain.job_status import OWNED, JobStatus
@@ -25,6 +33,10 @@ class Claim:
     max_attempts: int
     request: dict[str, Any]
     recipe: dict[str, Any]
+    tenant: str = ""
+    sealed_token: str | None = None
+    """The client's own Hub token."""
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +79,9 @@ def claim(database: Database, job_id: str, worker_id: str, lease_seconds: float)
             max_attempts=job.max_attempts,
             request=job.request,
             recipe=job.recipe,
+            tenant=job.tenant,
+            sealed_token=session.scalar(select(JobSecret.sealed).where(JobSecret.job_id == job.id)),
+            traceparent=job.traceparent,
         )
 
 
@@ -104,9 +119,17 @@ class Attempt:
                 return Wish.GO_ON
             return Wish.STOP if moment > started + timedelta(seconds=limit) else Wish.GO_ON
 
-    def progress(self, stage: str, progress: dict[str, Any]) -> None:
+    def progress(
+        self, stage: str, progress: dict[str, Any], seconds_left: float | None = None
+    ) -> None:
         """Show where the run is, and keep it as an event."""
         with self.database.write() as session:
+            moment = now(session)
+            ends = None if seconds_left is None else moment + timedelta(seconds=seconds_left)
+            progress |= {
+                "updated_at": moment.isoformat(),
+                "stage_ends_at": ends and ends.isoformat(),
+            }
             job = self._update(session, stage=stage, progress=progress, version=Job.version + 1)
             append_event(session, job, "progress", {"stage": stage, **progress})
 

@@ -19,6 +19,7 @@ from app.db.models import (
     JobEvent,
     JobLogLine,
     JobMetric,
+    JobSecret,
     LayerReport,
     OutboxMessage,
     WebhookDelivery,
@@ -52,6 +53,9 @@ class NewJob:
     max_pending_seconds: int | None = None
     max_runtime_seconds: int | None = None
     retry_of: str | None = None
+    sealed_token: str | None = None
+    """The client's own Hub token."""
+    traceparent: str | None = None
 
 
 class Glance(NamedTuple):
@@ -100,6 +104,7 @@ class JobRepository:
             start_before=_later(moment, new.max_pending_seconds),
             max_runtime_seconds=new.max_runtime_seconds,
             retry_of=new.retry_of,
+            traceparent=new.traceparent,
         )
         self.session.add(job)
         self.session.flush()  # events and the outbox refer to the row
@@ -110,6 +115,8 @@ class JobRepository:
                 OutboxMessage(job_id=job.id, created_at=moment, not_before=moment, tries=0),
             ]
         )
+        if new.sealed_token is not None:
+            self.session.add(JobSecret(job_id=job.id, sealed=new.sealed_token))
         return job
 
     def get(self, job_id: str) -> Job:
@@ -190,13 +197,7 @@ class JobRepository:
         job = self.get(job_id)
         if job.status not in TERMINAL:
             raise JobActiveError(job_id, job.status)
-        ran = (job.finished_at - job.started_at) if job.finished_at and job.started_at else None
-        self.session.add(
-            DeletedUsage(
-                job_id=job.id, tenant=job.tenant, created_at=job.created_at,
-                seconds=round(ran.total_seconds()) if ran else 0,
-            )
-        )  # fmt: skip
+        remember_usage(self.session, job)
         own = WebhookDelivery.job_id == job_id
         self.session.execute(
             delete(WebhookDelivery).where(own, WebhookDelivery.next_try_at.is_(None))
@@ -254,3 +255,14 @@ class JobRepository:
         if job is not None:
             append_event(self.session, job, "status", {"status": target})
         return job
+
+
+def remember_usage(session: Session, job: Job) -> None:
+    """Keep what a job counts for in its tenant's quotas, beyond its row."""
+    ran = (job.finished_at - job.started_at) if job.finished_at and job.started_at else None
+    session.add(
+        DeletedUsage(
+            job_id=job.id, tenant=job.tenant, created_at=job.created_at,
+            seconds=round(ran.total_seconds()) if ran else 0,
+        )
+    )  # fmt: skip

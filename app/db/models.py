@@ -84,6 +84,29 @@ class Job(Base):
     retry_of: Mapped[str | None] = mapped_column(String(40))
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    artifact_expired_at: Mapped[datetime | None]
+    """Its files were removed from the store, for their age."""
+    traceparent: Mapped[str | None] = mapped_column(String(64))
+    """The trace of the request that made it (W3C), for spans of its attempts."""
+
+
+class JobSecret(Base):
+    """A job's own Hub token, sealed; gone when the job has ended."""
+
+    __tablename__ = "job_secrets"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    sealed: Mapped[str] = mapped_column(Text)
+
+
+class WorkerPresence(Base):
+    """A worker that was there a moment ago, and what it is."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(String(128), primary_key=True)
+    seen_at: Mapped[datetime]
+    facts: Mapped[dict[str, Any]]
 
 
 class IdempotentAnswer(Base):

@@ -3,6 +3,7 @@
 DomainError
 ├── JobNotFoundError          no such job, or another tenant's
 ├── ArtifactNotFoundError     the job has no such file (yet)
+├── ArtifactExpiredError      the job's files were removed for their age
 ├── JobActiveError            the job must be terminal for this
 ├── PublishingError           too late to cancel: the commit is being made
 ├── InvalidCursorError        a page cursor we did not issue
@@ -14,6 +15,7 @@ DomainError
 ├── QuotaExceededError        the tenant has used up what it may have
 ├── RateLimitedError          the key asked too often
 ├── UnsafeWebhookError        a webhook's URL must not be called
+├── TokensDisabledError       the same for Hub tokens
 ├── WebhooksDisabledError     the service has no key to keep secrets with
 ├── DeliveryNotFoundError     no such webhook message, or another tenant's
 ├── SecretUnreadableError     a stored secret was sealed with a key that is gone
@@ -22,6 +24,8 @@ DomainError
 ├── PermissionDeniedError     the key lacks a scope
 └── FencedError               an attempt that no longer owns its job tried to write
 """
+
+from datetime import datetime
 
 
 class DomainError(Exception):
@@ -54,6 +58,30 @@ class ArtifactNotFoundError(DomainError):
 
     def __str__(self) -> str:
         return f"the job has no artifact file {self.path[:200]!r}; it appears when the job has succeeded"
+
+
+class ArtifactExpiredError(DomainError):
+    """The job's files were removed for their age."""
+
+    code = "artifact_expired"
+
+    def __init__(self, at: datetime) -> None:
+        super().__init__(at)
+        self.at = at
+
+    def __str__(self) -> str:
+        return f"the job's artifact was removed from the store at {self.at:%Y-%m-%dT%H:%M:%SZ}, for its age"
+
+
+class TokensDisabledError(DomainError):
+    """The service has no key to keep Hub tokens with."""
+
+    code = "hub_tokens_disabled"
+
+    def __str__(self) -> str:
+        return (
+            "this service keeps no hub_token, as it has no SPQ_SECRET_KEYS; ask its owner for one"
+        )
 
 
 class JobActiveError(DomainError):
@@ -125,14 +153,12 @@ class JobNotRetryableError(DomainError):
 
     code = "job_not_retryable"
 
-    def __init__(self, job_id: str, status: str) -> None:
-        super().__init__(job_id, status)
-        self.job_id, self.status = job_id, status
+    def __init__(self, job_id: str, why: str) -> None:
+        super().__init__(job_id, why)
+        self.job_id, self.why = job_id, why
 
     def __str__(self) -> str:
-        return (
-            f"job {self.job_id} is {self.status}; only failed and canceled jobs can be tried again"
-        )
+        return f"job {self.job_id} {self.why}; failed and canceled jobs can be tried again, others are submitted anew"
 
 
 class IdempotencyKeyReusedError(DomainError):

@@ -3,9 +3,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
-from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response, status
@@ -17,6 +16,7 @@ from app.auth import Reader, Writer
 from app.db.jobs import Glance, JobFilter
 from app.db.models import Job
 from app.domain.errors import (
+    ArtifactExpiredError,
     ArtifactNotFoundError,
     IdempotencyKeyReusedError,
     InvalidCursorError,
@@ -27,6 +27,7 @@ from app.domain.errors import (
     PublishingError,
     QuotaExceededError,
     RequestInProgressError,
+    TokensDisabledError,
     UnknownDatasetError,
     UnsafeWebhookError,
 )
@@ -77,7 +78,7 @@ Jobs = Annotated[JobService, Depends(_service)]
     response_model=JobView,
     responses=documented(
         RecipeError, ModelNotAllowedError, UnknownDatasetError, RequestInProgressError,
-        UnsafeWebhookError, QuotaExceededError,
+        UnsafeWebhookError, TokensDisabledError, QuotaExceededError,
     ),
 )  # fmt: skip
 def submit_job(
@@ -142,7 +143,7 @@ async def get_job(
             headers = _job_headers(found) | preferred
             return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
     job = await run_in_threadpool(jobs.get, caller.tenant, job_id)
-    return _job_answer(job, status.HTTP_200_OK, preferred)
+    return _job_answer(job, status.HTTP_200_OK, **preferred)
 
 
 @router.post(
@@ -265,7 +266,7 @@ def list_artifacts(job_id: str, jobs: Jobs, caller: Reader) -> Listing[ArtifactF
 @router.get(
     "/{job_id}/artifacts/{path}",
     response_class=FileResponse,
-    responses=documented(JobNotFoundError, ArtifactNotFoundError),
+    responses=documented(JobNotFoundError, ArtifactNotFoundError, ArtifactExpiredError),
 )
 def download_artifact(job_id: str, path: str, jobs: Jobs, caller: Reader) -> FileResponse:
     """Download one file; ranges are supported, the ETag is its sha256."""
@@ -312,15 +313,9 @@ def _job_headers(job: Job | Glance) -> dict[str, str]:
     return headers
 
 
-def _job_answer(
-    job: Job, status_code: int, preferred: Mapping[str, str] = MappingProxyType({})
-) -> Response:
-    return Response(
-        job_view(job).model_dump_json(),
-        status_code,
-        _job_headers(job) | dict(preferred),
-        media_type="application/json",
-    )
+def _job_answer(job: Job, status_code: int, **more: str) -> Response:
+    headers = _job_headers(job) | more
+    return Response(job_view(job).model_dump_json(), status_code, headers, "application/json")
 
 
 def _poll_seconds(job: Job | Glance) -> int:

@@ -4,7 +4,14 @@ import re
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    model_validator,
+)
 
 from app.domain.job_status import JobStatus
 from spq_core.catalog import DEFAULT
@@ -83,6 +90,9 @@ class JobSubmission(_Body):
     evaluation: EvaluationSettings = EvaluationSettings()
     output: OutputReference | None = None
     webhook: WebhookReference | None = None
+    hub_token: Annotated[SecretStr, Field(min_length=1, max_length=512)] | None = None
+    """Reads the model and publishes the result instead of the service's own token. It is kept encrypted,
+    never shown, and forgotten when the job has ended."""
     limits: TimeLimits = TimeLimits()
     labels: dict[Label, Annotated[str, StringConstraints(max_length=512)]] = Field(
         default_factory=dict, max_length=MAX_LABELS
@@ -122,6 +132,8 @@ class JobProgress(BaseModel):
     """Of the current stage, 0–1."""
     message: str
     updated_at: datetime
+    stage_ends_at: datetime | None = None
+    """When the current stage will be done if it goes on as it went; None until that can be told."""
 
 
 class JobError(BaseModel):
@@ -158,6 +170,7 @@ class JobView(BaseModel):
     started_at: datetime | None
     finished_at: datetime | None
     cancel_requested_at: datetime | None
+    artifact_expired_at: datetime | None
     urls: dict[str, str]
 
 

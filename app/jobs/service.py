@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
 from sqlalchemy.orm import Session
 
 from app.db.idempotency import Idempotency, recall, remember
@@ -17,16 +17,21 @@ from app.db.models import ArtifactFile, Job
 from app.db.quotas import RateState, count_request, require_room
 from app.db.session import Database
 from app.domain.errors import (
+    ArtifactExpiredError,
     ArtifactNotFoundError,
     JobNotRetryableError,
     ModelNotAllowedError,
+    TokensDisabledError,
     UnknownDatasetError,
 )
 from app.domain.job_status import RETRYABLE
 from app.jobs import cursor
 from app.jobs.schemas import JobSubmission, ModelReference
 from app.jobs.views import job_view
+from app.secrets import Sealer
 from app.telemetry import JOBS_CREATED, log
+from app.tracing import current_traceparent
+from app.workspace import drop_artifact
 from spq_core.calibration.texts import is_known
 from spq_core.catalog import resolve
 
@@ -54,6 +59,7 @@ class JobService:
     max_attempts: int
     submissions_per_minute: int
     """Of one API key."""
+    sealer: Sealer | None
     check_webhook: Callable[[Session, str, str], None]
     """Raises if a tenant's jobs cannot have a webhook at a URL; makes the tenant's secret if need be."""
 
@@ -68,6 +74,7 @@ class JobService:
             ModelNotAllowedError: the local model is not in an allowed folder.
             UnknownDatasetError: a dataset is neither known nor in the data folder.
             UnsafeWebhookError, WebhooksDisabledError: its webhook cannot be called.
+            TokensDisabledError: its Hub token could not be kept.
             QuotaExceededError, RateLimitedError: the tenant or its key may not, now.
             IdempotencyKeyReusedError, RequestInProgressError: see `recall`.
         """
@@ -83,6 +90,8 @@ class JobService:
             max_attempts=self.max_attempts,
             max_pending_seconds=body.limits.max_pending_seconds,
             max_runtime_seconds=body.limits.max_runtime_seconds,
+            sealed_token=self._sealed(body.hub_token),
+            traceparent=current_traceparent(),
         )
         kind = recipe.metadata.name if isinstance(body.recipe, str) else "custom"
         return self._accept(caller, new, asked, kind)
@@ -92,13 +101,15 @@ class JobService:
 
         Raises:
             JobNotFoundError: there is no such job.
-            JobNotRetryableError: it succeeded, or has not ended.
+            JobNotRetryableError: it succeeded, has not ended, or had a Hub token of its own, which is gone.
             QuotaExceededError, RateLimitedError, IdempotencyKeyReusedError, RequestInProgressError:
                 as for `submit`.
         """
         old = self.get(caller.tenant, job_id)
         if old.status not in RETRYABLE:
-            raise JobNotRetryableError(job_id, old.status)
+            raise JobNotRetryableError(job_id, f"is {old.status}")
+        if old.request.get("hub_token") is not None:
+            raise JobNotRetryableError(job_id, "had a hub_token of its own, which is forgotten")
         new = NewJob(
             request=old.request,
             recipe=old.recipe,
@@ -108,6 +119,7 @@ class JobService:
             max_pending_seconds=old.request.get("limits", {}).get("max_pending_seconds"),
             max_runtime_seconds=old.max_runtime_seconds,
             retry_of=old.id,
+            traceparent=current_traceparent(),
         )
         asked = _idempotency(caller.tenant, key, {"retry": job_id})
         return self._accept(caller, new, asked, "retried")
@@ -166,7 +178,7 @@ class JobService:
         """Forget a terminal job and remove its artifact."""
         with self.database.write() as session:
             JobRepository(session, tenant).remove(job_id)
-        shutil.rmtree(self.artifact_dir / job_id, ignore_errors=True)
+        drop_artifact(self.artifact_dir, job_id)
 
     def read(self, tenant: str, look: Callable[[JobRepository], list[Any]]) -> list[Any]:
         """Run one of the repository's list queries."""
@@ -178,9 +190,14 @@ class JobService:
 
         Raises:
             ArtifactNotFoundError: the job has no such file.
+            ArtifactExpiredError: it had files.
         """
         with self.database.read() as session:
-            files = JobRepository(session, tenant).artifact_files(job_id)
+            jobs = JobRepository(session, tenant)
+            files = jobs.artifact_files(job_id)
+            expired_at = jobs.get(job_id).artifact_expired_at
+        if expired_at is not None:
+            raise ArtifactExpiredError(expired_at)
         for file in files:
             stored = self.artifact_dir / job_id / file.path
             if file.path == path and stored.is_file():
@@ -194,6 +211,13 @@ class JobService:
             (folder / model.path / "config.json").is_file() for folder in self.model_folders
         ):
             raise ModelNotAllowedError(model.path)
+
+    def _sealed(self, token: SecretStr | None) -> str | None:
+        if token is None:
+            return None
+        if self.sealer is None:
+            raise TokensDisabledError
+        return self.sealer.seal(token.get_secret_value())
 
     def _check_datasets(self, names: set[str]) -> None:
         for name in sorted(names):

@@ -12,10 +12,12 @@ from pathlib import Path
 import httpx2
 import psutil
 import pytest
+from cryptography.fernet import Fernet
 
 from app.client.http import Client
 from app.db.keys import SCOPES, create_key
 from app.db.session import Database, connect
+from tests.collector import Collector, collector
 from tests.hub_server import WRITE_TOKEN, StubHub, stub_hub
 from tests.servers import free_port
 
@@ -39,6 +41,7 @@ class Stack:
     database: Database
     hub: StubHub
     client: Client
+    traces: Collector
     processes: dict[str, subprocess.Popen] = field(default_factory=dict)
 
     @property
@@ -104,7 +107,7 @@ class Stack:
 @pytest.fixture
 def stack(postgres_url: str, broker_url: str, tmp_path: Path, tiny_llama: Path) -> Iterator[Stack]:
     port = free_port()
-    with stub_hub() as hub:
+    with stub_hub() as hub, collector() as traces:
         hub.add_model("org/tiny", tiny_llama)
         environment = os.environ | {
             "SPQ_DATABASE_URL": postgres_url,
@@ -119,13 +122,16 @@ def stack(postgres_url: str, broker_url: str, tmp_path: Path, tiny_llama: Path) 
             "SPQ_RING_AGAIN_SECONDS": "3",
             "SPQ_GRACE_SECONDS": "1",
             "SPQ_THREADS": "1",
+            "SPQ_SECRET_KEYS": Fernet.generate_key().decode(),
+            "OTEL_EXPORTER_OTLP_ENDPOINT": traces.url,
+            "OTEL_BSP_SCHEDULE_DELAY": "500",
             "OMP_WAIT_POLICY": "PASSIVE",
         }
         database = connect(postgres_url)
         with database.write() as session:
             _, key = create_key(session, name="t", tenant="t", scopes=SCOPES, days=None)
         url = f"http://127.0.0.1:{port}"
-        stack = Stack(tmp_path, environment, database, hub, Client(url, key))
+        stack = Stack(tmp_path, environment, database, hub, Client(url, key), traces)
         stack.start("api", "api", "--port", str(port))
         stack.start_worker()
         try:

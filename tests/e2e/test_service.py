@@ -1,5 +1,6 @@
 """Jobs through every real part: HTTP, Postgres, Valkey, Celery, child programs, the Hub's protocol."""
 
+import itertools
 import os
 import re
 import signal
@@ -7,9 +8,10 @@ import subprocess
 import sys
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 from transformers import AutoModelForCausalLM
 
+from app.db.models import JobSecret
 from spq_core.artifact.manifest import read_manifest, verify_files
 from tests.e2e.conftest import wait_until
 from tests.hub_server import WRITE_TOKEN
@@ -41,6 +43,11 @@ def everything_recorded(stack):
         if path.is_file()
     ]
     return "\n".join(rows + files)
+
+
+def secrets_kept(stack):
+    with stack.database.read() as session:
+        return session.scalars(select(JobSecret)).all()
 
 
 def nothing_left(stack):
@@ -111,8 +118,26 @@ def test_a_job_from_the_hub_to_the_hub(stack, tmp_path):
     assert [one["seq"] for one in events] == list(range(1, len(events) + 1))
     files = {one["path"] for one in stack.client.call("GET", f"/jobs/{job_id}/artifacts")["data"]}
     assert files == set(commit.files) - {".gitattributes"}
+    (worker,) = stack.client.call("GET", "/capabilities")["workers"]
+    assert worker["isolation"] in ("network and processes", "none")
+    assert worker["versions"]["torch"]
+    one_trace_from_the_request_to_the_stages(stack, job_id)
     wait_until(lambda: nothing_left(stack), 15, "scratch and processes gone")
     assert WRITE_TOKEN not in everything_recorded(stack)
+
+
+def one_trace_from_the_request_to_the_stages(stack, job_id):
+    wait_until(lambda: stack.traces.named("POST /jobs"), 10, "the API's spans")
+    (request,) = stack.traces.named("POST /jobs")
+    (attempt,) = stack.traces.named("attempt")
+    assert {one.key: one.value.string_value for one in attempt.attributes}["spq.job_id"] == job_id
+    stages = [span for span in stack.traces.spans if span.parent_span_id == attempt.span_id]
+    assert {"load gate", "throughput", "publishing"} <= {span.name for span in stages}
+    assert {span.trace_id for span in (attempt, *stages)} == {request.trace_id}
+    for before, after in itertools.pairwise(
+        sorted(stages, key=lambda span: span.start_time_unix_nano)
+    ):
+        assert before.end_time_unix_nano <= after.start_time_unix_nano + 10**6
 
 
 def test_an_unsafe_model_fails_with_the_reason_and_costs_no_weights(stack):
@@ -162,6 +187,11 @@ def test_a_job_that_could_not_be_published_is_told_before_any_work(stack, tiny_l
     assert (job["status"], job["error"]["code"]) == ("failed", "hub_permission_denied")
     assert "SPQ_HUB_TOKEN" in job["error"]["message"]
     assert stack.hub.downloaded() == []
+    own = stack.finish(stack.submit(output={"repo_id": "me/out"}, hub_token=WRITE_TOKEN))
+    assert own["status"] == "succeeded", own
+    assert len(stack.hub.models["me/out"].commits) == 2
+    assert WRITE_TOKEN not in everything_recorded(stack)
+    wait_until(lambda: not secrets_kept(stack), 10, "the token is forgotten")
 
 
 def test_a_foreign_output_repository_is_refused_before_any_work(stack, tiny_llama):

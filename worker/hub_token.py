@@ -1,0 +1,32 @@
+"""Which Hub token an attempt uses."""
+
+from contextlib import suppress
+
+from app.db.attempts import Claim
+from app.domain.errors import SecretUnreadableError
+from app.secrets import make_sealer
+from worker.errors import ChildFailedError
+from worker.settings import WorkerSettings
+
+
+def hub_token(settings: WorkerSettings, claimed: Claim) -> str | None:
+    """The job's own token, else the service's if its tenant may use that; None without either.
+
+    Raises:
+        ChildFailedError: the job has one that this worker cannot read.
+    """
+    if claimed.sealed_token is not None:
+        sealer = make_sealer(settings.secret_keys)
+        with suppress(SecretUnreadableError):
+            if sealer is not None:
+                return sealer.open(claimed.sealed_token)
+        message = (
+            "the worker cannot read the job's hub_token: its SPQ_SECRET_KEYS are not the API's"
+        )
+        raise ChildFailedError(
+            {"code": "hub_token_unreadable", "message": message, "retryable": False}
+        )
+    allowed = settings.token_tenants()
+    if settings.hub_token is None or (allowed and claimed.tenant not in allowed):
+        return None
+    return settings.hub_token.get_secret_value()

@@ -1,0 +1,73 @@
+"""Tell the database that this worker is there, and what it is, as long as it lives."""
+
+import os
+import platform
+import signal
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.db.session import Database
+from app.db.workers import forget_worker, note_presence
+from app.telemetry import log
+from worker.isolated import FULL, NONE, isolate
+from worker.settings import WorkerSettings
+
+EVERY_SECONDS = 15.0
+LIBRARIES = ("spq", "torch", "transformers")
+
+
+def facts(settings: WorkerSettings) -> dict[str, Any]:
+    """What clients may know of a worker; how its runs are kept apart above all."""
+    return {
+        "isolation": isolation(),
+        "device": settings.device,
+        "threads": settings.threads or os.cpu_count(),
+        "max_run_bytes": settings.max_run_bytes,
+        "max_run_disk_bytes": settings.max_run_disk_bytes,
+        "platform": platform.platform(terse=True),
+        "versions": {name: version(name) for name in LIBRARIES},
+    }
+
+
+def isolation() -> str:
+    """What `worker.isolated` can do here, found out by a child that does it."""
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if isolate() == FULL else 1)
+    _, status = os.waitpid(child, 0)
+    return FULL if os.waitstatus_to_exitcode(status) == 0 else NONE
+
+
+@dataclass(slots=True)
+class Presence:
+    """A thread; it ends with the process."""
+
+    database: Database
+    worker_id: str
+    facts: dict[str, Any]
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def start(self) -> None:
+        """Begin."""
+        threading.Thread(target=self._run, name="presence", daemon=True).start()
+
+    def stop(self) -> None:
+        """This worker is going."""
+        self._stop.set()
+        with suppress(SQLAlchemyError):
+            forget_worker(self.database, self.worker_id)
+
+    def _run(self) -> None:
+        # Signals are the main thread's business.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+        while not self._stop.is_set():
+            try:
+                note_presence(self.database, self.worker_id, self.facts)
+            except SQLAlchemyError as error:
+                log.warning("presence_unknown", error=type(error).__name__)
+            self._stop.wait(EVERY_SECONDS)
