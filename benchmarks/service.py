@@ -84,7 +84,10 @@ def scale(jobs: int = 8) -> dict[str, Any]:
             ids = {submit(stack) for _ in range(jobs)}
             while True:
                 page = stack.ask("GET", "/jobs?limit=100").json()["data"]
-                if all(job["status"] == "succeeded" for job in page if job["id"] in ids):
+                ended = {job["id"] for job in page if job["status"] == "succeeded"}
+                failed = [job["error"] for job in page if job["error"]]
+                assert not failed, failed[0]
+                if ids <= ended:
                     break
                 time.sleep(0.5)
             seconds[workers] = time.monotonic() - begun

@@ -56,7 +56,7 @@ def run_job(job_id: str, runtime: Runtime) -> None:
     folder = scratch_folder(settings.scratch_dir, job_id, claimed.attempt)
     try:
         with AttemptSpans(claimed) as spans, heartbeat, folder as scratch:
-            remove_leftovers(runtime.database, settings.scratch_dir, settings.artifact_dir)
+            remove_leftovers(runtime.database, settings.scratch_dir)
             _JobRun(runtime, attempt, heartbeat, scratch, spans).to_outcome()
     except OSError as error:  # no folder could be made; the next worker may have room
         log.error("no_scratch_folder", job_id=job_id, error=str(error))
@@ -231,15 +231,21 @@ class _JobRun:
             self._follow(child)
 
     def _keep_artifact(self) -> None:
-        """Move the artifact into the store; its final name appears in one step."""
-        target = self._stored()
-        staging = target.with_name(f"{target.name}.{self.attempt.claim.attempt}.partial")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(staging, ignore_errors=True)
-        os.replace(self._work() / "artifact", staging)  # noqa: PTH105
-        self._save(lambda: self.attempt.renew(self.runtime.settings.lease_seconds))
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(staging, target)  # noqa: PTH105
+        """Move the artifact into the store; its final name appears in one step.
+
+        Both moves go through this attempt's work folder, which a later attempt takes by renaming it: an
+        attempt that was frozen here finds nothing to move when it wakes up.
+        """
+        target, work = self._stored(), self._work()
+        renew = partial(self.attempt.renew, self.runtime.settings.lease_seconds)
+        self._save(renew)
+        try:
+            if target.exists():  # of an attempt that was lost before it ended the job
+                os.replace(target, work / f"superseded.{self.attempt.claim.attempt}")  # noqa: PTH105
+            os.replace(work / "artifact", target)  # noqa: PTH105
+        except FileNotFoundError:
+            self._save(renew)  # which raises, if that is what happened
+            raise
         self.kept = True
 
     def _publish(self) -> None:

@@ -12,7 +12,7 @@ from app.db.models import Job
 from app.db.session import Database
 from app.domain.job_status import OWNED
 
-FOLDER = re.compile(r"(?P<job>job_[0-9a-z]+)\.(?P<attempt>\d+)(\.partial)?")
+FOLDER = re.compile(r"(?P<job>job_[0-9a-z]+)\.(?P<attempt>\d+)")
 
 
 def remove_leftovers(database: Database, *roots: Path) -> None:

@@ -41,7 +41,7 @@ def start(**_: object) -> None:
     presence.start()
     atexit.register(presence.stop)
     with suppress(SQLAlchemyError):  # the next job tries again
-        remove_leftovers(runtime.database, _settings.scratch_dir, _settings.artifact_dir)
+        remove_leftovers(runtime.database, _settings.scratch_dir)
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]

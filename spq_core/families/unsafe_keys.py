@@ -22,8 +22,11 @@ ATTENTION = frozenset({"attn_implementation", "_attn_implementation"})
 ATTENTIONS = frozenset(
     {"eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"}
 )
-HARMLESS = ATTENTION | {"_name_or_path", "_commit_hash", "__type"}
-"""Internal ones that only inform, or are looked at apart."""
+HARMLESS = ATTENTION | {
+    "_name_or_path", "_model_name_or_path", "_commit_hash", "_diffusers_version", "__type",
+}  # fmt: skip
+"""Internal ones that only inform, or are looked at apart. Of the others, a plain word may stand; what could
+be a repository, a file or a module may not."""
 NESTED_MODEL = frozenset({"model_type", "_name_or_path", "architectures"})
 PATHS = frozenset({"tokenizer_file", "vocab_file", "merges_file", "spm_file"})
 LONGEST = 80
@@ -48,6 +51,7 @@ def _dangers(path: str, key: str, value: Any) -> Iterator[tuple[str, bool]]:
     """What could be wrong with a key, and whether it is."""
     meant = isinstance(value, str | list | dict) and bool(value)
     internal = key.startswith(("_", "kernel", "use_kernel", "hub_kernel"))
+    elsewhere = not isinstance(value, str) or bool({"/", "\\", ".", ":"} & set(value))
     yield "loads code from a repository", key in CODE and bool(value)
     yield "names a kernel to load", key in ATTENTION and meant and str(value) not in ATTENTIONS
     yield (
@@ -56,7 +60,7 @@ def _dangers(path: str, key: str, value: Any) -> Iterator[tuple[str, bool]]:
     )
     yield (
         "is an internal setting with which libraries load code",
-        internal and key not in HARMLESS and meant,
+        internal and key not in HARMLESS and meant and elsewhere,
     )
     yield (
         "points outside the model's folder",

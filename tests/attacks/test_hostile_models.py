@@ -88,6 +88,7 @@ CODE_IN_JSON = {
     "4 kernels": {"config": {"_attn_implementation_internal": "evil/kernels"}},
     "4 kernels by the public name": {"config": {"attn_implementation": "evil/kernels:attend"}},
     "4 kernel configuration": {"config": {"kernel_config": {"RMSNorm": "evil/kernels"}}},
+    "4 kernels of something else": {"config": {"_experts_implementation_internal": "evil/kernels"}},
     "5 trust": {"config": {"trust_remote_code": True}},
     "5 trust, nested": {"config": {"rope_scaling": {"rope_type": "default", "trust_remote_code": True}}},
     "5 two repositories": {"config": {"draft": {"model_type": "llama", "_name_or_path": "evil/code"}}},
@@ -113,7 +114,7 @@ def test_3_to_6_json_that_names_code_is_refused_at_both_doors(hub, hostile, tmp_
 def test_ordinary_json_is_not_taken_for_code(hostile, tmp_path):
     folder = hostile(
         config={
-            "_name_or_path": "org/name", "_attn_implementation_autoset": True, "_sliding_window_pattern": 6,
+            "_name_or_path": "org/name", "_model_name_or_path": "org/name", "_flavour": "plain", "_attn_implementation_autoset": True, "_sliding_window_pattern": 6,
             "attn_implementation": "sdpa", "transformers.js_config": {"dtype": {"a": "fp16"}},
             "trust_remote_code": False,
         },
