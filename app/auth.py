@@ -30,8 +30,8 @@ def authenticate(request: Request, credentials: Credentials) -> Principal:
     """
     if credentials is None:
         raise AuthenticationError
-    with database_of(request).read() as session:
-        principal = find_principal(session, credentials.credentials)
+    with database_of(request).look() as connection:
+        principal = find_principal(connection, credentials.credentials)
     if principal is None:
         raise AuthenticationError
     return principal

@@ -35,8 +35,8 @@ from app.telemetry import JOBS_LOST, OUTBOX_FAILURES, log
 from app.workspace import drop_artifact, drop_ended, drop_orphans
 
 EXPIRY_SECONDS = 600.0
-BREATH_SECONDS = 0.05
-"""Between two rounds, so that many doorbells at once go out together."""
+BREATH_SECONDS = 0.25
+"""At least so long between the starts of two rounds: many doorbells go out together, and a first one at once."""
 
 
 @dataclass(slots=True)
@@ -74,6 +74,7 @@ class Housekeeper:
     def _run(self) -> None:
         last_sweep = last_expiry = -math.inf
         while not self._stop.is_set():
+            begun = time.monotonic()
             try:
                 if time.monotonic() - last_sweep >= self.sweep_seconds:
                     last_sweep = time.monotonic()
@@ -87,8 +88,8 @@ class Housekeeper:
                 log.warning("housekeeping_waits", error=type(error).__name__)
             except Exception as error:  # noqa: BLE001  the edge of a thread: without it no job would start
                 log.error("housekeeping_bug", exc_info=error)
-            self._stop.wait(BREATH_SECONDS)
             self._wake.wait(self.pause_seconds)
+            self._stop.wait(begun + BREATH_SECONDS - time.monotonic())
             self._wake.clear()
 
     def sweep(self) -> None:

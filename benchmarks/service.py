@@ -33,7 +33,7 @@ def service(workers: int, **settings: str) -> Iterator[Deployment]:
     with tempfile.TemporaryDirectory(prefix="spq-bench-") as folder:
         model = smollm2()
         own = {"SPQ_MODEL_DIRS": str(model.parent), "SPQ_SWEEP_SECONDS": "15"} | settings
-        with deployment(Path(folder), model, workers=workers, settings=own) as stack:
+        with deployment(Path(folder), model, workers=workers, settings=own, clocks={}) as stack:
             stack.ask("GET", "/readyz")
             yield stack
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import delete, select, tuple_, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
+from app.db.base import Base
 from app.db.events import append_event
 from app.db.models import (
     ArtifactFile,
@@ -106,18 +107,19 @@ class JobRepository:
             retry_of=new.retry_of,
             traceparent=new.traceparent,
         )
-        self.session.add(job)
-        self.session.flush()  # events and the outbox refer to the row
-        queued = {"status": JobStatus.QUEUED}
-        self.session.add_all(
-            [
-                JobEvent(job_id=job.id, seq=1, at=moment, attempt=0, type="status", data=queued),
-                OutboxMessage(job_id=job.id, created_at=moment, not_before=moment, tries=0),
-            ]
-        )
+        # Statements of their own, in order: the unit of work costs as much again.
+        columns = {name: value for name, value in vars(job).items() if name in Job.__table__.c}
+        self._insert(Job, columns)
+        first = {"seq": 1, "at": moment, "attempt": 0, "type": "status"}
+        self._insert(JobEvent, {"job_id": job.id, **first, "data": {"status": JobStatus.QUEUED}})
+        doorbell = {"created_at": moment, "not_before": moment, "tries": 0}
+        self._insert(OutboxMessage, {"job_id": job.id, **doorbell})
         if new.sealed_token is not None:
-            self.session.add(JobSecret(job_id=job.id, sealed=new.sealed_token))
+            self._insert(JobSecret, {"job_id": job.id, "sealed": new.sealed_token})
         return job
+
+    def _insert(self, table: type[Base], values: Mapping[str, Any]) -> None:
+        self.session.connection().execute(insert(table), values)
 
     def get(self, job_id: str) -> Job:
         """Return one job.
@@ -132,21 +134,6 @@ class JobRepository:
         if job is None:
             raise JobNotFoundError(job_id)
         return job
-
-    def glance(self, job_id: str) -> Glance:
-        """Return what polling clients wait for, without the documents in the row.
-
-        Raises:
-            JobNotFoundError: as `get`.
-        """
-        row = None
-        if JOB_ID.fullmatch(job_id):
-            query = select(Job.id, Job.version, Job.status, Job.created_at, Job.started_at)
-            own = query.where(Job.id == job_id, Job.tenant == self.tenant)
-            row = self.session.execute(own).one_or_none()
-        if row is None:
-            raise JobNotFoundError(job_id)
-        return Glance(*row)
 
     def page(
         self, *, limit: int, after: tuple[datetime, str] | None, chosen: JobFilter
@@ -266,3 +253,21 @@ def remember_usage(session: Session, job: Job) -> None:
             seconds=round(ran.total_seconds()) if ran else 0,
         )
     )  # fmt: skip
+
+
+_GLANCE = select(Job.id, Job.version, Job.status, Job.created_at, Job.started_at).where(
+    Job.id == bindparam("id"), Job.tenant == bindparam("tenant")
+)
+
+
+def glance(connection: Connection, tenant: str, job_id: str) -> Glance:
+    """Return what polling clients wait for, without the documents in the row.
+
+    Raises:
+        JobNotFoundError: as `JobRepository.get`.
+    """
+    if JOB_ID.fullmatch(job_id):
+        row = connection.execute(_GLANCE, {"id": job_id, "tenant": tenant}).one_or_none()
+        if row is not None:
+            return Glance(*row)
+    raise JobNotFoundError(job_id)

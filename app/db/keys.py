@@ -3,13 +3,14 @@
 import hashlib
 import secrets
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import case, or_, select, update
+from sqlalchemy import Connection, bindparam, case, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from app.db.base import UtcDateTime
 from app.db.models import ApiKey
-from app.db.session import clock, now
+from app.db.session import is_sqlite, now
 
 SCOPES = ("jobs:read", "jobs:write")
 PREFIX = "spq_"
@@ -48,15 +49,22 @@ def create_key(
     return row, secret
 
 
-def find_principal(session: Session, key: str) -> Principal | None:
+_LIVE_KEY = select(ApiKey.id, ApiKey.tenant, ApiKey.scopes, ApiKey.expires_at).where(
+    ApiKey.key_sha256 == bindparam("digest"), ApiKey.revoked_at.is_(None)
+)  # fmt: skip
+_MOMENT = {True: bindparam("moment", type_=UtcDateTime()), False: func.clock_timestamp()}
+_KEY_NOW = {
+    sqlite: _LIVE_KEY.where(or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > moment))
+    for sqlite, moment in _MOMENT.items()
+}
+"""Made once: every request runs it. By whether the database is SQLite, which has no clock."""
+
+
+def find_principal(connection: Session | Connection, key: str) -> Principal | None:
     """Whom a key speaks for; None if it is unknown, expired or revoked."""
-    row = session.execute(
-        select(ApiKey.id, ApiKey.tenant, ApiKey.scopes).where(
-            ApiKey.key_sha256 == digest(key),
-            ApiKey.revoked_at.is_(None),
-            or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > clock(session)),
-        )
-    ).one_or_none()
+    sqlite = is_sqlite(connection)
+    values = {"digest": digest(key)} | ({"moment": datetime.now(UTC)} if sqlite else {})
+    row = connection.execute(_KEY_NOW[sqlite], values).one_or_none()
     return None if row is None else Principal(row.id, row.tenant, frozenset(row.scopes))
 
 

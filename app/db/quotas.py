@@ -2,9 +2,9 @@
 
 import hashlib
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import ColumnElement, delete, func, literal, select
+from sqlalchemy import ColumnElement, Connection, delete, func, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -38,11 +38,11 @@ def count_request(database: Database, key_id: str, allowed: int) -> RateState:
     Raises:
         RateLimitedError: the minute has had as many as are allowed.
     """
-    with database.single() as session:
-        moment = clock(session)
-        dialect = sqlite if is_sqlite(session) else postgresql
-        values = {"key_id": key_id, "started_at": _minute(session, moment), "requests": 1}
-        count, counted_at = session.execute(
+    with database.single() as connection:
+        moment = clock(connection)
+        dialect = sqlite if is_sqlite(connection) else postgresql
+        values = {"key_id": key_id, "started_at": _minute(connection, moment), "requests": 1}
+        count, counted_at = connection.execute(
             dialect.insert(RateWindow)
             .values(values)
             .on_conflict_do_update(
@@ -58,10 +58,10 @@ def count_request(database: Database, key_id: str, allowed: int) -> RateState:
     )
 
 
-def _minute(session: Session, moment: ColumnElement[datetime]) -> ColumnElement[datetime]:
+def _minute(connection: Connection, moment: ColumnElement[datetime]) -> ColumnElement[datetime]:
     """When the minute of an instant began."""
-    if is_sqlite(session):
-        return literal(now(session).replace(second=0, microsecond=0), UtcDateTime())
+    if is_sqlite(connection):
+        return literal(datetime.now(UTC).replace(second=0, microsecond=0), UtcDateTime())
     return func.date_trunc("minute", moment, type_=UtcDateTime())
 
 

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from sqlalchemy.orm import Session
 
 from app.db.idempotency import Idempotency, recall, remember
-from app.db.jobs import Glance, JobFilter, JobRepository, NewJob
+from app.db.jobs import Glance, JobFilter, JobRepository, NewJob, glance
 from app.db.keys import Principal
 from app.db.models import ArtifactFile, Job
 from app.db.quotas import RateState, count_request, require_room
@@ -153,8 +153,8 @@ class JobService:
 
     def glance(self, tenant: str, job_id: str) -> Glance:
         """Return what polling clients wait for."""
-        with self.database.read() as session:
-            return JobRepository(session, tenant).glance(job_id)
+        with self.database.look() as connection:
+            return glance(connection, tenant, job_id)
 
     def page(
         self, tenant: str, *, limit: int, after: str | None, chosen: JobFilter

@@ -30,7 +30,7 @@ from tests.servers import PostgresServer, ValkeyServer, free_port
 LEASE_SECONDS = 6.0
 DISK_BYTES = 1600 << 20
 """Of the file system that scratch folders and artifacts are on, where this user may mount one."""
-SKEWED_CLOCKS = {"worker1": "+7200", "worker2": "-5400", "api1": "+3600"}
+SKEWED_CLOCKS = MappingProxyType({"worker1": "+7200", "worker2": "-5400", "api1": "+3600"})
 """Seconds by which the wall clocks of some processes are wrong."""
 CHILDREN = ("worker.runner", "worker.fetcher", "worker.publisher")
 
@@ -72,6 +72,7 @@ class Deployment:
     key: str
     ports: list[int]
     workers: list[str]
+    clocks: Mapping[str, str]
     processes: dict[str, subprocess.Popen] = field(default_factory=dict)
 
     @property
@@ -100,7 +101,7 @@ class Deployment:
         with (self.root / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, "-m", "worker.cli", *arguments],
-                env=self.environment | skewed_clock(name), stdout=log, stderr=log, start_new_session=True,
+                env=self.environment | skewed_clock(self.clocks.get(name)), stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 
     def signal_group(self, name: str, number: int) -> None:
@@ -139,15 +140,15 @@ class Deployment:
             time.sleep(0.3)
 
 
-def skewed_clock(name: str) -> dict[str, str]:
-    """Variables under which a process sees another time of day."""
+def skewed_clock(offset: str | None) -> dict[str, str]:
+    """Variables under which a process sees another time of day; it also runs slower."""
     found = importlib.util.find_spec("libfaketime")
-    if name not in SKEWED_CLOCKS or found is None or found.origin is None:
+    if offset is None or found is None or found.origin is None:
         return {}
     library = Path(found.origin).parent / "vendor/libfaketime/src/libfaketime.so.1"
     return {
         "LD_PRELOAD": str(library),
-        "FAKETIME": SKEWED_CLOCKS[name],
+        "FAKETIME": offset,
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
 
@@ -166,7 +167,12 @@ def small_disk(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def deployment(
-    root: Path, model: Path, *, workers: int = 3, settings: Mapping[str, str] = MappingProxyType({})
+    root: Path,
+    model: Path,
+    *,
+    workers: int = 3,
+    settings: Mapping[str, str] = MappingProxyType({}),
+    clocks: Mapping[str, str] = SKEWED_CLOCKS,
 ) -> Iterator[Deployment]:
     """Start everything; end everything."""
     (root / "disk").mkdir()
@@ -206,7 +212,7 @@ def deployment(
         }
         made = Deployment(
             root, environment, postgres, valkey, hub, endpoint, database, key,
-            ports=[free_port(), free_port()], workers=[f"worker{n}" for n in range(workers)],
+            ports=[free_port(), free_port()], workers=[f"worker{n}" for n in range(workers)], clocks=clocks,
         )  # fmt: skip
         try:
             for name in (*made.apis, *made.workers):
