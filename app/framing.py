@@ -48,7 +48,7 @@ class RequestFrame:
             await send(message)
 
         answer = _refusal(request, self.max_body_bytes)
-        if answer is None and int(request.headers.get("content-length", 0)):
+        if answer is None and int(request.headers.get("content-length") or 0):
             try:
                 receive = await _whole_body(receive)
             except TimeoutError:
@@ -79,7 +79,7 @@ def _refusal(request: Request, max_bytes: int) -> ASGIApp | None:
     if b"%00" in request.scope.get("raw_path", b"") + request.scope["query_string"]:
         return problem(request, 400, "malformed_request", "the URL holds a NUL character")
     length = request.headers.get("content-length", "")
-    if length and not length.isdigit():
+    if length and not (length.isascii() and length.isdigit()):
         return problem(request, 400, "malformed_request", "Content-Length is not a number")
     if length and int(length) > max_bytes:
         detail = f"the body has {length} bytes, at most {max_bytes} are taken"

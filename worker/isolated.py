@@ -74,6 +74,7 @@ def _end_of(child: int) -> int:
 if __name__ == "__main__":
     die_with_parent()
     os.environ[VARIABLE] = isolate()
+    die_with_parent()  # again: a change of credentials forgets it
     module = sys.argv.pop(1)
     if os.environ[VARIABLE] == FULL:
         become_the_program()

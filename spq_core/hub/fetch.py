@@ -25,8 +25,8 @@ CODE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".h5", ".msgpack", ".ckpt")
 MAX_SIDE_BYTES = 64 << 20
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}(/[A-Za-z0-9][\w.\-]{0,95})?", re.ASCII)
 DISK_MARGIN_BYTES = 1 << 30
-SLACK_BYTES = 1 << 20
-"""For what the client library writes beside a download."""
+SLACK_BYTES = 64 << 20
+"""For what else this process writes meanwhile: the limit holds for a log it appends to, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
