@@ -28,10 +28,11 @@ from app.db.retention import (
     forget_secrets_of_ended_jobs,
 )
 from app.db.session import Database
+from app.db.tallies import LEASES_LOST, count
 from app.db.webhooks import forget_old_deliveries
 from app.db.workers import forget_absent_workers
 from app.queue import JobQueue
-from app.telemetry import JOBS_LOST, OUTBOX_FAILURES, log
+from app.telemetry import OUTBOX_FAILURES, log
 from app.workspace import drop_artifact, drop_ended, drop_orphans
 
 EXPIRY_SECONDS = 600.0
@@ -96,7 +97,7 @@ class Housekeeper:
         """Free jobs of dead attempts, and ring for jobs whose doorbell was lost."""
         lost = free_lost_jobs(self.database)
         if lost:
-            JOBS_LOST.inc(lost)
+            count(self.database, LEASES_LOST.more(amount=lost))
             log.warning("lost_jobs_freed", count=lost)
         fail_overdue_jobs(self.database)
         forget_old_answers(self.database)

@@ -20,6 +20,7 @@ from app.framing import RequestFrame
 from app.housekeeping import Housekeeper
 from app.jobs.router import router as jobs_router
 from app.jobs.service import JobService
+from app.metrics import Metrics
 from app.problems import Problem, documented_everywhere, install, problem
 from app.queue import CeleryQueue, celery_app
 from app.secrets import make_sealer
@@ -93,7 +94,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         partial(check_webhook, sealer, settings.trusted_networks()),
     )
     app.state.sealer = sealer
-    app.state.gauges = health.JobGauges(database)
+    app.state.metrics = Metrics(database)
     app.state.estimates = threading.Semaphore(estimates.AT_ONCE)
     install(app)
     for router in (jobs_router, estimates.router, webhooks_router, catalog.router, health.router):

@@ -1,10 +1,12 @@
 """Logs as JSON events with fields, and the Prometheus metrics."""
 
 import logging
+import platform
 import sys
+from importlib.metadata import version
 
 import structlog
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Gauge, Info
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("spq")
 
@@ -19,7 +21,14 @@ WEBHOOKS_PENDING = Gauge("spq_webhooks_pending", "Webhook messages not delivered
 OUTBOX_PENDING = Gauge("spq_outbox_pending", "Doorbells not sent yet.")
 OUTBOX_FAILURES = Counter("spq_outbox_failures_total", "Doorbells the broker did not take.")
 WEBHOOKS = Counter("spq_webhook_deliveries_total", "Webhook messages sent.", ["result"])
-JOBS_LOST = Counter("spq_lease_lost_total", "Jobs taken from attempts whose lease ended.")
+SCRATCH_FREE = Gauge(
+    "spq_scratch_free_bytes", "Room in the scratch folders of workers that are there.", ["worker"]
+)
+GPU_PEAK = Gauge(
+    "spq_gpu_memory_peak_bytes", "Most GPU memory one of a worker's runs has taken.", ["worker"]
+)
+BUILD = Info("spq_build", "What runs here.")
+BUILD.info({"version": version("spq"), "python": platform.python_version()})
 
 
 def configure_logging(level: str = "INFO") -> None:

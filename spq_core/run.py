@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from spq_core.artifact.card import write_card
 from spq_core.artifact.manifest import read_manifest, verify_files
 from spq_core.artifact.write import require_unused
@@ -47,6 +49,8 @@ class RunResult:
     """What the headers alone let expect; None where they do not say enough."""
     seconds: float
     """From the preflight to the last figure."""
+    gpu_peak_bytes: int | None
+    """None where no GPU was used."""
 
     def check_gates(self) -> None:
         """Compare the result with its recipe's limits.
@@ -75,7 +79,8 @@ class RunResult:
     def measured(self) -> dict[str, float]:
         """The figures of `estimate`, as they turned out."""
         evaluated = self.measurement.peak_rss_bytes
-        return {
+        gpu = {} if self.gpu_peak_bytes is None else {"gpu_peak_bytes": self.gpu_peak_bytes}
+        return gpu | {
             "artifact_bytes": self.report.artifact_bytes,
             "resident_bytes": self.measurement.models[RESULT].load.resident_bytes,
             "compression_peak_bytes": self.report.peak_rss_bytes,
@@ -111,6 +116,9 @@ def compress_and_measure(
     """
     started = time.monotonic()
     check_model_folder(source.folder)
+    expected = _estimated(recipe, source, evaluation)
+    if expected is not None:
+        progress.record("estimate", expected)
     window_length([source.folder], evaluation)
     calibration = texts.get(recipe.calibration.dataset)
     report, load_check = compress_and_load(
@@ -120,7 +128,12 @@ def compress_and_measure(
         result = _measured(
             report, load_check, source, out, texts, evaluation, scratch, progress, device
         )
-        result = replace(result, seconds=time.monotonic() - started)
+        result = replace(
+            result,
+            estimate=expected,
+            seconds=time.monotonic() - started,
+            gpu_peak_bytes=torch.cuda.max_memory_allocated() if device != "cpu" else None,
+        )
     except Exception:
         shutil.rmtree(out, ignore_errors=True)  # an unmeasured artifact is no result
         raise
@@ -201,8 +214,9 @@ def _measured(
         rows=rows,
         load_check=load_check,
         beaten_by_int8=beaten_by(rows, RESULT, INT8),
-        estimate=_estimated(recipe, source, evaluation),
+        estimate=None,
         seconds=0.0,
+        gpu_peak_bytes=None,
     )
 
 

@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from spq_core.errors import SpqError
 from spq_core.hub.errors import HubUnavailableError
@@ -20,9 +20,6 @@ from worker.isolated import die_with_parent
 BUG_STATUS = 2
 PROGRESS_EVERY_SECONDS = 1.0
 UNITS_TO_TELL = 3
-RETRY_PAUSES_SECONDS = (1.0, 4.0, 10.0)
-
-Result = TypeVar("Result")
 
 
 def emit(kind: str, **data: Any) -> None:
@@ -68,23 +65,13 @@ def serve(main: Callable[[dict[str, Any]], None]) -> None:
         sys.exit(BUG_STATUS)
 
 
-def with_retries(call: Callable[[], Result]) -> Result:
-    """Call until the Hub answers, with growing pauses; the last failure is raised."""
-    for pause in RETRY_PAUSES_SECONDS:
-        try:
-            return call()
-        except HubUnavailableError as error:
-            emit("log", text=f"{error}; trying again in {pause:g} s")
-            time.sleep(pause)
-    return call()
-
-
 class PipeProgress:
     """Progress as messages; at most one a second, and always the last of a stage."""
 
     def __init__(self) -> None:
         self._stage, self._done, self._total, self._unit = "", 0, 0, ""
         self._last = self._began = 0.0
+        self._run_ends: float | None = None
 
     def stage(self, name: str, total: int, unit: str) -> None:
         """Begin a stage."""
@@ -99,10 +86,13 @@ class PipeProgress:
             self._send(message)
 
     def record(self, kind: str, data: dict[str, Any]) -> None:
-        """Findings come with the result."""
+        """Findings come with the result; an estimate is of use before."""
+        if kind == "estimate":
+            self._run_ends = time.monotonic() + data["seconds"]["expected"]
 
     def _send(self, message: str) -> None:
         self._last = time.monotonic()
+        left = self._stage_left()
         emit(
             "progress",
             stage=self._stage,
@@ -110,12 +100,21 @@ class PipeProgress:
             total=self._total,
             unit=self._unit,
             message=message,
-            seconds_left=self._seconds_left(),
+            stage_left=left,
+            run_left=self._run_left(left),
         )
 
-    def _seconds_left(self) -> float | None:
-        """Of the stage, if its other units take as long as those that are done; None with too few of them."""
+    def _stage_left(self) -> float | None:
+        """Seconds, if the stage's other units take as long as those that are done; None with too few of them."""
         if self._done < UNITS_TO_TELL:
             return None
         elapsed = time.monotonic() - self._began
         return round(elapsed / self._done * max(0, self._total - self._done), 1)
+
+    def _run_left(self, of_stage: float | None) -> float | None:
+        """As the estimate has it, and no less than the stage will take; None once that cannot be right."""
+        if self._run_ends is None:
+            return None
+        expected = self._run_ends - time.monotonic()
+        left = max(expected, of_stage or 0.0)
+        return round(left, 1) if left > 0 else None

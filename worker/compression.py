@@ -13,6 +13,7 @@ from sqlalchemy.exc import DataError, OperationalError
 
 from app import workspace
 from app.db.attempts import Attempt, claim
+from app.db.tallies import DUPLICATES, FENCED, count
 from app.domain.errors import FencedError
 from app.telemetry import log
 from worker.errors import (
@@ -30,9 +31,9 @@ from worker.heartbeat import Heartbeat
 from worker.hub_token import hub_token
 from worker.leftovers import remove_leftovers, scratch_folder
 from worker.local import local_model, missing_texts
+from worker.observed import Observed
 from worker.process import Child, Message
 from worker.runtime import Runtime
-from worker.spans import AttemptSpans
 
 DATABASE_PAUSE_SECONDS = 1.0
 MAX_LOG_LINE = 2000
@@ -49,15 +50,16 @@ def run_job(job_id: str, runtime: Runtime) -> None:
     claimed = claim(runtime.database, job_id, runtime.worker_id, settings.lease_seconds)
     if claimed is None:
         log.info("duplicate_delivery", job_id=job_id)
+        count(runtime.database, DUPLICATES.more())
         return
     attempt = Attempt(runtime.database, claimed)
     log.info("attempt_started", job_id=job_id, attempt=claimed.attempt)
     heartbeat = Heartbeat(attempt, settings.heartbeat_seconds, settings.lease_seconds)
     folder = scratch_folder(settings.scratch_dir, job_id, claimed.attempt)
     try:
-        with AttemptSpans(claimed) as spans, heartbeat, folder as scratch:
+        with Observed(runtime, claimed) as observed, heartbeat, folder as scratch:
             remove_leftovers(runtime.database, settings.scratch_dir)
-            _JobRun(runtime, attempt, heartbeat, scratch, spans).to_outcome()
+            _JobRun(runtime, attempt, heartbeat, scratch, observed).to_outcome()
     except OSError as error:  # no folder could be made; the next worker may have room
         log.error("no_scratch_folder", job_id=job_id, error=str(error))
         attempt.give_back(DISK_FULL)
@@ -71,7 +73,7 @@ class _JobRun:
     attempt: Attempt
     heartbeat: Heartbeat
     scratch: Path
-    spans: AttemptSpans
+    observed: Observed
     document: dict[str, Any] = field(default_factory=dict)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
@@ -92,8 +94,9 @@ class _JobRun:
             if outcome in ENDED:
                 workspace.drop(self.runtime.settings.artifact_dir, self.attempt.claim.job_id)
         except (LeaseLostError, FencedError):
+            count(self.runtime.database, FENCED.more())
             outcome = self._after_fence()
-        self.spans.outcome(outcome, good=outcome in {"succeeded", "canceled", "drained"})
+        self.observed.outcome(outcome, good=outcome in {"succeeded", "canceled", "drained"})
         claimed = self.attempt.claim
         log.info("attempt_ended", job_id=claimed.job_id, attempt=claimed.attempt, outcome=outcome)
 
@@ -280,10 +283,11 @@ class _JobRun:
             case "fetched":
                 self.source |= {"revision": message["commit"], "license": message["license"]}
                 self._save(lambda: self.attempt.source_commit(message["commit"]))
-            case "result":
-                self.document, self.files = message["document"], message["files"]
-            case "kept":
+            case "result" | "kept":
+                self.document = message.get("document", {})
                 self.files = message["files"]
+            case "hub":
+                self.observed.hub_answers(message["answers"])
             case "ready":
                 self._save(self.attempt.begin_commit)
                 child.tell("commit")
@@ -291,6 +295,7 @@ class _JobRun:
                 self.published = {key: message[key] for key in ("repo_id", "commit", "url")}
 
     def _succeed(self) -> None:
+        self.observed.figures(self.document)
         self.attempt.succeed(
             result=job_result(self.document, self.published),
             layers=layer_rows(self.document),
@@ -308,13 +313,10 @@ class _JobRun:
         )
 
     def _show(self, message: Message) -> None:
-        stage, progress, left = (
-            str(message["stage"])[:64],
-            shown_progress(message),
-            message.get("seconds_left"),
-        )
-        self.spans.stage(stage)
-        self._save(lambda: self.attempt.progress(stage, progress, left))
+        stage = str(message["stage"])[:64]
+        left = {name: message.get(name) for name in ("stage_left", "run_left")}
+        self.observed.stage(stage)
+        self._save(lambda: self.attempt.progress(stage, shown_progress(message), **left))
 
     def _note(self, text: str) -> None:
         if text.strip():

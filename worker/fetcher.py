@@ -8,7 +8,8 @@ from spq_core.hub.datasets import fetch_text
 from spq_core.hub.errors import HubError, HubUnavailableError
 from spq_core.hub.fetch import FetchLimits, fetch_model
 from spq_core.hub.publish import Publisher
-from worker.child import PipeProgress, emit, serve, with_retries
+from worker.child import PipeProgress, emit
+from worker.hub_child import serve_with_hub, with_retries
 
 
 def fetch(spec: dict[str, Any]) -> None:
@@ -47,4 +48,4 @@ def fetch(spec: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    serve(fetch)
+    serve_with_hub(fetch)

@@ -2,11 +2,13 @@
 
 import os
 import platform
+import shutil
 import signal
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -50,6 +52,7 @@ class Presence:
     database: Database
     worker_id: str
     facts: dict[str, Any]
+    scratch_dir: Path
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
@@ -67,7 +70,8 @@ class Presence:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
         while not self._stop.is_set():
             try:
-                note_presence(self.database, self.worker_id, self.facts)
-            except SQLAlchemyError as error:
+                room = {"scratch_free_bytes": shutil.disk_usage(self.scratch_dir).free}
+                note_presence(self.database, self.worker_id, self.facts | room)
+            except (SQLAlchemyError, OSError) as error:
                 log.warning("presence_unknown", error=type(error).__name__)
             self._stop.wait(EVERY_SECONDS)

@@ -10,7 +10,8 @@ from typing import Any
 
 from spq_core.hub.client import hub_api
 from spq_core.hub.publish import Prepared, Publication, Publisher
-from worker.child import emit, serve, with_retries
+from worker.child import emit
+from worker.hub_child import serve_with_hub, with_retries
 
 
 def publish(spec: dict[str, Any]) -> None:
@@ -34,4 +35,4 @@ def _commit_once(publisher: Publisher, prepared: Prepared, title: str) -> Public
 
 
 if __name__ == "__main__":
-    serve(publish)
+    serve_with_hub(publish)

@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from app.db.session import Database, connect
 from worker.limits import Limits
@@ -23,6 +24,8 @@ class Runtime:
     worker_id: str
     stopping: Stopping = field(default_factory=threading.Event)
     """Set when this worker is told to end: attempts give their jobs back."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What clients may know of this worker."""
 
     def fetcher(self) -> ChildProgram:
         """Talks to the Hub for reading."""

@@ -37,7 +37,8 @@ def start(**_: object) -> None:
     export_spans("spq-worker")
     runtime = make_runtime(_settings, _stopping)
     _runtimes[:] = [runtime]
-    presence = Presence(runtime.database, runtime.worker_id, known)
+    runtime.facts.update(known)
+    presence = Presence(runtime.database, runtime.worker_id, runtime.facts, _settings.scratch_dir)
     presence.start()
     atexit.register(presence.stop)
     with suppress(SQLAlchemyError):  # the next job tries again

@@ -11,6 +11,9 @@ from spq_core.errors import CodedError
 
 TERMINAL = frozenset({"succeeded", "failed", "canceled"})
 TIMEOUT_SECONDS = 30.0
+PATIENCE_SECONDS = 300.0
+PASSING = frozenset({"service_unreachable", "unavailable", "rate_limited"})
+"""What a restart or a deployment looks like from outside; the job does not notice it."""
 
 
 class ApiError(CodedError):
@@ -34,11 +37,22 @@ class Client:
         return dict(answer.json()) if answer.content else {}
 
     def watch(self, job_id: str) -> Iterator[dict[str, Any]]:
-        """Yield the job each time it changes, and a last time when it has ended."""
-        etag = ""
+        """Yield the job each time it changes, and a last time when it has ended.
+
+        Raises:
+            ApiError: the service refused, or was away for `PATIENCE_SECONDS`.
+        """
+        etag, heard = "", time.monotonic()
         while True:
             headers = {"If-None-Match": etag} if etag else {}
-            answer = self._send("GET", f"/jobs/{job_id}", None, {}, headers)
+            try:
+                answer = self._send("GET", f"/jobs/{job_id}", None, {}, headers)
+            except ApiError as error:
+                if error.code not in PASSING or time.monotonic() - heard > PATIENCE_SECONDS:
+                    raise
+                time.sleep(2.0)
+                continue
+            heard = time.monotonic()
             if answer.status_code == httpx2.codes.OK:
                 etag = answer.headers.get("ETag", "")
                 job = answer.json()

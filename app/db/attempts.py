@@ -120,15 +120,20 @@ class Attempt:
             return Wish.STOP if moment > started + timedelta(seconds=limit) else Wish.GO_ON
 
     def progress(
-        self, stage: str, progress: dict[str, Any], seconds_left: float | None = None
+        self,
+        stage: str,
+        progress: dict[str, Any],
+        *,
+        stage_left: float | None = None,
+        run_left: float | None = None,
     ) -> None:
-        """Show where the run is, and keep it as an event."""
+        """Show where the run is, with the seconds it may take, and keep it as an event."""
         with self.database.write() as session:
             moment = now(session)
-            ends = None if seconds_left is None else moment + timedelta(seconds=seconds_left)
             progress |= {
                 "updated_at": moment.isoformat(),
-                "stage_ends_at": ends and ends.isoformat(),
+                "stage_ends_at": _after(moment, stage_left),
+                "estimated_finish_at": _after(moment, run_left),
             }
             job = self._update(session, stage=stage, progress=progress, version=Job.version + 1)
             append_event(session, job, "progress", {"stage": stage, **progress})
@@ -310,5 +315,10 @@ def release(session: Session, job: Job, reason: str) -> bool:
             "retryable": True,
         }
     session.flush()
-    append_event(session, job, "status", {"status": job.status, "reason": reason})
+    error = {"error": job.error} if job.status == JobStatus.FAILED else {}
+    append_event(session, job, "status", {"status": job.status, "reason": reason, **error})
     return job.status == JobStatus.QUEUED
+
+
+def _after(moment: datetime, seconds: float | None) -> str | None:
+    return None if seconds is None else (moment + timedelta(seconds=seconds)).isoformat()

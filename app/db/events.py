@@ -6,8 +6,10 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from app.db.models import Job, JobEvent
-from app.db.session import now
+from app.db.session import afterwards, now
+from app.db.tallies import JOBS_FINISHED, count
 from app.db.webhooks import enqueue
+from app.domain.job_status import TERMINAL
 
 
 def append_event(session: Session, job: Job, kind: str, data: dict[str, Any]) -> None:
@@ -24,6 +26,10 @@ def append_event(session: Session, job: Job, kind: str, data: dict[str, Any]) ->
     )
     if kind == "status":
         enqueue(session, job, data["status"])
+        if data["status"] in TERMINAL:
+            code = (data.get("error") or {}).get("code", "")
+            ended = JOBS_FINISHED.more(data["status"], code)
+            afterwards(session, lambda database: count(database, ended))
     session.add(
         JobEvent(job_id=job.id, seq=seq, at=now(session), attempt=job.attempt, type=kind, data=data)
     )

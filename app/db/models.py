@@ -220,6 +220,17 @@ class RateWindow(Base):
     requests: Mapped[int]
 
 
+class StoredTally(Base):
+    """A number of a metric that API and workers add to."""
+
+    __tablename__ = "tallies"
+
+    metric: Mapped[str] = mapped_column(String(64), primary_key=True)
+    labels: Mapped[str] = mapped_column(String(256), primary_key=True)
+    """A JSON list."""
+    value: Mapped[float]
+
+
 class WebhookSecret(Base):
     """What a tenant's webhook messages are signed with; sealed."""
 

@@ -1,7 +1,7 @@
 """Engine and transactions for both databases."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -32,6 +32,7 @@ CONNECTIONS = 20
 TRUSTED_SECONDS = 1.0
 IDLE_IN_TRANSACTION_MS = 30_000
 """A frozen process must not hold its locks for ever."""
+AFTERWARDS = "afterwards"
 
 
 class Database:
@@ -51,6 +52,8 @@ class Database:
         """A transaction that commits at the end and rolls back on an error."""
         with self._writer.begin() as session:
             yield session
+        for call in session.info.pop(AFTERWARDS, ()):
+            call(self)
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -103,6 +106,11 @@ def connect(url: str) -> Database:
         event.listen(engine, "checkin", _note_use)
         event.listen(engine, "checkout", partial(_ping_unused, engine.dialect))
     return Database(engine)
+
+
+def afterwards(session: Session, call: Callable[[Database], None]) -> None:
+    """Have something done once this transaction has committed; never, if it does not."""
+    session.info.setdefault(AFTERWARDS, []).append(call)
 
 
 def now(session: Session) -> datetime:

@@ -134,6 +134,9 @@ class JobProgress(BaseModel):
     updated_at: datetime
     stage_ends_at: datetime | None = None
     """When the current stage will be done if it goes on as it went; None until that can be told."""
+    estimated_finish_at: datetime | None = None
+    """When the run will be done if it takes as long as its estimate (`POST /estimates`) expects, which can
+    be off by a factor of three; never before `stage_ends_at`. None while there is nothing to go by."""
 
 
 class JobError(BaseModel):

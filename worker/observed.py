@@ -1,0 +1,83 @@
+"""What an attempt tells those who operate the service: spans as it goes, counts when it has ended."""
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from app.db.attempts import Claim
+from app.db.tallies import ATTEMPTS, ESTIMATE_ERROR, HUB_REQUESTS, STAGE_SECONDS, Tally, count
+from worker.runtime import Runtime
+from worker.spans import AttemptSpans
+
+STAGES = frozenset(
+    {"downloading", "preflight", "load gate", "sensitivity", "recovery", "load", "throughput", "publishing"}
+)  # fmt: skip
+PASS, SCORING = " (pass ", "perplexity on "
+COMPARED = ("seconds", "artifact_bytes", "compression_peak_bytes", "evaluation_peak_bytes")
+GPU_PEAK = "gpu_memory_peak_bytes"
+
+
+def stage_kind(stage: str) -> str:
+    """The stage without what differs from recipe to recipe; metrics need few labels."""
+    if stage in STAGES:
+        return stage
+    if PASS in stage:
+        return "compressing"
+    return "perplexity" if stage.startswith(SCORING) else "other"
+
+
+class Observed:
+    """A context manager around an attempt."""
+
+    def __init__(self, runtime: Runtime, claimed: Claim) -> None:
+        self._runtime = runtime
+        self._spans = AttemptSpans(claimed)
+        self._tallies: list[Tally] = []
+        self._stage, self._began = "", 0.0
+
+    def stage(self, name: str) -> None:
+        """The attempt is in this stage now."""
+        self._spans.stage(name)
+        if name != self._stage:
+            self._end_stage()
+            self._stage, self._began = name, time.monotonic()
+
+    def hub_answers(self, answers: list[list[Any]]) -> None:
+        """How often a child's requests to the Hub were answered with what: operation, status, times."""
+        for operation, status, times in answers:
+            self._tallies += HUB_REQUESTS.more(str(operation), str(status), amount=int(times))
+
+    def figures(self, document: dict[str, Any]) -> None:
+        """A run has measured what an estimate foretold."""
+        measured = document["measured"]
+        for kind, foretold in (document["estimate"] or {}).items():
+            if kind in COMPARED and foretold:
+                expected = foretold["expected"] if isinstance(foretold, dict) else foretold
+                self._tallies += ESTIMATE_ERROR.observed(measured[kind] / expected, kind)
+        peaks = self._runtime.facts
+        if "gpu_peak_bytes" in measured:
+            peaks[GPU_PEAK] = max(peaks.get(GPU_PEAK, 0), measured["gpu_peak_bytes"])
+
+    def outcome(self, text: str, *, good: bool) -> None:
+        """How it ended."""
+        self._spans.outcome(text, good=good)
+        self._tallies += ATTEMPTS.more(text.removeprefix("retry: "))
+
+    def _end_stage(self) -> None:
+        if self._stage:
+            elapsed = time.monotonic() - self._began
+            self._tallies += STAGE_SECONDS.observed(elapsed, stage_kind(self._stage))
+
+    def __enter__(self) -> Self:
+        self._spans.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace_back: TracebackType | None,
+    ) -> None:
+        self._end_stage()
+        count(self._runtime.database, self._tallies)
+        self._spans.__exit__(kind, error, trace_back)
