@@ -10,9 +10,10 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
+from app.db.session import is_away
 from app.domain.errors import (
     ArtifactExpiredError,
     ArtifactNotFoundError,
@@ -181,7 +182,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(SpqError, _on_known)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(OperationalError, _on_database)
+    app.add_exception_handler(SQLAlchemyError, _on_database)
     app.add_exception_handler(Exception, _on_bug)
 
 
@@ -236,6 +237,8 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 
 async def _on_database(request: Request, error: Exception) -> Response:
+    if not is_away(error):
+        return await _on_bug(request, error)
     log.warning("database_unavailable", error=type(error).__name__)
     return problem(
         request, 503, "database_unavailable", "the database does not answer; try again",

@@ -9,17 +9,21 @@ A new attempt takes its predecessor's folder by renaming it. A predecessor that 
 import os
 import re
 import shutil
+from collections.abc import Collection, Iterable
+from datetime import timedelta
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import exists, select
+from sqlalchemy.orm import Session
 
-from app.db.models import Job
-from app.db.session import Database
+from app.db.models import ArtifactFile, DeletedUsage, Job
+from app.db.session import Database, now
 from app.domain.errors import FencedError
 from app.domain.job_status import TERMINAL
 
 FOLDER = ".work"
 IDS_AT_ONCE = 500
+A_WHILE = timedelta(minutes=10)
 _JOB = re.compile(r"job_[0-9a-f]{32}")
 _NAME = re.compile(r"(?P<job>job_[0-9a-f]{32})\.(?P<attempt>\d+)")
 
@@ -52,7 +56,10 @@ def drop(artifact_dir: Path, job_id: str) -> None:
 
 
 def drop_ended(database: Database, artifact_dir: Path) -> None:
-    """Remove the folders of jobs that have ended or were deleted; a queued job's stays for its next attempt."""
+    """Remove the folders of jobs that have ended or were deleted; a queued job's stays for its next attempt.
+
+    So does one of a job that the database has never heard of: it may be the wrong database.
+    """
     root = artifact_dir / FOLDER
     if not root.is_dir():
         return
@@ -62,11 +69,9 @@ def drop_ended(database: Database, artifact_dir: Path) -> None:
     if not found:
         return
     with database.read() as session:
-        live = set(
-            session.scalars(select(Job.id).where(Job.id.in_(found), Job.status.not_in(TERMINAL)))
-        )
-    for job_id in found - live:
-        drop(artifact_dir, job_id)
+        ended = select(Job.id).where(Job.id.in_(found), Job.status.in_(TERMINAL))
+        for job_id in {*session.scalars(ended), *_deleted(session, found)}:
+            drop(artifact_dir, job_id)
 
 
 def drop_artifact(artifact_dir: Path, job_id: str) -> None:
@@ -74,12 +79,26 @@ def drop_artifact(artifact_dir: Path, job_id: str) -> None:
     shutil.rmtree(artifact_dir / job_id, ignore_errors=True)
 
 
-def drop_orphans(database: Database, artifact_dir: Path) -> None:
-    """Remove artifacts of jobs that are not known any more: deleted while an attempt was keeping its result."""
+def drop_unclaimed(database: Database, artifact_dir: Path) -> None:
+    """Remove artifacts of deleted jobs, and of jobs that ended a while ago without one.
+
+    They come about when a job is deleted, canceled or lost while an attempt keeps its result. A folder of a
+    job that the database has never heard of stays: it may be the wrong database.
+    """
     found = [folder.name for folder in artifact_dir.glob("job_*") if _JOB.fullmatch(folder.name)]
     for start in range(0, len(found), IDS_AT_ONCE):
         some = set(found[start : start + IDS_AT_ONCE])
         with database.read() as session:
-            known = set(session.scalars(select(Job.id).where(Job.id.in_(some))))
-        for job_id in some - known:
+            unclaimed = select(Job.id).where(
+                Job.id.in_(some),
+                Job.status.in_(TERMINAL),
+                Job.finished_at < now(session) - A_WHILE,
+                ~exists().where(ArtifactFile.job_id == Job.id),
+            )
+            gone = {*session.scalars(unclaimed), *_deleted(session, some)}
+        for job_id in gone:
             drop_artifact(artifact_dir, job_id)
+
+
+def _deleted(session: Session, job_ids: Collection[str]) -> Iterable[str]:
+    return session.scalars(select(DeletedUsage.job_id).where(DeletedUsage.job_id.in_(job_ids)))

@@ -3,23 +3,23 @@
 import os
 
 from alembic import context
-from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy import NullPool, create_engine, make_url
 
 from app.db import models  # noqa: F401  the import fills Base.metadata
 from app.db.base import Base
 
 LOCK_TIMEOUT_MS = 5_000
-"""A migration that cannot get its lock gives up instead of making every request wait."""
+"""A migration that cannot get its lock gives up instead of making every request wait. The default of its
+session, to which `RESET lock_timeout` returns."""
 
 
 def run() -> None:
     """Migrate over one connection."""
     url = context.config.attributes.get("url") or os.environ["SPQ_DATABASE_URL"]
-    engine = create_engine(url, poolclass=NullPool)
+    postgres = make_url(url).get_backend_name() == "postgresql"
+    options = {"options": f"-c lock_timeout={LOCK_TIMEOUT_MS}"} if postgres else {}
+    engine = create_engine(url, poolclass=NullPool, connect_args=options)
     with engine.connect() as connection:
-        if connection.dialect.name == "postgresql":
-            connection.execute(text(f"SET lock_timeout = {LOCK_TIMEOUT_MS}"))
-            connection.commit()
         context.configure(
             connection=connection,
             target_metadata=Base.metadata,

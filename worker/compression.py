@@ -4,15 +4,17 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.exc import DataError, SQLAlchemyError
 
 from app import workspace
 from app.db.attempts import Attempt, claim
+from app.db.session import is_away
 from app.db.tallies import DUPLICATES, FENCED, count
 from app.domain.errors import FencedError
 from app.telemetry import log
@@ -29,6 +31,7 @@ from worker.errors import (
 from worker.findings import finished_files, job_result, layer_rows, metric_rows, shown_progress
 from worker.heartbeat import Heartbeat
 from worker.hub_token import hub_token
+from worker.job_log import JobLog
 from worker.leftovers import remove_leftovers, scratch_folder
 from worker.local import local_model, missing_texts
 from worker.observed import Observed
@@ -36,7 +39,6 @@ from worker.process import Child, Message
 from worker.runtime import Runtime
 
 DATABASE_PAUSE_SECONDS = 1.0
-MAX_LOG_LINE = 2000
 ENDED = {"succeeded", "failed", "canceled"}
 GATE_CODES = {"quality_gate_failed", "load_gate_failed"}
 
@@ -58,7 +60,8 @@ def run_job(job_id: str, runtime: Runtime) -> None:
     folder = scratch_folder(settings.scratch_dir, job_id, claimed.attempt)
     try:
         with Observed(runtime, claimed) as observed, heartbeat, folder as scratch:
-            remove_leftovers(runtime.database, settings.scratch_dir)
+            with suppress(SQLAlchemyError):  # the next job tries again
+                remove_leftovers(runtime.database, settings.scratch_dir)
             _JobRun(runtime, attempt, heartbeat, scratch, observed).to_outcome()
     except OSError as error:  # no folder could be made; the next worker may have room
         log.error("no_scratch_folder", job_id=job_id, error=str(error))
@@ -77,10 +80,13 @@ class _JobRun:
     document: dict[str, Any] = field(default_factory=dict)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
-    token: str | None = None
+    log: JobLog = field(init=False)
     kept: bool = False
     """The artifact is in the store; it stays there even if publishing it fails."""
     published: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        self.log = JobLog(lambda lines: self._save(lambda: self.attempt.log(lines)))
 
     def to_outcome(self) -> None:
         """Run the steps and record how they ended, exactly once, while the attempt owns the job."""
@@ -93,6 +99,8 @@ class _JobRun:
                 self._save(self._bug(error))
             if outcome in ENDED:
                 workspace.drop(self.runtime.settings.artifact_dir, self.attempt.claim.job_id)
+            if outcome == "canceled":  # while its artifact was being published
+                shutil.rmtree(self._stored(), ignore_errors=True)
         except (LeaseLostError, FencedError):
             count(self.runtime.database, FENCED.more())
             outcome = self._after_fence()
@@ -125,13 +133,13 @@ class _JobRun:
         """
         match why:
             case ChildFailedError(error=error):
-                if error["code"] in GATE_CODES and self._keeps_failures():
+                if error["code"] in GATE_CODES and self._can_keep():
                     self._keep_artifact()
                 if not self.kept:
                     self.files = {}
                 return "failed", partial(self._fail, error)
             case ChildRetryError(reason=reason, detail=detail):
-                self._note(f"attempt ended: {reason}: {detail}")
+                self.log.note(f"attempt ended: {reason}: {detail}")
                 return f"retry: {reason}", partial(
                     self.attempt.give_back,
                     reason,
@@ -158,8 +166,10 @@ class _JobRun:
         shutil.rmtree(self._stored(), ignore_errors=True)
         return "canceled"
 
-    def _keeps_failures(self) -> bool:
-        return bool(self.attempt.claim.recipe["gates"]["on_fail"] == "keep")
+    def _can_keep(self) -> bool:
+        """Whether the recipe asks for artifacts that fail, and the run came as far as one."""
+        wanted = self.attempt.claim.recipe["gates"]["on_fail"] == "keep"
+        return wanted and (self._work() / "artifact").is_dir()
 
     def _work(self) -> Path:
         claimed = self.attempt.claim
@@ -176,8 +186,8 @@ class _JobRun:
         """
         settings, request = self.runtime.settings, self.attempt.claim.request
         model, output = request["model"], request["output"]
-        self.token = hub_token(settings, self.attempt.claim)
-        if output is not None and not self.token:
+        self.log.token = hub_token(settings, self.attempt.claim)
+        if output is not None and not self.log.token:
             raise _failed(
                 "hub_permission_denied",
                 "publishing needs a hub_token in the request, or SPQ_HUB_TOKEN in the worker's environment; "
@@ -202,7 +212,7 @@ class _JobRun:
             return
         spec = {
             "endpoint": settings.hub_endpoint,
-            "token": self.token,
+            "token": self.log.token,
             "job_id": self.attempt.claim.job_id,
             "repo_id": model["repo_id"],
             "revision": model["revision"],
@@ -257,7 +267,7 @@ class _JobRun:
             return
         spec = {
             "endpoint": self.runtime.settings.hub_endpoint,
-            "token": self.token,
+            "token": self.log.token,
             "repo_id": request["output"]["repo_id"],
             "private": request["output"]["private"],
             "job_id": self.attempt.claim.job_id,
@@ -270,7 +280,7 @@ class _JobRun:
 
     def _follow(self, child: Child, *, drains: bool = True) -> None:
         child.follow(
-            self.heartbeat, lambda message: self._on_message(child, message), self._note,
+            self.heartbeat, lambda message: self._on_message(child, message), self.log.note,
             self.runtime.stopping if drains else None,
         )  # fmt: skip
 
@@ -279,7 +289,7 @@ class _JobRun:
             case "progress":
                 self._show(message)
             case "log":
-                self._note(str(message["text"]))
+                self.log.note(str(message["text"]))
             case "fetched":
                 self.source |= {"revision": message["commit"], "license": message["license"]}
                 self._save(lambda: self.attempt.source_commit(message["commit"]))
@@ -304,7 +314,7 @@ class _JobRun:
         )
 
     def _fail(self, error: dict[str, Any]) -> None:
-        error = error | {"message": self._scrubbed(str(error["message"]))}
+        error = error | {"message": self.log.scrubbed(str(error["message"]))}
         self.attempt.fail(
             error,
             layers=layer_rows(self.document),
@@ -318,21 +328,14 @@ class _JobRun:
         self.observed.stage(stage)
         self._save(lambda: self.attempt.progress(stage, shown_progress(message), **left))
 
-    def _note(self, text: str) -> None:
-        if text.strip():
-            self._save(lambda: self.attempt.log([self._scrubbed(text)[:MAX_LOG_LINE]]))
-
-    def _scrubbed(self, text: str) -> str:
-        """Text from a child without the token, and without what a database cannot hold."""
-        clean = text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
-        return clean.replace(self.token, "[token]") if self.token else clean
-
     def _save(self, write: Callable[[], object]) -> None:
         """Write to the database, waiting out its absence for as long as the lease can last."""
         while True:
             try:
                 write()
-            except OperationalError:
+            except SQLAlchemyError as error:
+                if not is_away(error):
+                    raise
                 if self.heartbeat.lost.is_set() or self.heartbeat.overran():
                     raise LeaseLostError from None
                 time.sleep(DATABASE_PAUSE_SECONDS)

@@ -26,6 +26,12 @@ def hub_token(settings: WorkerSettings, claimed: Claim) -> str | None:
         raise ChildFailedError(
             {"code": "hub_token_unreadable", "message": message, "retryable": False}
         )
+    if claimed.request.get("hub_token"):
+        # An older API or worker was in between, or the row is gone: nobody's token takes its place.
+        message = "the job's hub_token is gone; submit the job again"
+        raise ChildFailedError(
+            {"code": "hub_token_unreadable", "message": message, "retryable": False}
+        )
     allowed = settings.token_tenants()
     if settings.hub_token is None or (allowed and claimed.tenant not in allowed):
         return None

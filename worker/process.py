@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from app.db.housekeeping import OVERDUE
 from worker.errors import (
     CancelRequestedError,
     ChildFailedError,
@@ -25,6 +26,9 @@ from worker.heartbeat import Heartbeat
 from worker.limits import Limits, Meter
 
 POLL_SECONDS = 0.2
+MAX_LINE = 8 << 20
+"""Characters; a run's whole report is one line, a megabyte for a large model."""
+LINES_WAITING = 16
 KEPT_VARIABLES = (
     "PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
     "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE",
@@ -37,11 +41,6 @@ SPINNING_THREADS = {"GOMP_SPINCOUNT": "10000"}
 """Some ten microseconds: longer than between two operations of a forward pass. GNU's OpenMP, which torch
 brings on Linux, reads it before the policy."""
 
-OVERDUE = {
-    "code": "deadline_exceeded",
-    "message": "the job took longer than its limits.max_runtime_seconds",
-    "retryable": False,
-}
 Message = dict[str, Any]
 
 
@@ -57,6 +56,8 @@ class ChildProgram:
     """Whoever takes more is killed, with all it started."""
     isolated: bool = False
     """Without a network, and with process ids of its own, where the kernel allows it."""
+    says: frozenset[str] = frozenset({"progress", "log", "error"})
+    """Types of messages it may send; anything else is only text."""
 
     @contextmanager
     def started(
@@ -112,7 +113,8 @@ class Child:
     ) -> None:
         self.process = process
         self._program, self._meter = program, meter
-        self._lines: queue.Queue[tuple[str, str]] = queue.Queue()
+        self._lines: queue.Queue[tuple[str, str]] = queue.Queue(LINES_WAITING)
+        self._ended = threading.Event()
         self._readers = [
             threading.Thread(target=self._read, args=(name, stream), daemon=True)
             for name, stream in (("out", process.stdout), ("err", process.stderr))
@@ -147,7 +149,7 @@ class Child:
         error: Message | None = None
         while (received := self._next(heartbeat, stopping)) is not None:
             stream, line = received
-            message = _parse(line) if stream == "out" else None
+            message = _parse(line, self._program.says) if stream == "out" else None
             if message is None:
                 on_text(line)
             elif message["type"] == "error":
@@ -184,6 +186,7 @@ class Child:
 
     def end(self) -> None:
         """Ask the process group to end, then kill what is left of it."""
+        self._ended.set()
         _signal_group(self.process.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(self._program.grace_seconds)
@@ -212,20 +215,32 @@ class Child:
             )
 
     def _read(self, name: str, stream: IO[str]) -> None:
+        """Pass lines on. Who writes faster than they are taken has to wait; what is too long is cut."""
         try:
-            for line in stream:
-                self._lines.put((name, line.rstrip("\n")))
+            whole = True
+            while line := stream.readline(MAX_LINE):
+                if whole and not self._passed_on((name, line.rstrip("\n"))):
+                    return
+                whole = line.endswith("\n")
         except ValueError:
             return  # closed while reading: the attempt is over
 
+    def _passed_on(self, line: tuple[str, str]) -> bool:
+        while not self._ended.is_set():
+            with suppress(queue.Full):
+                self._lines.put(line, timeout=POLL_SECONDS)
+                return True
+        return False
 
-def _parse(line: str) -> Message | None:
-    """A message, or None for a line that is only text."""
+
+def _parse(line: str, known: frozenset[str]) -> Message | None:
+    """A message of a known type, or None for a line that is only text."""
     try:
         message = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return message if isinstance(message, dict) and "type" in message else None
+    known_type = isinstance(message, dict) and str(message.get("type")) in known
+    return message if known_type else None
 
 
 def _signal_group(group: int, number: int) -> None:

@@ -29,14 +29,14 @@ class Runtime:
 
     def fetcher(self) -> ChildProgram:
         """Talks to the Hub for reading."""
-        return self._program("worker.fetcher", _proxies())
+        return self._program("worker.fetcher", _proxies(), "hub", "fetched")
 
     def runner(self) -> ChildProgram:
         """Compresses and measures."""
         threads = {"OMP_NUM_THREADS": str(self.settings.threads)} if self.settings.threads else {}
         spinning = SPINNING_THREADS if self.settings.spin else {}
         return replace(
-            self._program("worker.runner", OFFLINE | threads | spinning),
+            self._program("worker.runner", OFFLINE | threads | spinning, "result", "kept"),
             limits=Limits(
                 memory_bytes=self.settings.max_run_bytes or math.inf,
                 disk_bytes=self.settings.max_run_disk_bytes or math.inf,
@@ -46,10 +46,14 @@ class Runtime:
 
     def publisher(self) -> ChildProgram:
         """Talks to the Hub for writing."""
-        return self._program("worker.publisher", _proxies())
+        return self._program("worker.publisher", _proxies(), "hub", "ready", "published")
 
-    def _program(self, module: str, extra: dict[str, str]) -> ChildProgram:
-        return ChildProgram(module, extra, self.settings.stall_seconds, self.settings.grace_seconds)
+    def _program(self, module: str, extra: dict[str, str], *says: str) -> ChildProgram:
+        settings = self.settings
+        return ChildProgram(
+            module, extra, settings.stall_seconds, settings.grace_seconds,
+            says=frozenset({"progress", "log", "error", *says}),
+        )  # fmt: skip
 
 
 def _proxies() -> dict[str, str]:

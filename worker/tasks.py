@@ -1,12 +1,11 @@
 """The Celery application of a worker, and its one task: id in, everything else from the database."""
 
-import atexit
 import multiprocessing
 import signal
 from contextlib import suppress
 
 from celery import Celery
-from celery.signals import worker_process_init, worker_shutting_down
+from celery.signals import worker_process_init, worker_process_shutdown, worker_shutting_down
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.db.attempts import announce
@@ -27,6 +26,7 @@ app: Celery = celery_app(
 _stopping = multiprocessing.Event()
 """Made before the pool forks: the parent hears of a shutdown, its child has the job."""
 _runtimes: list[Runtime] = []
+_presences: list[Presence] = []
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
@@ -40,9 +40,16 @@ def start(**_: object) -> None:
     runtime.facts.update(known)
     presence = Presence(runtime.database, runtime.worker_id, runtime.facts, _settings.scratch_dir)
     presence.start()
-    atexit.register(presence.stop)
+    _presences[:] = [presence]
     with suppress(SQLAlchemyError):  # the next job tries again
         remove_leftovers(runtime.database, _settings.scratch_dir)
+
+
+@worker_process_shutdown.connect  # type: ignore[untyped-decorator]
+def leave(**_: object) -> None:
+    """The pool's child ends, without what `atexit` would do."""
+    for presence in _presences:
+        presence.stop()
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]

@@ -12,7 +12,7 @@ from spq_core.errors import CodedError
 TERMINAL = frozenset({"succeeded", "failed", "canceled"})
 TIMEOUT_SECONDS = 30.0
 PATIENCE_SECONDS = 300.0
-PASSING = frozenset({"service_unreachable", "unavailable", "rate_limited"})
+PASSING = frozenset({"service_unreachable", "database_unavailable", "rate_limited"})
 """What a restart or a deployment looks like from outside; the job does not notice it."""
 
 

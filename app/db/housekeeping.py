@@ -1,8 +1,8 @@
 """What must be done to jobs that nobody is holding: ring doorbells, free the lost."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from sqlalchemy import delete, exists, or_, select, update
+from sqlalchemy import and_, delete, exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.db.attempts import release
@@ -13,10 +13,23 @@ from app.domain.job_status import OWNED, JobStatus
 
 BATCH = 100
 RETRY_SECONDS = (1, 2, 5, 10, 30)
+TAKEN_SECONDS = 15
+UNSTARTED = {
+    "code": "deadline_exceeded_before_start",
+    "message": "no worker took the job within limits.max_pending_seconds",
+    "retryable": True,
+}
+OVERDUE = {
+    "code": "deadline_exceeded",
+    "message": "the job took longer than its limits.max_runtime_seconds",
+    "retryable": False,
+}
+RUNG_AGAIN = 100
+"""Of the oldest waiting jobs; more workers than that will not be free at once after a broker lost everything."""
 
 
-def due_messages(session: Session) -> list[OutboxMessage]:
-    """Outbox rows to send now, locked; other relays skip them."""
+def take_due_messages(session: Session) -> list[OutboxMessage]:
+    """Outbox rows to send now; for `TAKEN_SECONDS` no other relay takes them."""
     query = (
         select(OutboxMessage)
         .where(OutboxMessage.not_before <= now(session))
@@ -24,7 +37,10 @@ def due_messages(session: Session) -> list[OutboxMessage]:
         .limit(BATCH)
         .with_for_update(skip_locked=True)
     )
-    return list(session.scalars(query))
+    messages = list(session.scalars(query))
+    for message in messages:
+        message.not_before = now(session) + timedelta(seconds=TAKEN_SECONDS)
+    return messages
 
 
 def mark_sent(session: Session, messages: list[OutboxMessage]) -> None:
@@ -37,11 +53,20 @@ def mark_sent(session: Session, messages: list[OutboxMessage]) -> None:
     )
 
 
-def postpone(session: Session, message: OutboxMessage) -> None:
-    """Try a doorbell again later."""
-    pause = RETRY_SECONDS[min(message.tries, len(RETRY_SECONDS) - 1)]
-    message.tries += 1
-    message.not_before = now(session) + timedelta(seconds=pause)
+def postpone(session: Session, failed: OutboxMessage, untried: list[OutboxMessage]) -> None:
+    """Try a doorbell again later, and those behind it that nobody tried as soon as it may work."""
+    pause = RETRY_SECONDS[min(failed.tries, len(RETRY_SECONDS) - 1)]
+    again = now(session) + timedelta(seconds=pause)
+    session.execute(
+        update(OutboxMessage)
+        .where(OutboxMessage.id.in_([failed.id, *(one.id for one in untried)]))
+        .values(not_before=again)
+    )
+    session.execute(
+        update(OutboxMessage)
+        .where(OutboxMessage.id == failed.id)
+        .values(tries=OutboxMessage.tries + 1)
+    )
 
 
 def free_lost_jobs(database: Database) -> int:
@@ -60,28 +85,34 @@ def free_lost_jobs(database: Database) -> int:
 
 
 def fail_overdue_jobs(database: Database) -> int:
-    """End queued jobs that no worker took in the time their clients gave; return how many."""
+    """End queued jobs whose clients do not want to wait any longer; return how many."""
     with database.write() as session:
         moment = now(session)
+        # A job that was given back has been started in time, but may have used its own time up.
+        unstarted = and_(Job.attempt == 0, Job.start_before < moment)
+        given_back = and_(Job.attempt > 0, Job.max_runtime_seconds.is_not(None))
         query = (
             select(Job)
-            # A job that was given back has been started in time.
-            .where(Job.status == JobStatus.QUEUED, Job.attempt == 0, Job.start_before < moment)
+            .where(Job.status == JobStatus.QUEUED, or_(unstarted, given_back))
             .limit(BATCH)
             .with_for_update(skip_locked=True)
         )
-        overdue = list(session.scalars(query))
+        overdue = [job for job in session.scalars(query) if _is_overdue(job, moment)]
         for job in overdue:
             job.status, job.finished_at = JobStatus.FAILED, moment
             job.version += 1
-            job.error = {
-                "code": "deadline_exceeded_before_start",
-                "message": "no worker took the job within limits.max_pending_seconds",
-                "retryable": True,
-            }
+            job.error = dict(UNSTARTED if job.attempt == 0 else OVERDUE)
             session.flush()
             append_event(session, job, "status", {"status": job.status, "error": job.error})
         return len(overdue)
+
+
+def _is_overdue(job: Job, moment: datetime) -> bool:
+    if job.attempt == 0:
+        return True
+    if job.committing or job.started_at is None or job.max_runtime_seconds is None:
+        return False  # a commit that may exist is looked for first
+    return moment > job.started_at + timedelta(seconds=job.max_runtime_seconds)
 
 
 def ring_forgotten_jobs(database: Database, older_than_seconds: float) -> int:
@@ -89,17 +120,23 @@ def ring_forgotten_jobs(database: Database, older_than_seconds: float) -> int:
     with database.write() as session:
         moment = now(session)
         pending = exists().where(OutboxMessage.job_id == Job.id)
+        oldest = (
+            select(Job.id)
+            .where(Job.status == JobStatus.QUEUED)
+            .order_by(Job.created_at, Job.id)
+            .limit(RUNG_AGAIN)
+        )
         query = (
             select(Job.id)
             .where(
-                Job.status == JobStatus.QUEUED,
+                Job.id.in_(oldest.scalar_subquery()),
                 or_(
                     Job.announced_at.is_(None),
                     Job.announced_at < moment - timedelta(seconds=older_than_seconds),
                 ),
                 ~pending,
             )
-            .limit(BATCH)
+            .order_by(Job.created_at, Job.id)
             .with_for_update(skip_locked=True)
         )
         forgotten = list(session.scalars(query))

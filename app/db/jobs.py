@@ -181,7 +181,10 @@ class JobRepository:
         Raises:
             JobActiveError: it has not ended.
         """
-        job = self.get(job_id)
+        self.get(job_id)
+        job = self.session.get(Job, job_id, with_for_update=True, populate_existing=True)
+        if job is None:
+            raise JobNotFoundError(job_id)  # somebody else was faster
         if job.status not in TERMINAL:
             raise JobActiveError(job_id, job.status)
         remember_usage(self.session, job)
@@ -250,7 +253,7 @@ def remember_usage(session: Session, job: Job) -> None:
     session.add(
         DeletedUsage(
             job_id=job.id, tenant=job.tenant, created_at=job.created_at,
-            seconds=round(ran.total_seconds()) if ran else 0,
+            seconds=round(ran.total_seconds()) if ran else 0, deleted_at=now(session),
         )
     )  # fmt: skip
 

@@ -200,7 +200,7 @@ class TenantLimits(Base):
 
 
 class DeletedUsage(Base):
-    """What a deleted job counts for in its tenant's quotas of a day."""
+    """What a deleted job counts for in its tenant's quotas of a day, and that it was deleted."""
 
     __tablename__ = "deleted_usage"
 
@@ -208,6 +208,8 @@ class DeletedUsage(Base):
     tenant: Mapped[str] = mapped_column(String(64), index=True)
     created_at: Mapped[datetime]
     seconds: Mapped[int]
+    deleted_at: Mapped[datetime | None]
+    """None in rows of versions before it was kept."""
 
 
 class RateWindow(Base):

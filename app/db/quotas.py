@@ -16,6 +16,8 @@ from app.domain.job_status import TERMINAL
 
 WINDOW_SECONDS = 60
 DAY = timedelta(days=1)
+REMEMBERED = timedelta(days=30)
+"""How long it is known that a job was deleted, so that what it left behind can be told from a stranger's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +119,10 @@ def forget_old_windows(database: Database) -> None:
             )
         )
         session.execute(
-            delete(DeletedUsage).where(DeletedUsage.created_at < now(session) - 2 * DAY)
+            delete(DeletedUsage).where(
+                func.coalesce(DeletedUsage.deleted_at, DeletedUsage.created_at)
+                < now(session) - REMEMBERED
+            )
         )
 
 

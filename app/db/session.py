@@ -19,7 +19,8 @@ from sqlalchemy import (
     select,
 )  # fmt: skip
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -33,6 +34,10 @@ TRUSTED_SECONDS = 1.0
 IDLE_IN_TRANSACTION_MS = 30_000
 """A frozen process must not hold its locks for ever."""
 AFTERWARDS = "afterwards"
+AWAY_STATES = frozenset({"25006", "25P03", "25P04"})
+"""SQLSTATEs: read-only (a demoted primary), and transactions ended for having waited."""
+AWAY_CLASSES = ("08", "57P")
+"""Of connections, and of shutdowns."""
 
 
 class Database:
@@ -82,7 +87,9 @@ class Database:
 def connect(url: str) -> Database:
     """Make the engine for a SQLAlchemy URL; connects on first use."""
     if url.startswith("sqlite"):
-        engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_MS / 1000})
+        engine = create_engine(
+            url, hide_parameters=True, connect_args={"timeout": SQLITE_BUSY_MS / 1000}
+        )
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     else:
@@ -92,6 +99,7 @@ def connect(url: str) -> Database:
         )
         engine = create_engine(
             url,
+            hide_parameters=True,
             pool_size=CONNECTIONS,
             max_overflow=10,
             connect_args={
@@ -106,6 +114,20 @@ def connect(url: str) -> Database:
         event.listen(engine, "checkin", _note_use)
         event.listen(engine, "checkout", partial(_ping_unused, engine.dialect))
     return Database(engine)
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether an error says that the database is not there for the moment, and not that a statement is wrong.
+
+    A server that restarts, was demoted, or ended a connection that a frozen process had left in a transaction
+    comes as different classes.
+    """
+    if isinstance(error, OperationalError | PoolTimeoutError):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    state = getattr(error.orig, "sqlstate", None) or ""
+    return error.connection_invalidated or state in AWAY_STATES or state.startswith(AWAY_CLASSES)
 
 
 def afterwards(session: Session, call: Callable[[Database], None]) -> None:

@@ -18,12 +18,15 @@ LISTS = {
 
 def upgrade() -> None:
     with op.get_context().autocommit_block():
-        if op.get_bind().dialect.name == "postgresql":
+        postgres = op.get_bind().dialect.name == "postgresql"
+        if postgres:
             # It waits for transactions that began before; nobody waits for it.
             op.execute("SET lock_timeout = 0")
         for name, columns in LISTS.items():
             op.drop_index(name, "jobs", if_exists=True, postgresql_concurrently=True)
             op.create_index(name, "jobs", columns, postgresql_concurrently=True)
+        if postgres:
+            op.execute("RESET lock_timeout")  # the next migrations are waited for
 
 
 def downgrade() -> None:

@@ -2,13 +2,20 @@
 
 import threading
 import time
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import delete, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from app.db.attempts import Attempt, claim
-from app.db.housekeeping import free_lost_jobs, ring_forgotten_jobs
+from app.db.housekeeping import (
+    fail_overdue_jobs,
+    free_lost_jobs,
+    ring_forgotten_jobs,
+    take_due_messages,
+)
 from app.db.jobs import JobRepository, NewJob
 from app.db.models import Job, JobEvent, OutboxMessage
 from app.db.session import now
@@ -203,3 +210,57 @@ def test_terminal_statuses_have_no_way_out():
     from app.domain.job_status import sources_of
 
     assert not any(TERMINAL & sources_of(status) for status in JobStatus)
+
+
+def test_only_the_oldest_waiting_jobs_are_rung_again(database, monkeypatch):
+    """Or a long queue would fill the broker with doorbells nobody needs."""
+    monkeypatch.setattr("app.db.housekeeping.RUNG_AGAIN", 2)
+    jobs = [add(database) for _ in range(4)]
+    with database.write() as session:
+        session.execute(delete(OutboxMessage))
+    assert ring_forgotten_jobs(database, -1) == 2
+    with database.read() as session:
+        rung = session.scalars(select(OutboxMessage.job_id).order_by(OutboxMessage.id)).all()
+    assert rung == jobs[:2]
+    claim(database, jobs[0], "w", 60)
+    assert ring_forgotten_jobs(database, -1) == 1, "the next one, when the first has been taken"
+
+
+def test_a_broker_that_hangs_keeps_nobody_from_submitting(database, keeper):
+    first = add(database)
+    during = []
+    keeper.queue.ring = lambda job_id: during.append((job_id, add(database)))
+    keeper.relay()
+    assert during[0][0] == first
+
+
+def test_a_relay_that_dies_between_taking_and_sending_loses_no_doorbell(
+    database, keeper, monkeypatch
+):
+    job = add(database)
+    with database.write() as session:
+        assert len(take_due_messages(session)) == 1
+    keeper.relay()
+    assert keeper.queue.rung == [], "somebody is sending it"
+    with database.write() as session:
+        session.execute(update(OutboxMessage).values(not_before=now(session)))
+    keeper.relay()
+    assert keeper.queue.rung == [job]
+
+
+@pytest.mark.parametrize("committing", [False, True])
+def test_a_job_given_back_ends_when_its_time_is_up(database, committing):
+    """Though no worker is there that would notice."""
+    with database.write() as session:
+        new = replace(NEW, max_runtime_seconds=60)
+        job = JobRepository(session, "t").add(new, now(session)).id
+    Attempt(database, claim(database, job, "w", 60)).give_back("hub_unavailable")
+    assert fail_overdue_jobs(database) == 0
+    with database.write() as session:
+        earlier = now(session) - timedelta(seconds=61)
+        session.execute(
+            update(Job).where(Job.id == job).values(started_at=earlier, committing=committing)
+        )
+    assert fail_overdue_jobs(database) == (0 if committing else 1)
+    if not committing:
+        assert load(database, job).error["code"] == "deadline_exceeded"

@@ -63,7 +63,9 @@ def test_a_histogram_has_cumulative_buckets_a_count_and_a_sum(database):
         count(database, STAGE_SECONDS.observed(seconds, "compressing"))
     found = samples(database)
     name = "spq_job_stage_duration_seconds"
-    buckets = [found[f"{name}_bucket", le, "compressing"] for le in ("+Inf", "1.0", "5.0", "86400.0")]
+    buckets = [
+        found[f"{name}_bucket", le, "compressing"] for le in ("+Inf", "1.0", "5.0", "86400.0")
+    ]
     assert buckets == [4, 1, 3, 3]
     assert found[f"{name}_count", "compressing"] == 4
     assert found[f"{name}_sum", "compressing"] == 100_005.5

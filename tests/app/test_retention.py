@@ -1,6 +1,8 @@
 """What is forgotten for its age, and what is not."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from sqlalchemy import func, select, update
@@ -10,6 +12,7 @@ from app.db.models import Job, JobEvent, JobLogLine, JobSecret
 from app.db.retention import Retention
 from app.db.session import now
 from app.housekeeping import Housekeeper
+from app.workspace import A_WHILE, FOLDER
 
 
 @pytest.fixture
@@ -86,12 +89,62 @@ def test_logs_events_and_jobs_each_have_their_time(api, finished):
     assert get(api, f"/jobs/{waiting}").status_code == 200
 
 
-def test_artifacts_nobody_knows_are_removed(api, finished):
-    known = finished()
-    for name in ("job_" + "f" * 32, "something else"):
+def test_what_a_deleted_job_left_is_removed_and_a_strangers_is_not(api, finished):
+    """The database may be the wrong one: empty, restored in part, another installation's."""
+    known, deleted, unknown = finished(), finished(), "job_" + "f" * 32
+    assert api.client.delete(f"/jobs/{deleted}", headers=api.headers()).status_code == 204
+    for name in (deleted, unknown, "something else"):  # the first by an attempt that was frozen
+        (api.artifact_dir / name).mkdir(parents=True)
+        (api.artifact_dir / FOLDER / f"{name}.1").mkdir(parents=True)
+    expire(api, job_days=1000)
+    Housekeeper(api.database, None, 1, 1, 1, api.artifact_dir).sweep()
+    assert {path.name for path in api.artifact_dir.iterdir()} == {
+        FOLDER, known, unknown, "something else",
+    }  # fmt: skip
+    assert {path.stem for path in (api.artifact_dir / FOLDER).iterdir()} == {
+        unknown, "something else",
+    }  # fmt: skip
+
+
+def test_a_folder_of_an_ended_job_without_files_is_removed(api, finished):
+    """Of an attempt that was lost between keeping its artifact and ending its job."""
+    kept, running = finished(), api.submit()["id"]
+    assert claim(api.database, running, "w", 60)
+    orphan = api.submit()["id"]
+    api.client.post(f"/jobs/{orphan}/cancel", headers=api.headers())
+    for name in (running, orphan):
         (api.artifact_dir / name).mkdir(parents=True)
     expire(api)
-    assert {path.name for path in api.artifact_dir.iterdir()} == {known, "something else"}
+    assert (api.artifact_dir / orphan).exists(), "its attempt may be about to end"
+    with api.database.write() as session:
+        session.execute(
+            update(Job).where(Job.id == orphan).values(finished_at=now(session) - A_WHILE * 2)
+        )
+    expire(api)
+    assert {path.name for path in api.artifact_dir.iterdir()} == {kept, running}
+
+
+def test_what_goes_wrong_in_one_step_keeps_no_other_from_being_done(api, finished, monkeypatch):
+    job_id = finished()
+
+    def broken(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("app.housekeeping.expire_history", broken)
+    expire(api, artifact_days=9)
+    assert not (api.artifact_dir / job_id).exists()
+
+
+def test_deleting_a_job_twice_at_once_is_no_error(api, finished):
+    headers = [api.headers() for _ in range(4)]
+
+    def deleted(job_id, header):
+        return api.client.delete(f"/jobs/{job_id}", headers=header).status_code
+
+    for _ in range(5):
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(partial(deleted, finished()), headers))
+        assert sorted(answers) == [204, 404, 404, 404]
 
 
 def test_a_hub_token_is_sealed_never_shown_and_forgotten_with_its_job(api):

@@ -4,6 +4,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 from sqlalchemy.exc import OperationalError
 
@@ -126,17 +127,56 @@ def test_a_filled_database_of_the_first_version_goes_up_and_down_without_loss(em
     database.dispose()
 
 
-def test_a_migration_gives_up_rather_than_wait_for_a_busy_table(postgres_server):
+def revisions():
+    """Every revision with the one it comes after, the oldest first."""
+    found = [(one.down_revision, one.revision) for one in SCRIPTS.walk_revisions()]
+    return [(before, after) for before, after in reversed(found) if before is not None]
+
+
+SCRIPTS = ScriptDirectory.from_config(alembic_config("sqlite://"))
+PATIENT = {("0002", "0003")}
+"""Makes indexes beside a live table: it may wait, as nobody waits for it."""
+
+
+@pytest.mark.parametrize("step", sorted(set(revisions()) - PATIENT))
+def test_a_migration_gives_up_rather_than_wait_for_a_busy_table(postgres_server, step):
+    before, after = step
     with fresh_database(postgres_server) as url:
         config = alembic_config(url)
-        command.upgrade(config, "0001")
+        command.upgrade(config, before)
         database = connect(url)
         with database.engine.connect() as busy, busy.begin():
-            busy.execute(text("LOCK TABLE jobs IN ACCESS SHARE MODE"))
+            busy.execute(text("LOCK TABLE jobs, rate_windows, deleted_usage IN ACCESS SHARE MODE") if before > "0001"
+                         else text("LOCK TABLE jobs IN ACCESS SHARE MODE"))  # fmt: skip
             begun = time.monotonic()
             with pytest.raises(OperationalError, match="lock timeout"):
-                command.upgrade(config, "head")
+                command.upgrade(config, after)
             assert time.monotonic() - begun < 15
         command.upgrade(config, "head")
         assert at_head(database)
         database.dispose()
+
+
+def test_after_the_patient_migration_none_is(postgres_server):
+    """All in one go: what one migration sets must not stay for the next."""
+    with fresh_database(postgres_server) as url:
+        config = alembic_config(url)
+        command.upgrade(config, "0002")
+        database = connect(url)
+        with database.engine.connect() as busy, busy.begin():
+            busy.execute(text("LOCK TABLE rate_windows IN ACCESS SHARE MODE"))
+            with pytest.raises(OperationalError, match="lock timeout"):
+                command.upgrade(config, "head")
+        database.dispose()
+
+
+def test_processes_of_the_version_before_stay_ready(empty_url):
+    """Migrations run first: a load balancer must not lose every API at that moment."""
+    database = connect(empty_url)
+    command.upgrade(alembic_config(empty_url), "0003")
+    assert not at_head(database), "older than this code"
+    command.upgrade(alembic_config(empty_url), "head")
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    assert at_head(database)
+    database.dispose()

@@ -19,8 +19,27 @@ def talk() -> None:
     emit("pid", pid=os.getpid())
     print("plain text")
     print('{"json": "but no type"}')
+    print('{"type": "published", "commit": "forged"}')
     sys.stderr.write("to stderr\n")
     emit("environment", names=sorted(os.environ), argv=sys.argv)
+
+
+def nest() -> None:
+    print("[" * 200_000)
+
+
+def endless_line() -> None:
+    emit("pid", pid=os.getpid())
+    for _ in range(400):
+        sys.stdout.write("x" * (1 << 20))
+    print()
+    emit("started", inner=0)
+
+
+def flood() -> None:
+    emit("pid", pid=os.getpid())
+    while True:
+        print("x" * 100_000)
 
 
 def sleep() -> None:
@@ -87,6 +106,9 @@ def crash() -> None:
 
 MODES = (
     talk,
+    nest,
+    endless_line,
+    flood,
     sleep,
     hungry,
     escape,

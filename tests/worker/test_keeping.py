@@ -1,18 +1,29 @@
 """An artifact's way into the store, while another attempt has the job."""
 
+import shutil
 from types import SimpleNamespace
 
+import psycopg
 import pytest
+from sqlalchemy.exc import DBAPIError
 
 from app.db.attempts import Attempt, claim
 from app.db.housekeeping import free_lost_jobs
 from app.db.jobs import JobRepository, NewJob
 from app.db.session import connect, now
 from app.domain.errors import FencedError
-from app.workspace import take_over
+from app.workspace import FOLDER, take_over
 from worker.compression import _JobRun
+from worker.errors import CancelRequestedError, ChildFailedError
+from worker.observed import Observed
 
-NEW = NewJob(request={}, recipe={}, recipe_sha256="d", model_name="m", max_attempts=3)
+NEW = NewJob(
+    request={"output": None},
+    recipe={"gates": {"on_fail": "keep"}},
+    recipe_sha256="d",
+    model_name="m",
+    max_attempts=3,
+)
 
 
 @pytest.fixture
@@ -31,7 +42,8 @@ def begin(database, job_id, store, lease_seconds=60.0):
     (artifact / "config.json").write_text(str(number))
     settings = SimpleNamespace(artifact_dir=store, lease_seconds=lease_seconds)
     pulse = SimpleNamespace(lost=SimpleNamespace(is_set=lambda: False), overran=lambda: False)
-    return _JobRun(SimpleNamespace(settings=settings), attempt, pulse, store, None)
+    runtime = SimpleNamespace(settings=settings, database=database, facts={})
+    return _JobRun(runtime, attempt, pulse, store, Observed(runtime, attempt.claim))
 
 
 @pytest.fixture
@@ -66,3 +78,84 @@ def test_what_a_lost_attempt_kept_is_replaced(database, job_id, tmp_path):
     free_lost_jobs(database)
     begin(database, job_id, tmp_path)._keep_artifact()
     assert (tmp_path / job_id / "config.json").read_text() == "2"
+
+
+def outcome_of(run, monkeypatch, **steps):
+    """Run an attempt whose steps do what is said here."""
+    for name in ("_fetch", "_compress", "_publish"):
+        monkeypatch.setattr(_JobRun, name, steps.get(name, lambda _self: None))
+    run.to_outcome()
+
+
+def raising(error):
+    def step(_self):
+        raise error
+
+    return step
+
+
+def load(database, job_id):
+    with database.read() as session:
+        return JobRepository(session, "t").get(job_id)
+
+
+def test_a_gate_that_fails_before_there_is_an_artifact_is_the_jobs_error(
+    database, job_id, tmp_path, monkeypatch
+):
+    """Though the recipe asks to keep artifacts that fail."""
+    run = begin(database, job_id, tmp_path)
+    shutil.rmtree(tmp_path / FOLDER / f"{job_id}.1" / "artifact")
+    error = {"code": "load_gate_failed", "message": "the toy differs", "retryable": False}
+    outcome_of(run, monkeypatch, _compress=raising(ChildFailedError(error)))
+    job = load(database, job_id)
+    assert (job.status, job.error) == ("failed", error)
+
+
+def test_an_artifact_canceled_while_it_was_published_is_gone(
+    database, job_id, tmp_path, monkeypatch
+):
+    run = begin(database, job_id, tmp_path)
+    with database.write() as session:
+        JobRepository(session, "t").cancel(job_id)
+    outcome_of(run, monkeypatch, _publish=raising(CancelRequestedError()))
+    assert load(database, job_id).status == "canceled"
+    assert not (tmp_path / job_id).exists()
+    assert list((tmp_path / FOLDER).iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "orig",
+    [
+        psycopg.errors.ReadOnlySqlTransaction(),
+        psycopg.errors.IdleInTransactionSessionTimeout(),
+        psycopg.errors.AdminShutdown(),
+    ],
+)
+def test_a_database_that_changes_its_server_costs_no_job(
+    database, job_id, tmp_path, monkeypatch, orig
+):
+    """These are not all of the class that a lost connection has."""
+    run = begin(database, job_id, tmp_path)
+    monkeypatch.setattr("worker.compression.DATABASE_PAUSE_SECONDS", 0.01)
+    failures = iter([DBAPIError.instance("UPDATE", {}, orig, psycopg.Error)] * 3)
+    renew = Attempt.renew
+
+    def flaky(self, lease_seconds):
+        for error in failures:
+            raise error
+        return renew(self, lease_seconds)
+
+    monkeypatch.setattr(Attempt, "renew", flaky)
+    run._keep_artifact()
+    assert (tmp_path / job_id / "config.json").exists()
+    assert load(database, job_id).status == "running"
+
+
+def test_a_statement_that_is_wrong_is_not_tried_without_end(
+    database, job_id, tmp_path, monkeypatch
+):
+    run = begin(database, job_id, tmp_path)
+    wrong = DBAPIError.instance("UPDATE", {}, psycopg.errors.UndefinedColumn(), psycopg.Error)
+    monkeypatch.setattr(Attempt, "renew", lambda *_: (_ for _ in ()).throw(wrong))
+    with pytest.raises(DBAPIError):
+        run._keep_artifact()

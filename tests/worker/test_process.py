@@ -21,7 +21,9 @@ from worker.errors import (
 )
 from worker.isolated import FULL, NONE
 from worker.limits import Limits
-from worker.process import ChildProgram
+from worker.process import MAX_LINE, ChildProgram
+
+SAID = frozenset({"pid", "environment", "started", "tried", "error"})
 
 
 class Pulse:
@@ -43,7 +45,9 @@ def follow(
     stopping=None,
     **limits,
 ):
-    program = ChildProgram("tests.worker.sample_child", {"EXTRA": "1"}, stall, 0.2, **limits)
+    program = ChildProgram(
+        "tests.worker.sample_child", {"EXTRA": "1"}, stall, 0.2, says=SAID, **limits
+    )
     messages, texts = [], []
 
     def note(message):
@@ -58,7 +62,34 @@ def follow(
 def test_messages_and_text_are_told_apart(tmp_path):
     messages, texts = follow("talk", tmp_path)
     assert [message["type"] for message in messages] == ["pid", "environment"]
-    assert set(texts) == {"plain text", '{"json": "but no type"}', "to stderr"}
+    assert set(texts) == {
+        "plain text", '{"json": "but no type"}', '{"type": "published", "commit": "forged"}', "to stderr",
+    }  # fmt: skip
+
+
+def test_nesting_that_no_parser_takes_is_text(tmp_path):
+    _, texts = follow("nest", tmp_path)
+    assert texts == ["[" * 200_000]
+
+
+def test_a_line_without_end_is_cut_and_takes_no_memory_here(tmp_path):
+    before = psutil.Process().memory_info().rss
+    most = before
+
+    def look(_message):
+        nonlocal most
+        most = max(most, psutil.Process().memory_info().rss)
+
+    messages, texts = follow("endless_line", tmp_path, look)
+    assert [message["type"] for message in messages] == ["pid", "started"]
+    assert [len(text) for text in texts] == [MAX_LINE]
+    assert most - before < 100 << 20, "of 400 MiB that the child wrote"
+
+
+def test_a_child_that_floods_its_output_can_be_ended(tmp_path):
+    pulse = Pulse()
+    with pytest.raises(CancelRequestedError):
+        follow("flood", tmp_path, lambda _message: pulse.canceled.set(), pulse)
 
 
 def test_a_child_inherits_no_secret(tmp_path, monkeypatch):

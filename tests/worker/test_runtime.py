@@ -1,5 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
+from app.db.attempts import Claim
+from worker.errors import ChildFailedError
+from worker.hub_token import hub_token
 from worker.process import PASSIVE_THREADS, SPINNING_THREADS
 from worker.runtime import Runtime
 from worker.settings import WorkerSettings
@@ -24,3 +29,16 @@ def test_only_a_runner_that_is_alone_spins(tmp_path, spin):
     for other in (held.fetcher(), held.publisher()):
         assert "GOMP_SPINCOUNT" not in other.extra_environment
     assert PASSIVE_THREADS == {"OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def test_a_jobs_own_token_is_never_replaced_by_the_services(tmp_path):
+    """Its row may be gone: an older version was in between, or the database was restored without it."""
+    settings = runtime(tmp_path, hub_token="hf_service").settings
+    given = Claim(
+        job_id="j", attempt=1, max_attempts=3, request={"hub_token": "**********"}, recipe={}, tenant="t",
+        sealed_token=None, traceparent=None,
+    )  # fmt: skip
+    with pytest.raises(ChildFailedError) as refused:
+        hub_token(settings, given)
+    assert refused.value.error["code"] == "hub_token_unreadable"
+    assert hub_token(settings, replace(given, request={"hub_token": None})) == "hf_service"

@@ -1,4 +1,4 @@
-"""Numbers of metrics that API processes and workers add to."""
+"""Numbers of metrics that API processes and workers add to; when jobs were deleted."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -17,7 +17,11 @@ def upgrade() -> None:
         sa.Column("value", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("metric", "labels", name=op.f("pk_tallies")),
     )
+    op.add_column(
+        "deleted_usage", sa.Column("deleted_at", sa.DateTime(timezone=True), nullable=True)
+    )
 
 
 def downgrade() -> None:
+    op.drop_column("deleted_usage", "deleted_at")
     op.drop_table("tallies")
