@@ -12,6 +12,7 @@ from app.db.migrate import upgrade
 from app.db.quotas import set_limits
 from app.db.session import connect
 from app.main import create_app
+from app.privacy import hide_process
 from app.settings import ApiSettings
 from app.telemetry import configure_logging
 
@@ -28,6 +29,7 @@ JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 def run_api(app: FastAPI, host: str, port: int) -> None:
     """Serve until a signal ends the process."""
+    hide_process()
     uvicorn.run(
         app, host=host, port=port, log_level="warning", access_log=False, server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,

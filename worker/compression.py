@@ -33,7 +33,7 @@ from worker.heartbeat import Heartbeat
 from worker.hub_token import hub_token
 from worker.job_log import JobLog
 from worker.leftovers import remove_leftovers, scratch_folder
-from worker.local import local_model, missing_texts
+from worker.local import local_model, missing_texts, readable_files
 from worker.observed import Observed
 from worker.process import Child, Message
 from worker.runtime import Runtime
@@ -240,7 +240,8 @@ class _JobRun:
             "threads": settings.threads,
             "device": settings.device,
         }
-        with self.runtime.runner().started(spec, self.scratch, self._work()) as child:
+        reads = readable_files(settings, Path(self.source["folder"]))
+        with self.runtime.runner().started(spec, self.scratch, self._work(), reads=reads) as child:
             self._follow(child)
 
     def _keep_artifact(self) -> None:

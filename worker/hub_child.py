@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from app.privacy import hide_process
 from spq_core.hub.answers import count_answers
 from spq_core.hub.errors import HubUnavailableError
 from worker.child import emit, serve
@@ -15,6 +16,7 @@ Result = TypeVar("Result")
 
 def serve_with_hub(main: Callable[[dict[str, Any]], None]) -> None:
     """`serve` for a program that talks to the Hub: it also tells how that answered."""
+    hide_process()
     answers = count_answers()
 
     def counted(spec: dict[str, Any]) -> None:

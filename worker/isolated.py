@@ -1,4 +1,4 @@
-"""Run one of our child programs apart from the machine: `python -m worker.isolated MODULE`.
+"""Run one of our child programs apart from the machine: `python -m worker.isolated [--read PATH]… [--write PATH]… MODULE`.
 
 Two Linux namespaces: one without a network, and one of process ids, whose end takes every process in it
 along, also those that left the process group. Three processes come of it:
@@ -7,17 +7,23 @@ along, also those that left the process group. Three processes come of it:
     init      the first of the namespace: reaps orphans; when it ends, the kernel kills all others
     program   MODULE
 
-A user namespace can only be made by a process with one thread, so this comes before the libraries that
-start some. Where the kernel does not allow it the program runs all the same, without tokens and told to be
-offline; the variable `SPQ_ISOLATION` says which it is.
+It also gives up all files but those it is told of (`worker.landlock`). A user namespace can only be made by
+a process with one thread, so this comes before the libraries that start some. What the kernel does not
+allow is left out, and the program runs all the same, without tokens and told to be offline; the variable
+`SPQ_ISOLATION` says what it is kept from.
 """
 
+import argparse
 import ctypes
 import os
 import runpy
 import signal
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
+
+from worker.landlock import confine
 
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
@@ -25,19 +31,26 @@ CLONE_NEWNET = 0x40000000
 PR_SET_PDEATHSIG = 1
 PR_SET_NO_NEW_PRIVS = 38
 VARIABLE = "SPQ_ISOLATION"
-FULL, NONE = "network and processes", "none"
+NETWORK, PROCESSES, TCP = "network", "processes", "tcp"
 
 
-def isolate() -> str:
-    """Leave the network, and have the next child begin a namespace of process ids; say what was allowed."""
+def isolate(reads: Iterable[Path] = (), writes: Iterable[Path] = ()) -> list[str]:
+    """Leave the network, have the next child begin a namespace of process ids, and give up other files.
+
+    Returns:
+        what the kernel allowed, of `files`, `network` (or `tcp` alone), and `processes`.
+    """
     if sys.platform != "linux":
-        return NONE
+        return []
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    for flags in (CLONE_NEWNET | CLONE_NEWPID, CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWPID):
-        if libc.unshare(flags) == 0:
-            return FULL
-    return NONE
+    # With a user namespace first: in it, root is nobody outside.
+    both = CLONE_NEWNET | CLONE_NEWPID
+    apart = any(libc.unshare(flags) == 0 for flags in (both | CLONE_NEWUSER, both))
+    found = set(confine(reads, writes))
+    if apart:
+        found = found - {TCP} | {NETWORK, PROCESSES}
+    return sorted(found)
 
 
 def die_with_parent() -> None:
@@ -73,10 +86,16 @@ def _end_of(child: int) -> int:
 
 if __name__ == "__main__":
     die_with_parent()
-    os.environ[VARIABLE] = isolate()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--read", type=Path, action="append", default=[])
+    parser.add_argument("--write", type=Path, action="append", default=[])
+    parser.add_argument("module")
+    asked = parser.parse_args()
+    module, sys.argv = asked.module, sys.argv[:1]
+    kept_from = isolate(asked.read, asked.write)
+    os.environ[VARIABLE] = ",".join(kept_from)
     die_with_parent()  # again: a change of credentials forgets it
-    module = sys.argv.pop(1)
-    if os.environ[VARIABLE] == FULL:
+    if PROCESSES in kept_from:
         become_the_program()
     with suppress(KeyboardInterrupt):
         runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -1,5 +1,6 @@
 """What of a job is on this machine already."""
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from spq_core.calibration.texts import BUILTIN, find_text
 from spq_core.errors import DatasetError
 from spq_core.recipe import parse_recipe
+from worker.settings import WorkerSettings
 
 
 def local_model(folders: Iterable[Path], name: str) -> Path | None:
@@ -15,6 +17,14 @@ def local_model(folders: Iterable[Path], name: str) -> Path | None:
         if (folder / name / "config.json").is_file():
             return folder / name
     return None
+
+
+def readable_files(settings: WorkerSettings, source: Path) -> list[Path]:
+    """What a run on this machine reads beside its own folders: the model, texts, what the owner allows."""
+    linked = {path.resolve() for path in source.iterdir() if path.is_symlink()}
+    more = [Path(part) for part in settings.run_reads.split(os.pathsep) if part]
+    texts = [settings.data_dir] if settings.data_dir else []
+    return [source, *sorted(linked), *texts, *more]
 
 
 def missing_texts(

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.db.session import Database
 from app.db.workers import forget_worker, note_presence
 from app.telemetry import log
-from worker.isolated import FULL, NONE, isolate
+from worker.isolated import isolate
 from worker.settings import WorkerSettings
 
 EVERY_SECONDS = 15.0
@@ -36,13 +36,18 @@ def facts(settings: WorkerSettings) -> dict[str, Any]:
     }
 
 
-def isolation() -> str:
+def isolation() -> list[str]:
     """What `worker.isolated` can do here, found out by a child that does it."""
+    ours, its = os.pipe()
     child = os.fork()
     if child == 0:
-        os._exit(0 if isolate() == FULL else 1)
-    _, status = os.waitpid(child, 0)
-    return FULL if os.waitstatus_to_exitcode(status) == 0 else NONE
+        os.write(its, ",".join(isolate()).encode())
+        os._exit(0)
+    os.close(its)
+    with os.fdopen(ours) as answer:
+        found = answer.read()
+    os.waitpid(child, 0)
+    return [name for name in found.split(",") if name]
 
 
 @dataclass(slots=True)

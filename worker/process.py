@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,20 +55,26 @@ class ChildProgram:
     limits: Limits = field(default_factory=Limits)
     """Whoever takes more is killed, with all it started."""
     isolated: bool = False
-    """Without a network, and with process ids of its own, where the kernel allows it."""
+    """Without a network, with process ids of its own and only the files it needs, where the kernel allows it."""
     says: frozenset[str] = frozenset({"progress", "log", "error"})
     """Types of messages it may send; anything else is only text."""
 
     @contextmanager
     def started(
-        self, spec: dict[str, Any], scratch: Path, *more_folders: Path
+        self, spec: dict[str, Any], scratch: Path, *more_folders: Path, reads: Sequence[Path] = ()
     ) -> Iterator["Child"]:
         """Start it with `spec` on its stdin; its whole group is gone when the block ends.
 
         Args:
             scratch: its home and temporary folder.
             more_folders: where else it writes.
+            reads: what else it reads, if it is isolated.
         """
+        apart = []
+        if self.isolated:
+            writes = (scratch, *more_folders)
+            apart = ["worker.isolated", *(f"--read={path.resolve()}" for path in reads),
+                     *(f"--write={path.resolve()}" for path in writes)]  # fmt: skip
         environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
         environment |= {
             "HOME": str(scratch),
@@ -81,7 +87,7 @@ class ChildProgram:
             **self.extra_environment,
         }
         process = subprocess.Popen(  # noqa: S603  a fixed module of ours, no shell
-            [sys.executable, "-m", *(["worker.isolated"] if self.isolated else []), self.module],
+            [sys.executable, "-m", *apart, self.module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

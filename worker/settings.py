@@ -31,6 +31,9 @@ class WorkerSettings(ServiceSettings):
     """Resident memory of a run; above it the run is killed and its job fails. No limit by default."""
     max_run_disk_bytes: Annotated[int, Field(gt=0)] | None = None
     """Disk space of a run, a fetched model included; above it the run is killed and its job fails."""
+    run_reads: str = ""
+    """More files and folders that runs may read, separated by colons, where Landlock keeps them from others:
+    drivers or libraries in unusual places."""
     grace_seconds: Annotated[float, Field(ge=0)] = 10.0
     """Time between asking a child to end and killing its process group."""
     max_model_bytes: Annotated[int, Field(gt=0)] = 200 << 30

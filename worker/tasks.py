@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.db.attempts import announce
 from app.db.session import now
+from app.privacy import hide_process
 from app.queue import RUN_JOB_TASK, celery_app
 from app.telemetry import configure_logging
 from app.tracing import export_spans
@@ -23,6 +24,7 @@ _settings = WorkerSettings()
 app: Celery = celery_app(
     _settings.broker_url.get_secret_value(), _settings.visibility_timeout_seconds
 )
+hide_process()  # and with it the pool's child
 _stopping = multiprocessing.Event()
 """Made before the pool forks: the parent hears of a shutdown, its child has the job."""
 _runtimes: list[Runtime] = []

@@ -1,7 +1,9 @@
 """A child program for tests: does what its specification says."""
 
 import errno
+import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -88,6 +90,38 @@ def connect(port: str) -> None:
     emit("tried", connected=connected, isolation=os.environ.get("SPQ_ISOLATION"))
 
 
+def reach(paths: str, folder: str) -> None:
+    read, listed, written = [], [], []
+    for path in json.loads(paths):
+        with suppress(OSError):
+            Path(path).read_bytes()
+            read.append(path)
+        with suppress(OSError):
+            os.listdir(Path(path).parent)  # noqa: PTH208
+            if "private" in path:
+                listed.append(path)
+    for place in (folder, f"{folder}/../private", "/tmp", "/var/tmp"):
+        with suppress(OSError):
+            (Path(place) / "canary").write_text("x")
+            (Path(place) / "canary").unlink()
+            written.append(place)
+    emit(
+        "tried",
+        read=read,
+        listed=listed,
+        written=written,
+        isolation=os.environ.get("SPQ_ISOLATION", ""),
+    )
+
+
+def hit(pid: str) -> None:
+    allowed = False
+    with suppress(OSError):
+        os.kill(int(pid), 0)
+        allowed = True
+    emit("tried", allowed=allowed, isolation=os.environ.get("SPQ_ISOLATION", ""))
+
+
 def refuse() -> None:
     raise RecipeError("no good")
 
@@ -116,6 +150,8 @@ MODES = (
     fill,
     full_disk,
     connect,
+    reach,
+    hit,
     refuse,
     unavailable,
     bug,
@@ -124,7 +160,7 @@ MODES = (
 
 
 def act(spec: dict[str, Any]) -> None:
-    name, *arguments = spec["mode"].split()
+    name, *arguments = shlex.split(spec["mode"])
     {mode.__name__: mode for mode in MODES}[name](*arguments)
 
 

@@ -2,11 +2,13 @@
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import psutil
 import pytest
@@ -19,11 +21,14 @@ from worker.errors import (
     DrainRequestedError,
     LeaseLostError,
 )
-from worker.isolated import FULL, NONE
 from worker.limits import Limits
+from worker.presence import isolation
 from worker.process import MAX_LINE, ChildProgram
 
 SAID = frozenset({"pid", "environment", "started", "tried", "error"})
+
+
+TESTS = Path(__file__).parents[1]
 
 
 class Pulse:
@@ -43,6 +48,7 @@ def follow(
     pulse=None,
     stall=60.0,
     stopping=None,
+    reads=(),
     **limits,
 ):
     program = ChildProgram(
@@ -54,7 +60,7 @@ def follow(
         messages.append(message)
         on_message(message)
 
-    with program.started({"mode": mode}, tmp_path) as child:
+    with program.started({"mode": mode}, tmp_path, reads=[TESTS, *reads]) as child:
         child.follow(pulse or Pulse(), note, texts.append, stopping or threading.Event())
     return messages, texts
 
@@ -175,10 +181,65 @@ def test_an_isolated_child_reaches_no_network(tmp_path):
         open_to_all, _ = follow(mode, tmp_path)
         alone, _ = follow(mode, tmp_path, isolated=True)
     assert open_to_all[0]["connected"]
-    if alone[0]["isolation"] == "none":
-        pytest.skip("this kernel does not let this user make a network namespace")
-    assert alone[0]["isolation"] == FULL
+    if not {"network", "tcp"} & set(alone[0]["isolation"].split(",")):
+        pytest.skip("this kernel lets this user give up neither its network nor TCP")
     assert not alone[0]["connected"]
+
+
+def test_an_isolated_child_reads_and_writes_only_what_it_was_given(tmp_path):
+    """Not the service's own files beside its folder, nor the environment of its supervisor."""
+    own, given, private = (tmp_path / name for name in ("own", "given", "private"))
+    for folder in (own, given, private):
+        folder.mkdir()
+    (given / "model").write_text("weights")
+    (private / "secret-keys").write_text("canary")
+    paths = [given / "model", private / "secret-keys", f"/proc/{os.getpid()}/environ"]
+    mode = shlex.join(["reach", json.dumps([str(path) for path in paths]), str(own)])
+    found, _ = follow(mode, own, reads=[given], isolated=True)
+    (told,) = found
+    if "files" not in told["isolation"].split(","):
+        pytest.skip("this kernel has no Landlock")
+    assert told["read"] == [str(given / "model")]
+    assert told["listed"] == []
+    assert told["written"] == [str(own)]
+    free, _ = follow(mode, own, reads=[given])
+    assert free[0]["read"] == [str(path) for path in paths], (
+        "it is Landlock that keeps it from them"
+    )
+
+
+def test_no_isolated_child_signals_its_supervisor(tmp_path):
+    """It could stop the service otherwise, as the same user runs both."""
+    told, _ = follow(f"hit {os.getpid()}", tmp_path, isolated=True)
+    if "processes" not in told[0]["isolation"]:
+        pytest.skip("this kernel does not let this user make a namespace of process ids")
+    assert not told[0]["allowed"]
+
+
+@pytest.mark.parametrize("start", ["hidden", "plain"])
+def test_other_processes_of_a_user_cannot_read_what_hides(tmp_path, start):
+    """As uid 65534: root may read everything."""
+    if os.getuid() != 0:
+        pytest.skip("only root can become somebody else")
+    code = (
+        "import ctypes, os, time; from app.privacy import PR_SET_DUMPABLE, hide_process\n"
+        "os.setgid(65534); os.setuid(65534); ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)\n"
+    )  # the kernel hides whoever changes its user
+    code += "hide_process()\n" if start == "hidden" else ""
+    secretive = subprocess.Popen(
+        [sys.executable, "-c", code + "print('ready', flush=True); time.sleep(600)"],
+        env={**os.environ, "CANARY": "x"}, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert secretive.stdout.readline() == b"ready\n"
+        reader = subprocess.run(
+            ["cat", f"/proc/{secretive.pid}/environ"], user=65534, group=65534, capture_output=True,
+            check=False,
+        )  # fmt: skip
+        assert (b"CANARY" in reader.stdout) == (start == "plain")
+    finally:
+        secretive.kill()
+        secretive.communicate()
 
 
 def test_no_process_of_an_isolated_child_outlives_it(tmp_path):
@@ -194,7 +255,7 @@ def test_no_process_of_an_isolated_child_outlives_it(tmp_path):
     left = strays("6543")
     for process in left:
         process.kill()
-    if left and isolate_in_a_child() == NONE:
+    if left and "processes" not in isolation():
         pytest.skip("this kernel does not let this user make a namespace of processes")
     assert not left
 
@@ -205,11 +266,6 @@ def strays(seconds):
         for process in psutil.process_iter(["cmdline"])
         if process.info["cmdline"] == ["sleep", seconds]
     ]
-
-
-def isolate_in_a_child():
-    code = "from worker.isolated import isolate; print(isolate())"
-    return subprocess.check_output([sys.executable, "-c", code], text=True).strip()
 
 
 @pytest.mark.parametrize(
