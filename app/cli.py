@@ -1,16 +1,18 @@
 """`spq api | migrate | keys | tenants`: the parts of a deployment that need no torch."""
 
 import json
+from pathlib import Path
 
 import click
 import uvicorn
 from cryptography.fernet import Fernet
 from fastapi import FastAPI
 
-from app.db.keys import SCOPES, create_key, list_keys, revoke_key, rotate_key
+from app.db.keys import SCOPES, create_key, key_state, list_keys, revoke_key, rotate_key
 from app.db.migrate import upgrade
-from app.db.quotas import set_limits
-from app.db.session import connect
+from app.db.quotas import set_limits, tenants
+from app.db.session import connect, now
+from app.http_protocol import BoundedHead
 from app.main import create_app
 from app.privacy import hide_process
 from app.settings import ApiSettings
@@ -18,11 +20,25 @@ from app.telemetry import configure_logging
 
 SHUTDOWN_SECONDS = 5
 """For requests on their way; event streams would go on for hours."""
+
+
+def own_database() -> str:
+    """The database that `spq serve` keeps where it is not told otherwise.
+
+    Raises:
+        UsageError: there is none.
+    """
+    path = Path("~/.spq/spq.db").expanduser()
+    if not path.is_file():
+        raise click.UsageError(f"set SPQ_DATABASE_URL or --database-url; {path} does not exist")
+    return f"sqlite:///{path}"
+
+
 URL_OPTION = click.option(
     "--database-url",
     envvar="SPQ_DATABASE_URL",
-    required=True,
-    help="SQLAlchemy URL; SPQ_DATABASE_URL.",
+    default=own_database,
+    help="SQLAlchemy URL; SPQ_DATABASE_URL, or else that of `spq serve` with its usual home.",
 )
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
@@ -32,7 +48,7 @@ def run_api(app: FastAPI, host: str, port: int) -> None:
     hide_process()
     uvicorn.run(
         app, host=host, port=port, log_level="warning", access_log=False, server_header=False,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS, http=BoundedHead,
     )  # fmt: skip
 
 
@@ -56,7 +72,7 @@ def migrate_command(database_url: str) -> None:
 
 @click.group("keys")
 def keys_group() -> None:
-    """Create, list and revoke API keys."""
+    """Create, list, rotate and revoke API keys; make keys for stored secrets."""
 
 
 @keys_group.command("create")
@@ -92,13 +108,15 @@ def create_command(
 def list_command(database_url: str, as_json: bool) -> None:
     """List keys; the keys themselves are not known."""
     with connect(database_url).read() as session:
+        moment = now(session)
         rows = [
             {
                 "id": row.id,
                 "name": row.name,
                 "tenant": row.tenant,
                 "scopes": row.scopes,
-                "live": row.revoked_at is None,
+                "live": key_state(row, moment) == "live",
+                "state": key_state(row, moment),
                 "expires_at": None if row.expires_at is None else row.expires_at.isoformat(),
             }
             for row in list_keys(session)
@@ -107,8 +125,10 @@ def list_command(database_url: str, as_json: bool) -> None:
         click.echo(json.dumps(rows))
         return
     for row in rows:
-        state = "live" if row["live"] else "revoked"
-        click.echo(f"{row['id']}  {row['tenant']:16} {row['name']:16} {state:8} {row['scopes']}")
+        until = f"until {row['expires_at']!s:.16}Z" if row["expires_at"] else "for ever"
+        click.echo(
+            f"{row['id']}  {row['tenant']:16} {row['name']:16} {row['state']:8} {until:23} {row['scopes']}"
+        )
 
 
 @keys_group.command("rotate")
@@ -168,6 +188,7 @@ def limit_command(database_url: str, tenant: str, lift: bool, **given: int | Non
     """Limit what TENANT may have; limits not given stay as they are."""
     limits = {f"max_{name}": value for name, value in given.items() if lift or value is not None}
     with connect(database_url).write() as session:
+        known = tenant in tenants(session)
         row = set_limits(session, tenant, limits)
         session.flush()
         shown = {name: getattr(row, f"max_{name}") for name in given}
@@ -175,3 +196,20 @@ def limit_command(database_url: str, tenant: str, lift: bool, **given: int | Non
         f"{name} {'unlimited' if value is None else value}" for name, value in shown.items()
     )
     click.echo(f"{tenant}: {told}")
+    if not known:
+        click.echo(f"note: there is no key of a tenant {tenant!r} yet", err=True)
+
+
+@tenants_group.command("list")
+@URL_OPTION
+@JSON_OPTION
+def list_tenants_command(database_url: str, as_json: bool) -> None:
+    """List tenants that have keys or limits, with their limits; none is unlimited."""
+    with connect(database_url).read() as session:
+        found = tenants(session)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    for name, limits in found.items():
+        told = ", ".join(f"{limit} {value}" for limit, value in limits.items() if value is not None)
+        click.echo(f"{name:16} {told or 'unlimited'}")

@@ -20,6 +20,7 @@ from app.framing import RequestFrame
 from app.housekeeping import Housekeeper
 from app.jobs.router import router as jobs_router
 from app.jobs.service import JobService
+from app.jobs.waiting import WaitingRoom
 from app.metrics import Metrics
 from app.problems import Problem, documented_everywhere, install, problem
 from app.queue import CeleryQueue, celery_app
@@ -91,6 +92,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         settings.max_attempts,
         settings.submissions_per_minute,
         sealer,
+        WaitingRoom(),
         partial(check_webhook, sealer, settings.trusted_networks()),
     )
     app.state.sealer = sealer

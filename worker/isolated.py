@@ -53,11 +53,11 @@ def isolate(reads: Iterable[Path] = (), writes: Iterable[Path] = ()) -> list[str
     return sorted(found)
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when the one that started it is gone (Linux)."""
+def die_with_parent(number: int = signal.SIGKILL, parent: int | None = None) -> None:
+    """Ask the kernel to signal this process when the one that started it is gone (Linux)."""
     if sys.platform == "linux":
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        parent = parent or os.getppid()
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
         if os.getppid() != parent:
             sys.exit(1)
 

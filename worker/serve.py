@@ -3,7 +3,9 @@
 import fcntl
 import os
 import signal
+import socket
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TextIO
 
@@ -31,6 +33,12 @@ class HomeInUseError(SpqError):
     """Another service uses the folder."""
 
     code = "home_in_use"
+
+
+class PortInUseError(SpqError):
+    """Something else listens at the address."""
+
+    code = "port_in_use"
 
 
 @click.command("serve")
@@ -69,7 +77,9 @@ def serve_command(
     environment = _environment(home, models, data_dir)
     upgrade(environment["SPQ_DATABASE_URL"])
     key_file = _own_key(home, environment["SPQ_DATABASE_URL"])
-    with embedded_broker(home / "broker") as broker_url:
+    _require_free(host, port)
+    given = os.environ.get("SPQ_BROKER_URL")
+    with nullcontext(given) if given else embedded_broker(home / "broker") as broker_url:
         os.environ.update(environment | {"SPQ_BROKER_URL": broker_url})
         arguments = celery_arguments("serve@localhost")
         with WorkerProcess(arguments, dict(os.environ)).running():
@@ -80,6 +90,24 @@ def serve_command(
             )
             run_api(app, host, port)
     lock.close()
+
+
+def _require_free(host: str, port: int) -> None:
+    """Find out that a port is taken before anything is started.
+
+    Raises:
+        PortInUseError: it is.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as place:
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            place.bind((host, port))
+        except OSError as error:
+            raise PortInUseError(
+                f"port {port} of {host} cannot be used ({error.strerror}); end what listens there, "
+                "or name another --port"
+            ) from None
 
 
 def _lock(home: Path) -> TextIO:
@@ -123,8 +151,10 @@ def _own_key(home: Path, url: str) -> Path:
     database = connect(url)
     if path.is_file():
         with database.read() as session:
-            if find_principal(session, path.read_text(encoding="ascii").strip()) is not None:
-                return path
+            known = find_principal(session, path.read_text(encoding="ascii").strip())
+        if known is not None:
+            database.dispose()
+            return path
     with database.write() as session:
         _, key = create_key(session, name="spq serve", tenant="default", scopes=SCOPES, days=None)
     path.unlink(missing_ok=True)

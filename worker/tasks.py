@@ -1,6 +1,7 @@
 """The Celery application of a worker, and its one task: id in, everything else from the database."""
 
 import multiprocessing
+import os
 import signal
 from contextlib import suppress
 
@@ -15,6 +16,8 @@ from app.queue import RUN_JOB_TASK, celery_app
 from app.telemetry import configure_logging
 from app.tracing import export_spans
 from worker.compression import run_job
+from worker.embedded import TIED_TO
+from worker.isolated import die_with_parent
 from worker.leftovers import remove_leftovers
 from worker.presence import Presence, facts
 from worker.runtime import Runtime, make_runtime
@@ -25,6 +28,8 @@ app: Celery = celery_app(
     _settings.broker_url.get_secret_value(), _settings.visibility_timeout_seconds
 )
 hide_process()  # and with it the pool's child
+if TIED_TO in os.environ:  # a part of `spq serve`, which may be killed
+    die_with_parent(signal.SIGTERM, int(os.environ[TIED_TO]))
 _stopping = multiprocessing.Event()
 """Made before the pool forks: the parent hears of a shutdown, its child has the job."""
 _runtimes: list[Runtime] = []

@@ -182,6 +182,32 @@ def logs_command(client: Client, job_id: str) -> None:
         after, more = page["next_after"], page["has_more"]
 
 
+@jobs_group.command("download")
+@click.argument("job_id")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="A new folder; by default one named after the job.",
+)
+@pass_client
+def download_command(client: Client, job_id: str, out: Path | None) -> None:
+    """Fetch a job's artifact, and compare every file with its digest."""
+    folder = out or Path(job_id)
+    files = client.call("GET", f"/jobs/{job_id}/artifacts")["data"]
+    if not files:
+        raise ApiError("artifact_not_found", f"{job_id} has no artifact; spq jobs show tells why")
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise ApiError("output_exists", f"{folder} exists; name another with --out") from None
+    for number, file in enumerate(files, start=1):
+        click.echo(f"[{number}/{len(files)}] {file['path']}", err=True)
+        client.download(
+            f"/jobs/{job_id}/artifacts/{file['path']}", folder / file["path"], file["sha256"]
+        )
+    click.echo(folder)
+
+
 def _watch(client: Client, job_id: str, *, as_json: bool) -> None:
     """Show progress until the job has ended, then end with its exit code."""
     job = follow(client, job_id)
@@ -195,5 +221,5 @@ def _watch(client: Client, job_id: str, *, as_json: bool) -> None:
             rows = job["result"]["rows"]
             click.echo(figures_table(rows))
             click.echo(f"perplexity: {measured_on(job['result']['evaluation'], rows[-1])}")
-            click.echo(f"artifact: {client.url}{job['urls']['artifacts']}")
+            click.echo(f"artifact: spq jobs download {job_id}")
     sys.exit(EXIT_CODES[job["status"]])

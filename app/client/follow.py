@@ -16,7 +16,7 @@ def follow(client: Client, job_id: str) -> dict[str, Any]:
             state = job["progress"]
             if job["status"] == "queued" and stage != "queued":
                 stage = "queued"
-                progress.stage("queued, waiting for a worker", 1, "job")
+                progress.stage(_why_queued(client, job), 1, "job")
             if job["status"] != "running" or state is None:
                 continue
             if state["stage"] != stage:
@@ -26,3 +26,13 @@ def follow(client: Client, job_id: str) -> dict[str, Any]:
     finally:
         progress.close()
     return job
+
+
+def _why_queued(client: Client, job: dict[str, Any]) -> str:
+    """It waits for a worker, or for another try after an attempt that ended without a result."""
+    if job["attempt"] == 0:
+        return "queued, waiting for a worker"
+    events = client.call("GET", f"/jobs/{job['id']}/events", limit=1000)["data"]
+    reasons = [one["data"]["reason"] for one in events if one["data"].get("reason")]
+    why = f" ({reasons[-1]}; `spq jobs logs {job['id']}` tells more)" if reasons else ""
+    return f"queued, to be tried again after attempt {job['attempt']}{why}"

@@ -1,8 +1,10 @@
 """A client for the service's own API."""
 
+import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -36,6 +38,32 @@ class Client:
         answer = self._send(method, path, body, query, {})
         return dict(answer.json()) if answer.content else {}
 
+    def download(self, path: str, target: Path, sha256: str) -> None:
+        """Write one file of an artifact.
+
+        Raises:
+            ApiError: the service refused, or the bytes are not those it has recorded.
+        """
+        digest = hashlib.sha256()
+        key = {"Authorization": f"Bearer {self.key}"}
+        try:
+            with (
+                httpx2.stream(
+                    "GET", self._at(path), headers=key, timeout=TIMEOUT_SECONDS
+                ) as answer,
+                target.open("xb") as file,
+            ):
+                if answer.is_error:
+                    answer.read()
+                    raise _refused(answer)
+                for chunk in answer.iter_bytes():
+                    digest.update(chunk)
+                    file.write(chunk)
+        except httpx2.TransportError as error:
+            raise self._unreachable(error) from None
+        if digest.hexdigest() != sha256:
+            raise ApiError("artifact_damaged", f"{target.name} is not what the service recorded")
+
     def watch(self, job_id: str) -> Iterator[dict[str, Any]]:
         """Yield the job each time it changes, and a last time when it has ended.
 
@@ -68,21 +96,31 @@ class Client:
         try:
             answer = httpx2.request(
                 method,
-                f"{self.url.rstrip('/')}{path}",
+                self._at(path),
                 json=body,
                 params=wanted,
                 headers={"Authorization": f"Bearer {self.key}", **headers},
                 timeout=TIMEOUT_SECONDS,
             )
         except httpx2.TransportError as error:
-            raise ApiError(
-                "service_unreachable",
-                f"{self.url} does not answer ({type(error).__name__}); is spq serve running?",
-            ) from None
+            raise self._unreachable(error) from None
         if answer.is_error:
-            problem = _problem(answer)
-            raise ApiError(problem["code"], problem["detail"])
+            raise _refused(answer)
         return answer
+
+    def _at(self, path: str) -> str:
+        return f"{self.url.rstrip('/')}{path}"
+
+    def _unreachable(self, error: httpx2.TransportError) -> ApiError:
+        return ApiError(
+            "service_unreachable",
+            f"{self.url} does not answer ({type(error).__name__}); is spq serve running?",
+        )
+
+
+def _refused(answer: httpx2.Response) -> ApiError:
+    problem = _problem(answer)
+    return ApiError(problem["code"], problem["detail"])
 
 
 def _problem(answer: httpx2.Response) -> dict[str, str]:

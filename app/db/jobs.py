@@ -67,6 +67,7 @@ class Glance(NamedTuple):
     status: str
     created_at: datetime
     started_at: datetime | None
+    last_event: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,14 +254,14 @@ def remember_usage(session: Session, job: Job) -> None:
     session.add(
         DeletedUsage(
             job_id=job.id, tenant=job.tenant, created_at=job.created_at,
-            seconds=round(ran.total_seconds()) if ran else 0, deleted_at=now(session),
+            seconds=round(ran.total_seconds()) if ran else 0, deleted_at=now(session), finished_at=job.finished_at,
         )
     )  # fmt: skip
 
 
-_GLANCE = select(Job.id, Job.version, Job.status, Job.created_at, Job.started_at).where(
-    Job.id == bindparam("id"), Job.tenant == bindparam("tenant")
-)
+_GLANCE = select(
+    Job.id, Job.version, Job.status, Job.created_at, Job.started_at, Job.last_event
+).where(Job.id == bindparam("id"), Job.tenant == bindparam("tenant"))
 
 
 def glance(connection: Connection, tenant: str, job_id: str) -> Glance:

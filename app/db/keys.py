@@ -108,3 +108,11 @@ def rotate_key(session: Session, key_id: str, *, hours: int) -> tuple[ApiKey, st
 def list_keys(session: Session) -> list[ApiKey]:
     """All keys, oldest first."""
     return list(session.scalars(select(ApiKey).order_by(ApiKey.created_at)))
+
+
+def key_state(key: ApiKey, moment: datetime) -> str:
+    """`live`, `revoked` or `expired`."""
+    if key.revoked_at is not None:
+        return "revoked"
+    expired = key.expires_at is not None and key.expires_at <= moment
+    return "expired" if expired else "live"

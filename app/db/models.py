@@ -209,7 +209,8 @@ class DeletedUsage(Base):
     created_at: Mapped[datetime]
     seconds: Mapped[int]
     deleted_at: Mapped[datetime | None]
-    """None in rows of versions before it was kept."""
+    finished_at: Mapped[datetime | None]
+    """Both None in rows of versions before they were kept."""
 
 
 class RateWindow(Base):

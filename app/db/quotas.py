@@ -9,12 +9,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from app.db.base import UtcDateTime
-from app.db.models import ArtifactFile, DeletedUsage, Job, RateWindow, TenantLimits
+from app.db.models import ApiKey, ArtifactFile, DeletedUsage, Job, RateWindow, TenantLimits
 from app.db.session import Database, clock, is_sqlite, now
 from app.domain.errors import QuotaExceededError, RateLimitedError
 from app.domain.job_status import TERMINAL
 
 WINDOW_SECONDS = 60
+LIMITS = ("max_active_jobs", "max_jobs_per_day", "max_minutes_per_day", "max_stored_bytes")
 DAY = timedelta(days=1)
 REMEMBERED = timedelta(days=30)
 """How long it is known that a job was deleted, so that what it left behind can be told from a stranger's."""
@@ -110,6 +111,16 @@ def set_limits(session: Session, tenant: str, limits: dict[str, int | None]) -> 
     return found
 
 
+def tenants(session: Session) -> dict[str, dict[str, int | None]]:
+    """All tenants that have keys or limits, with their limits; None is unlimited."""
+    limits = {row.tenant: row for row in session.scalars(select(TenantLimits))}
+    names = {*limits, *session.scalars(select(ApiKey.tenant).distinct())}
+    return {
+        name: {limit: getattr(limits.get(name), limit, None) for limit in LIMITS}
+        for name in sorted(names)
+    }
+
+
 def forget_old_windows(database: Database) -> None:
     """Drop counts of minutes and days that are over."""
     with database.write() as session:
@@ -139,7 +150,8 @@ def _minutes(session: Session, tenant: str, since: datetime) -> float:
     spans = ((finished or moment) - max(started, since) for started, finished in rows if started)
     deleted = session.scalar(
         select(func.coalesce(func.sum(DeletedUsage.seconds), 0)).where(
-            DeletedUsage.tenant == tenant, DeletedUsage.created_at > since
+            DeletedUsage.tenant == tenant,
+            func.coalesce(DeletedUsage.finished_at, DeletedUsage.created_at) > since,
         )
     )
     return (sum(span.total_seconds() for span in spans) + (deleted or 0)) / 60

@@ -2,11 +2,13 @@
 
 import secrets
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -25,10 +27,9 @@ PAUSES_SECONDS = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 """Before each further try, as the Standard Webhooks specification proposes."""
 CLAIM_SECONDS = 120
 """A delivery whose sender died is sent again after so long."""
-BATCH = 16
-AT_ONE_ENDPOINT = 4
-"""Of a batch, so that one that does not answer leaves room for the others."""
-LOOKED_AT = 400
+AT_ONE_TENANT, AT_ONE_HOST = 4, 2
+"""At the same time, of one process; those that do not answer leave room for the others."""
+LOOKED_AT, OF_ONE_TENANT = 400, 50
 KEPT_DAYS = 30
 LONGEST_PAUSE_SECONDS = 86_400
 KEPT_SECRET = timedelta(hours=24)
@@ -75,22 +76,42 @@ def enqueue(session: Session, job: Job, status: str) -> None:
     )
 
 
-def claim_due(database: Database) -> list[Due]:
-    """Deliveries to make now; no other sender gets them for a while."""
+def claim_due(database: Database, places: int, on_their_way: Sequence[Due] = ()) -> list[Due]:
+    """Deliveries to make now; no other sender gets them for a while. Tenants take turns.
+
+    Args:
+        places: how many at most.
+        on_their_way: those this process is making already, which count for their tenant and host.
+    """
     with database.write() as session:
         moment = now(session)
+        due = WebhookDelivery.next_try_at <= moment
+        turn = func.row_number().over(
+            partition_by=WebhookDelivery.tenant, order_by=WebhookDelivery.next_try_at
+        )
+        turns = select(WebhookDelivery.id, turn.label("turn")).where(due).subquery()
         query = (
             select(WebhookDelivery)
-            .where(WebhookDelivery.next_try_at <= moment)
-            .order_by(WebhookDelivery.next_try_at)
+            .join(turns, turns.c.id == WebhookDelivery.id)
+            .where(
+                due, turns.c.turn <= OF_ONE_TENANT
+            )  # `due` again: of the row as it is when locked
+            .order_by(turns.c.turn, WebhookDelivery.next_try_at)
             .limit(LOOKED_AT)
-            .with_for_update(skip_locked=True)
+            .with_for_update(of=WebhookDelivery, skip_locked=True)
         )
         rows: list[WebhookDelivery] = []
-        taken: Counter[tuple[str, str]] = Counter()
+        tenants = Counter(one.tenant for one in on_their_way)
+        hosts = Counter((one.tenant, _host(one.url)) for one in on_their_way)
         for row in session.scalars(query):
-            if len(rows) < BATCH and taken[row.tenant, row.url] < AT_ONE_ENDPOINT:
-                taken[row.tenant, row.url] += 1
+            host = (row.tenant, _host(row.url))
+            if (
+                len(rows) < places
+                and tenants[row.tenant] < AT_ONE_TENANT
+                and hosts[host] < AT_ONE_HOST
+            ):
+                tenants[row.tenant] += 1
+                hosts[host] += 1
                 rows.append(row)
         for row in rows:
             row.tries += 1
@@ -99,6 +120,10 @@ def claim_due(database: Database) -> list[Due]:
             Due(id=row.id, tenant=row.tenant, url=row.url, payload=row.payload, tries=row.tries)
             for row in rows
         ]
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc
 
 
 def delivered(database: Database, due: Due, status: int) -> None:

@@ -20,6 +20,8 @@ DomainError
 ├── DeliveryNotFoundError     no such webhook message, or another tenant's
 ├── SecretUnreadableError     a stored secret was sealed with a key that is gone
 ├── EstimatesBusyError        as many estimates are being made as may be at once
+├── ManyLabelsError           a list asks for more labels than a job can have
+├── ManyWaitingError          as many event streams are open as may be at once
 ├── AuthenticationError       no valid key
 ├── PermissionDeniedError     the key lacks a scope
 └── FencedError               an attempt that no longer owns its job tried to write
@@ -260,6 +262,28 @@ class EstimatesBusyError(DomainError):
 
     def __str__(self) -> str:
         return "too many estimates are being made; try again in a few seconds"
+
+
+class ManyLabelsError(DomainError):
+    """A list asks for more labels than a job can have."""
+
+    code = "invalid_request"
+
+    def __init__(self, given: int, allowed: int) -> None:
+        super().__init__(given)
+        self.given, self.allowed = given, allowed
+
+    def __str__(self) -> str:
+        return f"{self.given} labels are asked for; a job has at most {self.allowed}"
+
+
+class ManyWaitingError(DomainError):
+    """As many clients follow jobs as may at once, or as many with this key."""
+
+    code = "too_many_requests"
+
+    def __str__(self) -> str:
+        return "too many event streams are open; close some, or poll with If-None-Match"
 
 
 class AuthenticationError(DomainError):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response, status
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
-from pydantic import AwareDatetime, BaseModel
+from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from app.auth import Reader, Writer
@@ -23,6 +23,8 @@ from app.domain.errors import (
     JobActiveError,
     JobNotFoundError,
     JobNotRetryableError,
+    ManyLabelsError,
+    ManyWaitingError,
     ModelNotAllowedError,
     PublishingError,
     QuotaExceededError,
@@ -32,9 +34,11 @@ from app.domain.errors import (
     UnsafeWebhookError,
 )
 from app.domain.job_status import TERMINAL, JobStatus
+from app.jobs.labels import wanted_labels
 from app.jobs.schemas import (
     ArtifactFileView,
     EventView,
+    Instant,
     JobPage,
     JobSubmission,
     JobView,
@@ -92,7 +96,7 @@ def submit_job(
     return _accepted(jobs.submit(caller, body, key))
 
 
-@router.get("", response_model=JobPage, responses=documented(InvalidCursorError))
+@router.get("", response_model=JobPage, responses=documented(InvalidCursorError, ManyLabelsError))
 def list_jobs(
     request: Request,
     jobs: Jobs,
@@ -101,11 +105,14 @@ def list_jobs(
     after: str | None = None,
     job_status: Annotated[JobStatus | None, Query(alias="status")] = None,
     model: Annotated[str | None, Query(max_length=256)] = None,
-    created_after: AwareDatetime | None = None,
+    created_after: Instant | None = None,
 ) -> Response:
     """List jobs, newest first; `label.NAME=VALUE` shows those with a label."""
     chosen = JobFilter(
-        status=job_status, model=model, created_after=created_after, labels=_labels(request)
+        status=job_status,
+        model=model,
+        created_after=created_after,
+        labels=wanted_labels(request.query_params),
     )
     found, more = jobs.page(caller.tenant, limit=limit, after=after, chosen=chosen)
     page = JobPage(
@@ -134,11 +141,12 @@ async def get_job(
     seconds = wanted_wait(prefer)
     preferred = {"Preference-Applied": f"wait={seconds}"} if seconds else {}
     if version or seconds:
-        found = await changed(
-            lambda: jobs.glance(caller.tenant, job_id),
-            int(version[1]) if version else None,
-            seconds,
-        )
+        with jobs.waiting.place(caller.key_id) as free:
+            found = await changed(
+                lambda: jobs.glance(caller.tenant, job_id),
+                int(version[1]) if version else None,
+                seconds if free else 0,
+            )
         if _etag(found) in known:
             headers = _job_headers(found) | preferred
             return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
@@ -189,7 +197,7 @@ def delete_job(job_id: str, jobs: Jobs, caller: Writer) -> None:
     responses={
         200: {"content": {"text/event-stream": {}}},
         204: {"description": "A stream of a job that has ended has nothing more."},
-        **documented(JobNotFoundError),
+        **documented(JobNotFoundError, ManyWaitingError),
     },
 )
 def list_events(
@@ -213,8 +221,10 @@ def list_events(
             return Response(
                 status_code=status.HTTP_204_NO_CONTENT
             )  # tells clients not to come back
+        if jobs.waiting.is_full(caller.key_id):
+            raise ManyWaitingError
         return StreamingResponse(
-            event_stream(jobs, caller.tenant, job_id, begin),
+            event_stream(jobs, caller, job_id, begin),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
         )
@@ -277,15 +287,6 @@ def download_artifact(job_id: str, path: str, jobs: Jobs, caller: Reader) -> Fil
         media_type="application/octet-stream",
         headers={"ETag": f'"{file.sha256}"', "X-Content-Type-Options": "nosniff"},
     )
-
-
-def _labels(request: Request) -> dict[str, str]:
-    """The `label.NAME=VALUE` of a query."""
-    return {
-        name.removeprefix("label."): value
-        for name, value in request.query_params.items()
-        if name.startswith("label.")
-    }
 
 
 def _accepted(answer: Accepted) -> JSONResponse:

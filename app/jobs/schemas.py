@@ -1,10 +1,12 @@
 """Bodies of requests and answers about jobs."""
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
+    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
@@ -25,6 +27,7 @@ RepoId = Annotated[
 ]
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.\-]{1,63}$")]
 MAX_LABELS = 16
+TOKEN = re.compile(r"[\x21-\x7e]{1,512}")
 MAX_DEPTH = 32
 UNWANTED = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """What no column can hold, and what would steer the terminal or turn the line it is shown in."""
@@ -81,6 +84,23 @@ class TimeLimits(_Body):
     """A job that is not done this long after its first start fails."""
 
 
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is outside of the calendar in UTC") from None
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+
+
+def _sendable(token: SecretStr) -> SecretStr:
+    """HTTP headers hold nothing else; a line break at the end comes from reading a file."""
+    if not TOKEN.fullmatch(token.get_secret_value()):
+        raise ValueError("must be 1 to 512 visible ASCII characters, without spaces or line breaks")
+    return token
+
+
 class JobSubmission(_Body):
     """A request to compress a model."""
 
@@ -90,7 +110,7 @@ class JobSubmission(_Body):
     evaluation: EvaluationSettings = EvaluationSettings()
     output: OutputReference | None = None
     webhook: WebhookReference | None = None
-    hub_token: Annotated[SecretStr, Field(min_length=1, max_length=512)] | None = None
+    hub_token: Annotated[SecretStr, AfterValidator(_sendable)] | None = None
     """Reads the model and publishes the result instead of the service's own token. It is kept encrypted,
     never shown, and forgotten when the job has ended."""
     limits: TimeLimits = TimeLimits()

@@ -28,6 +28,7 @@ from app.domain.job_status import RETRYABLE
 from app.jobs import cursor
 from app.jobs.schemas import JobSubmission, ModelReference
 from app.jobs.views import job_view
+from app.jobs.waiting import WaitingRoom
 from app.secrets import Sealer
 from app.telemetry import JOBS_CREATED, log
 from app.tracing import current_traceparent
@@ -60,6 +61,7 @@ class JobService:
     submissions_per_minute: int
     """Of one API key."""
     sealer: Sealer | None
+    waiting: WaitingRoom
     check_webhook: Callable[[Session, str, str], None]
     """Raises if a tenant's jobs cannot have a webhook at a URL; makes the tenant's secret if need be."""
 
@@ -78,7 +80,11 @@ class JobService:
             QuotaExceededError, RateLimitedError: the tenant or its key may not, now.
             IdempotencyKeyReusedError, RequestInProgressError: see `recall`.
         """
-        asked = _idempotency(caller.tenant, key, body.model_dump(mode="json", exclude_unset=True))
+        document = body.model_dump(mode="json", exclude_unset=True)
+        if body.hub_token is not None:  # masked there: another token is another request
+            secret = body.hub_token.get_secret_value()
+            document["hub_token"] = hashlib.sha256(f"{caller.tenant} {secret}".encode()).hexdigest()
+        asked = _idempotency(caller.tenant, key, document)
         recipe = resolve(body.recipe)
         self._check_local_model(body.model)
         self._check_datasets({*body.evaluation.perplexity, recipe.calibration.dataset})

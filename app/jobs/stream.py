@@ -6,9 +6,13 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 from fastapi.sse import format_sse_event
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from app.db.jobs import Glance
+from app.db.keys import Principal
+from app.db.models import JobEvent
+from app.db.session import is_away
 from app.domain.errors import JobNotFoundError
 from app.domain.job_status import TERMINAL
 from app.jobs.schemas import EventView
@@ -41,22 +45,30 @@ async def changed(look: Callable[[], Glance], known_version: int | None, seconds
 
 
 async def event_stream(
-    jobs: JobService, tenant: str, job_id: str, after: int
+    jobs: JobService, caller: Principal, job_id: str, after: int
 ) -> AsyncIterator[bytes]:
     """A job's events with a number above `after`, as they come; ends with the job.
 
-    Also ends after `LONGEST_STREAM_SECONDS`: clients come back by themselves, and show their key again.
+    Also ends after `LONGEST_STREAM_SECONDS`, and when the database or a place to wait is missing: clients come
+    back by themselves, and show their key again.
     """
-    end = time.monotonic() + LONGEST_STREAM_SECONDS
     yield format_sse_event(retry=RECONNECT_MILLISECONDS)
+    with jobs.waiting.place(caller.key_id) as free:
+        if free:
+            try:
+                async for event in _events(jobs, caller.tenant, job_id, after):
+                    yield event
+            except SQLAlchemyError as error:
+                if not is_away(error):
+                    raise
+
+
+async def _events(jobs: JobService, tenant: str, job_id: str, after: int) -> AsyncIterator[bytes]:
+    end = time.monotonic() + LONGEST_STREAM_SECONDS
     last_sent = time.monotonic()
     while time.monotonic() < end:
         try:
-            # The status is read first: what ended the job is then among the events.
-            job = await run_in_threadpool(jobs.glance, tenant, job_id)
-            rows = await run_in_threadpool(
-                jobs.read, tenant, lambda repo: repo.events(job_id, after=after, limit=PAGE)  # noqa: B023
-            )  # fmt: skip
+            job, rows = await run_in_threadpool(_look, jobs, tenant, job_id, after)
         except JobNotFoundError:
             return  # deleted meanwhile
         for row in rows:
@@ -74,3 +86,11 @@ async def event_stream(
             last_sent = time.monotonic()
             yield format_sse_event(comment="ping")
         await asyncio.sleep(LOOK_SECONDS)
+
+
+def _look(jobs: JobService, tenant: str, job_id: str, after: int) -> tuple[Glance, list[JobEvent]]:
+    """The status first: what ended the job is then among the events."""
+    job = jobs.glance(tenant, job_id)
+    if job.last_event <= after:
+        return job, []
+    return job, jobs.read(tenant, lambda repo: repo.events(job_id, after=after, limit=PAGE))

@@ -5,16 +5,15 @@ import random
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-
-from sqlalchemy.exc import SQLAlchemyError
+from functools import partial
 
 from app.db import webhooks
 from app.db.models import WebhookSecret
-from app.db.session import Database, now
+from app.db.session import Database, is_away, now
 from app.domain.errors import SecretUnreadableError
 from app.secrets import Sealer
 from app.telemetry import WEBHOOKS, log
@@ -34,6 +33,9 @@ class WebhookSender:
     trusted: Sequence[Network]
     pause_seconds: float
     _stop: threading.Event = field(default_factory=threading.Event)
+    _free: threading.Event = field(default_factory=threading.Event)
+    """A message has landed."""
+    _on_their_way: dict[str, webhooks.Due] = field(default_factory=dict)
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -44,26 +46,48 @@ class WebhookSender:
     def stop(self) -> None:
         """End after the messages on their way."""
         self._stop.set()
+        self._free.set()
         if self._thread is not None:
             self._thread.join(timeout=20)
 
     def send_due(self) -> int:
-        """Send what is due; return how many messages that were."""
-        due = webhooks.claim_due(self.database)
-        if due:
-            with ThreadPoolExecutor(min(AT_ONCE, len(due))) as pool:
-                list(pool.map(self._deliver, due))
-        return len(due)
+        """Send what is due, and wait for that; return how many messages it was."""
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return self._begin(pool)
 
     def _run(self) -> None:
-        while not self._stop.wait(self.pause_seconds):
-            try:
-                while self.send_due() and not self._stop.is_set():
-                    pass
-            except SQLAlchemyError as error:
-                log.warning("webhooks_wait", error=type(error).__name__)
-            except Exception as error:  # noqa: BLE001  the edge of a thread
-                log.error("webhooks_bug", exc_info=error)
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="webhook") as pool:
+            while not self._stop.is_set():
+                self._free.clear()
+                try:
+                    begun = self._begin(pool)
+                except Exception as error:  # noqa: BLE001  the edge of a thread
+                    begun = 0
+                    self._note(error)
+                if begun == 0 or len(self._on_their_way) >= AT_ONCE:
+                    self._free.wait(self.pause_seconds)
+
+    def _begin(self, pool: ThreadPoolExecutor) -> int:
+        """Fill free places with what is due: one that hangs takes its own place, and no other's."""
+        flying = list(self._on_their_way.values())
+        due = webhooks.claim_due(self.database, AT_ONCE - len(flying), flying)
+        for one in due:
+            self._on_their_way[one.id] = one
+            pool.submit(self._deliver, one).add_done_callback(partial(self._land, one))
+        return len(due)
+
+    def _land(self, due: webhooks.Due, done: "Future[None]") -> None:
+        self._on_their_way.pop(due.id, None)
+        self._free.set()
+        error = done.exception()
+        if error is not None:
+            self._note(error)
+
+    def _note(self, error: BaseException) -> None:
+        if is_away(error):
+            log.warning("webhooks_wait", error=type(error).__name__)
+        else:
+            log.error("webhooks_bug", exc_info=error)
 
     def _deliver(self, due: webhooks.Due) -> None:
         body = json.dumps(due.payload, sort_keys=True, separators=(",", ":")).encode()

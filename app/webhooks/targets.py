@@ -25,6 +25,7 @@ CARRIERS = tuple(ipaddress.ip_network(text) for text in ("64:ff9b::/96", "::ffff
 TOTAL_SECONDS = 15.0
 MAX_ANSWER_BYTES = 64 << 10
 MAX_URL_CHARACTERS = 2048
+HTTPS_ONLY = "it must be https://…; only networks of SPQ_WEBHOOK_NETWORKS may be called without"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def parse_target(url: str, trusted: Sequence[Network]) -> Target:
     except ValueError:
         raise UnsafeWebhookError("it is malformed") from None
     if parts.scheme not in ("https", "http") or not parts.hostname:
-        raise UnsafeWebhookError("it must be https://…")
+        raise UnsafeWebhookError(HTTPS_ONLY)
     if parts.username is not None or parts.password is not None:
         raise UnsafeWebhookError("it must not carry a user name or password")
     if port is None:
@@ -151,7 +152,7 @@ class _Pinned(http.client.HTTPConnection):
 
 def _require_public_form(target: Target) -> None:
     if target.scheme != "https":
-        raise UnsafeWebhookError("it must be https://…")
+        raise UnsafeWebhookError(HTTPS_ONLY)
     if target.port not in PORTS:
         raise UnsafeWebhookError("its port must be 443 or 8443")
 

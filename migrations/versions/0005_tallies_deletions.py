@@ -17,11 +17,11 @@ def upgrade() -> None:
         sa.Column("value", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("metric", "labels", name=op.f("pk_tallies")),
     )
-    op.add_column(
-        "deleted_usage", sa.Column("deleted_at", sa.DateTime(timezone=True), nullable=True)
-    )
+    for name in ("deleted_at", "finished_at"):
+        op.add_column("deleted_usage", sa.Column(name, sa.DateTime(timezone=True), nullable=True))
 
 
 def downgrade() -> None:
-    op.drop_column("deleted_usage", "deleted_at")
+    for name in ("finished_at", "deleted_at"):
+        op.drop_column("deleted_usage", name)
     op.drop_table("tallies")

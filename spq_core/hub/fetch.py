@@ -14,10 +14,10 @@ from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 from spq_core.artifact.manifest import file_sha256
 from spq_core.errors import UnsafeModelError
-from spq_core.families.architectures import check_config, check_tokenizer_config
+from spq_core.families.architectures import check_config
 from spq_core.hub.client import translated_errors
 from spq_core.hub.errors import HubError, HubUnavailableError
-from spq_core.model_files import SIDE_FILES, read_json_object
+from spq_core.model_files import SIDE_CHECKS, SIDE_FILES, read_json_object
 from spq_core.weight_files import INDEX_FILE
 
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
@@ -86,8 +86,8 @@ def fetch_model(
             _check_download(sibling, path)
             if sibling.rfilename == "config.json":
                 check_config(read_json_object(path))
-            elif sibling.rfilename == "tokenizer_config.json":
-                check_tokenizer_config(read_json_object(path))
+            elif sibling.rfilename in SIDE_CHECKS:
+                SIDE_CHECKS[sibling.rfilename](read_json_object(path))
             done += sibling.size or 0
             report(sibling.rfilename, done, total)
     shutil.rmtree(target / ".cache", ignore_errors=True)

@@ -1,10 +1,8 @@
 """What a repository's weights look like, from their headers: a few hundred kilobytes of any model."""
 
-import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_url
@@ -18,7 +16,7 @@ from spq_core.errors import UnsafeModelError
 from spq_core.hub.client import translated_errors
 from spq_core.hub.errors import HubError
 from spq_core.hub.fetch import REPO_ID, WEIGHTS, choose_files
-from spq_core.model_files import read_json_object
+from spq_core.model_files import parse_json_object
 from spq_core.weight_files import (
     INDEX_FILE,
     LENGTH_BYTES,
@@ -31,6 +29,7 @@ from spq_core.weight_files import (
 
 MAX_FILES = 512
 AT_ONCE = 4
+MAX_CONFIG_BYTES = 4 << 20
 FIRST_BYTES = 100_000
 """Most headers are shorter."""
 
@@ -57,7 +56,7 @@ def fetch_headers(api: HfApi, repo_id: str, revision: str) -> ModelHeaders:
     """
     if not REPO_ID.fullmatch(repo_id):
         raise HubError("model_not_found", f"{repo_id[:100]!r} is not a repository id")
-    with translated_errors(repo_id), tempfile.TemporaryDirectory(prefix="spq-") as folder:
+    with translated_errors(repo_id):
         info = api.model_info(repo_id, revision=revision, files_metadata=True)
         commit = str(info.sha)
         chosen = choose_files(repo_id, info.siblings or [])
@@ -68,8 +67,7 @@ def fetch_headers(api: HfApi, repo_id: str, revision: str) -> ModelHeaders:
                 "unsafe_format",
                 f"{repo_id} has {len(files)} weight files, at most {MAX_FILES} are read",
             )
-        path = api.hf_hub_download(repo_id, "config.json", revision=commit, local_dir=folder)
-        config = read_json_object(Path(path))
+        config = _config(api, repo_id, commit)
         with ThreadPoolExecutor(AT_ONCE) as pool:
             tensors: dict[str, WeightHeader] = {}
             for header in pool.map(lambda file: _header(api, repo_id, commit, file), files):
@@ -85,6 +83,16 @@ def fetch_headers(api: HfApi, repo_id: str, revision: str) -> ModelHeaders:
         fetched_bytes=sum(sizes.values()),
         commit=commit,
     )
+
+
+def _config(api: HfApi, repo_id: str, commit: str) -> dict[str, Any]:
+    """As much of it as a configuration can be, whatever the Hub lists and sends."""
+    raw = _bytes(api, repo_id, commit, "config.json", 0, MAX_CONFIG_BYTES + 1)
+    if len(raw) > MAX_CONFIG_BYTES:
+        raise UnsafeModelError(
+            "unsafe_config", f"{repo_id}: config.json is larger than {MAX_CONFIG_BYTES} bytes"
+        )
+    return parse_json_object("config.json", raw)
 
 
 def _header(api: HfApi, repo_id: str, commit: str, file: str) -> dict[str, WeightHeader]:

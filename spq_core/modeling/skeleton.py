@@ -56,11 +56,18 @@ def load_skeleton(folder: Path) -> Skeleton:
     """Build the skeleton of a model folder from its config.json alone.
 
     Raises:
-        UnsupportedModelError: the structure is not one a family describes.
+        UnsupportedModelError: transformers makes no model of it, or one no family describes.
     """
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with init_empty_weights(include_buffers=False):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except Exception as error:  # whatever a value of a stranger's configuration makes happen there
+        raise UnsupportedModelError(
+            f"transformers makes no model of this config.json: {type(error).__name__}: {error}"[
+                :400
+            ]
+        ) from error
     model.eval()
     layers_path = _find_layers(model)
     return Skeleton(

@@ -168,7 +168,7 @@ def test_an_endpoint_may_ask_to_wait_or_to_be_left_alone(api, endpoint, sender):
 def test_a_dead_sender_loses_nothing(api, endpoint, sender):
     job = api.submit(webhook={"url": endpoint.url})
     finish(api, job["id"])
-    assert len(claim_due(api.database)) == 1  # and the process dies here
+    assert len(claim_due(api.database, 8)) == 1  # and the process dies here
     assert sender.send_due() == 0
     make_due(api)
     assert sender.send_due() == 1
@@ -335,16 +335,16 @@ def test_an_endpoint_with_many_messages_leaves_room_for_others(api, endpoint):
     for _ in range(12):
         finish(api, api.submit(webhook={"url": endpoint.url})["id"])
     finish(api, api.submit("bob", webhook={"url": endpoint.url})["id"])
-    first = claim_due(api.database)
+    first = claim_due(api.database, 8)
     assert sum(one.tenant == "alice" for one in first) == 4
     assert sum(one.tenant == "bob" for one in first) == 1
 
 
 def test_a_late_outcome_does_not_undo_a_newer_one(api, endpoint):
     finish(api, api.submit(webhook={"url": endpoint.url})["id"])
-    [slow] = claim_due(api.database)
+    [slow] = claim_due(api.database, 8)
     make_due(api)
-    [quick] = claim_due(api.database)
+    [quick] = claim_due(api.database, 8)
     webhooks.delivered(api.database, quick, 200)
     webhooks.failed(api.database, slow, status=500, error="x", retry_after=0, jitter=1)
     assert deliveries(api)[0]["delivered_at"]
