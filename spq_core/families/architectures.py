@@ -15,6 +15,7 @@ SUPPORTED_MODEL_TYPES = (
     "llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma2", "gemma3_text", "phi3", "opt",
     "gpt_neox", "gpt2",
 )  # fmt: skip
+DTYPES = (None, "float32", "float16", "bfloat16")
 EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 ARTIFACT_PREFIX = "spq_"
 
@@ -112,4 +113,10 @@ def check_config(config: Mapping[str, Any]) -> str:
             f"model type {model_type!r} is not supported; supported are {', '.join(SUPPORTED_MODEL_TYPES)}"
         )
     _check_sizes(config)
+    for name in ("dtype", "torch_dtype"):
+        if config.get(name) not in DTYPES:
+            raise UnsupportedModelError(
+                f"config.json: {name} is {str(config[name])[:40]!r}; supported are "
+                + ", ".join(sorted(filter(None, DTYPES)))
+            )
     return str(model_type)

@@ -167,3 +167,13 @@ def test_estimating_loads_no_torch(tiny_llama):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert '"artifact_bytes"' in done.stdout
+
+
+def test_a_config_without_end_is_cut_off(api, hub, tiny_llama):
+    """Whatever size is listed: this process has neither the disk nor the time."""
+    hub.add_model("org/tiny", tiny_llama)
+    hub.endless.add("config.json")
+    answer = ask(api)
+    assert answer.status_code == 422
+    assert answer.json()["code"] == "unsafe_config"
+    assert hub.sent_bytes < 64 << 20

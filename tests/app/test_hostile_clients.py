@@ -2,15 +2,21 @@
 
 import asyncio
 import json
+import socket
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import uvicorn
 import yaml
 
-from app import framing
+from app import framing, http_protocol
 from app.framing import RequestFrame
+from app.http_protocol import BoundedHead
 from app.queue import celery_app
+from tests.e2e.conftest import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 TERMINAL = "\x1b]0;owned\x07\x1b[2J\r\nSet-Cookie: a=b"
@@ -115,3 +121,100 @@ def test_25_a_body_that_does_not_come_is_given_up(monkeypatch):
     asyncio.run(RequestFrame(reached, 1000)(scope, slow, send))
     assert sent[0]["status"] == 408
     assert time.monotonic() - begun < 1
+
+
+@pytest.fixture
+def served(api, monkeypatch):
+    """The app behind a real uvicorn, as the command line starts it."""
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 1.5)
+    config = uvicorn.Config(
+        api.client.app, http=BoundedHead, port=0, log_level="error", lifespan="off"
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    wait_until(lambda: server.started, 10, "uvicorn")
+    yield server.servers[0].sockets[0].getsockname()
+    server.should_exit = True
+    thread.join(10)
+
+
+def answered(connection):
+    """All that comes until the server closes."""
+    got = b""
+    with suppress(ConnectionResetError):
+        while part := connection.recv(65536):
+            got += part
+    return got
+
+
+def sent_until_refused(connection, parts):
+    count = 0
+    with suppress(ConnectionError):
+        for part in parts:
+            connection.sendall(part)
+            count += len(part)
+    return count
+
+
+@pytest.mark.parametrize("where", ["header", "many headers", "URL"])
+def test_25_a_head_without_end_is_refused_early(served, where):
+    begin, part = {
+        "header": (b"GET /livez HTTP/1.1\r\nHost: x\r\nX: ", b"a" * (1 << 20)),
+        "many headers": (b"GET /livez HTTP/1.1\r\nHost: x\r\n", b"X-A: b\r\n" * 100_000),
+        "URL": (b"GET /", b"a" * (1 << 20)),
+    }[where]
+    with socket.create_connection(served, timeout=20) as connection:
+        connection.sendall(begin)
+        sent = sent_until_refused(connection, [part] * 100)
+        got = answered(connection)
+    assert sent < 60 << 20
+    assert not got or got.startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 400 ")), got[:200]
+    with socket.create_connection(served, timeout=5) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert answered(connection).startswith(b"HTTP/1.1 200 ")
+
+
+def test_25_a_head_somewhat_too_large_is_told_so(served):
+    with socket.create_connection(served, timeout=5) as connection:
+        connection.sendall(
+            b"GET /livez HTTP/1.1\r\nHost: x\r\nX: " + b"a" * (http_protocol.MAX_HEAD_BYTES + 1)
+        )
+        got = answered(connection)
+    assert got.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+    assert json.loads(got.split(b"\r\n\r\n")[1])["code"] == "headers_too_large"
+
+
+def test_25_a_head_that_comes_in_drops_is_given_up(served):
+    """From a fresh connection, and behind a request that was answered."""
+    whole = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    for before in (b"", whole):
+        with socket.create_connection(served, timeout=10) as connection:
+            connection.sendall(before)
+            begun = time.monotonic()
+            with suppress(ConnectionError):
+                for byte in whole * 10:
+                    connection.sendall(bytes([byte]))
+                    time.sleep(0.2)
+                    if time.monotonic() - begun > 3:
+                        break
+            got = answered(connection)
+        assert got.count(b"HTTP/1.1 200 ") == (1 if before else 0)
+        assert b"HTTP/1.1 408 Request Timeout" in got
+
+
+def test_25_honest_heads_and_slow_answers_are_left_alone(served, api):
+    """Large headers below the limit, several requests on a connection, a long poll beyond the head's time."""
+    job = api.submit()["id"]
+    key = api.headers()["Authorization"]
+    head = f"GET /jobs/{job} HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\n".encode()
+    with socket.create_connection(served, timeout=10) as connection:
+        for extra in (
+            b"X: " + b"a" * 60_000 + b"\r\n",
+            b"Prefer: wait=3\r\n",
+            b"Connection: close\r\n",
+        ):
+            connection.sendall(head + extra + b"\r\n")
+            if b"close" not in extra:
+                assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert answered(connection).startswith(b"HTTP/1.1 200 ")

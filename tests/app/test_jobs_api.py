@@ -13,6 +13,7 @@ from sqlalchemy import select, update
 
 from app.db.attempts import Attempt, FinishedArtifact, Wish, claim
 from app.db.housekeeping import fail_overdue_jobs
+from app.db.keys import find_principal
 from app.db.models import IdempotentAnswer, Job, OutboxMessage
 from app.db.quotas import set_limits
 from app.domain import errors as domain_errors
@@ -610,3 +611,71 @@ def test_nested_and_odd_requests_are_refused_and_no_crash(api):
         "/webhook_deliveries?job_id=%00",
     ):
         problem(api.client.get(path, headers=api.headers()), 400, "malformed_request")
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00%2B12:00", "9999-12-31T23:59:59-12:00"])
+def test_instants_outside_of_the_calendar_are_refused(api, moment):
+    answer = api.client.get(f"/jobs?created_after={moment}", headers=api.headers())
+    assert "calendar" in problem(answer, 422, "invalid_request")["detail"]
+
+
+def test_no_list_asks_for_more_labels_than_a_job_has(api):
+    query = {f"label.l{number}": "1" for number in range(1200)}
+    problem(api.client.get("/jobs", params=query, headers=api.headers()), 422, "invalid_request")
+
+
+@pytest.mark.parametrize("token", ["hf_x\n", "hf_x ", "hf_\u00e9", "hf\tx", ""])
+def test_a_hub_token_that_no_header_holds_is_refused_at_once(api, token):
+    """A line break comes from reading a file; hours later it would look as if the Hub were away."""
+    body = {"model": {"repo_id": "a/b"}, "recipe": "int8", "hub_token": token}
+    answer = api.client.post("/jobs", json=body, headers=api.headers())
+    assert "visible ASCII" in problem(answer, 422, "invalid_request")["detail"]
+
+
+def test_another_hub_token_is_another_request(api):
+    body = {"model": {"repo_id": "a/b"}, "recipe": "int8"}
+    headers = api.headers() | {"Idempotency-Key": "k"}
+    for token, status in (("hf_wrong", 202), ("hf_wrong", 202), ("hf_right", 422)):
+        answer = api.client.post("/jobs", json=body | {"hub_token": token}, headers=headers)
+        assert answer.status_code == status
+    assert answer.json()["code"] == "idempotency_key_reused"
+    assert "hf_" not in answer.text
+
+
+def test_minutes_of_a_deleted_job_stay_used(api):
+    """By when it ran, not by when it was submitted: it may have waited for long."""
+    with api.database.write() as session:
+        set_limits(session, "alice", {"max_minutes_per_day": 30})
+    job = api.submit()["id"]
+    start(api, job).succeed(result={}, layers=[], metrics=[], files=[])
+    moment = datetime.now(UTC)
+    with api.database.write() as session:
+        session.execute(
+            update(Job).where(Job.id == job).values(
+                created_at=moment - timedelta(hours=25), started_at=moment - timedelta(hours=3),
+                finished_at=moment - timedelta(hours=1),
+            )
+        )  # fmt: skip
+    body = {"model": {"repo_id": "a/b"}, "recipe": "int8"}
+    for delete in (False, True):
+        if delete:
+            assert api.client.delete(f"/jobs/{job}", headers=api.headers()).status_code == 204
+        problem(api.client.post("/jobs", json=body, headers=api.headers()), 429, "quota_exceeded")
+
+
+def test_clients_that_wait_are_bounded_and_others_are_still_answered(api, monkeypatch):
+    monkeypatch.setattr("app.jobs.waiting.OF_ONE_KEY", 1)
+    job = api.submit()["id"]
+    key = api.headers()
+    with api.database.look() as connection:
+        caller = find_principal(connection, key["Authorization"].split()[1])
+    with api.client.app.state.jobs.waiting.place(caller.key_id):
+        stream = key | {"Accept": "text/event-stream"}
+        problem(api.client.get(f"/jobs/{job}/events", headers=stream), 429, "too_many_requests")
+        begun = time.monotonic()
+        answer = api.client.get(f"/jobs/{job}", headers=key | {"Prefer": "wait=30"})
+        assert answer.status_code == 200
+        assert time.monotonic() - begun < 5, "it is answered, only not later"
+    begun = time.monotonic()
+    api.client.get(f"/jobs/{job}", headers=key | {"Prefer": "wait=1"})
+    assert time.monotonic() - begun >= 1, "the place is free again"

@@ -9,7 +9,7 @@ import json
 import socket
 import threading
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography.fernet import Fernet
@@ -19,12 +19,14 @@ from sqlalchemy import select, update
 from app.db import webhooks
 from app.db.attempts import Attempt, claim
 from app.db.models import WebhookDelivery, WebhookSecret
+from app.db.session import now
 from app.db.webhooks import claim_due
 from app.domain.errors import UnsafeWebhookError
 from app.secrets import make_sealer
 from app.webhooks import targets
 from app.webhooks.sender import WebhookSender
 from app.webhooks.targets import parse_target, send
+from tests.e2e.conftest import wait_until
 
 LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)
 
@@ -336,8 +338,39 @@ def test_an_endpoint_with_many_messages_leaves_room_for_others(api, endpoint):
         finish(api, api.submit(webhook={"url": endpoint.url})["id"])
     finish(api, api.submit("bob", webhook={"url": endpoint.url})["id"])
     first = claim_due(api.database, 8)
-    assert sum(one.tenant == "alice" for one in first) == 4
+    assert sum(one.tenant == "alice" for one in first) == 2
     assert sum(one.tenant == "bob" for one in first) == 1
+
+
+def test_a_tenant_with_many_silent_endpoints_leaves_room_for_others(
+    api, endpoint, sender, monkeypatch
+):
+    """Other URLs, other hosts: it is the tenant that has few places, and only as long as they are taken."""
+    monkeypatch.setattr(targets, "TOTAL_SECONDS", 6.0)
+    with socket.create_server(("", 0), backlog=500) as silent:
+        port = silent.getsockname()[1]
+        urls = [f"http://127.0.{number % 100}.1:{port}/{number}" for number in range(450)]
+        with api.database.write() as session:
+            moment = now(session) - timedelta(minutes=1)
+            session.add_all(
+                WebhookDelivery(
+                    id=f"msg_{number}", tenant="alice", job_id="job_" + "0" * 32, url=url, type="job.failed",
+                    payload={}, created_at=moment, next_try_at=moment, tries=0,
+                )
+                for number, url in enumerate(urls)
+            )  # fmt: skip
+        for tenant in ("alice", "bob"):
+            api.client.get("/webhooks/secret", headers=api.headers(tenant))
+        sender.pause_seconds = 0.2
+        sender.start()
+        try:
+            wait_until(
+                lambda: len(sender._on_their_way) == 4, 10, "the silent ones have their places"
+            )
+            finish(api, api.submit("bob", webhook={"url": endpoint.url})["id"])
+            wait_until(lambda: endpoint.got, 5, "another tenant's message")
+        finally:
+            sender.stop()
 
 
 def test_a_late_outcome_does_not_undo_a_newer_one(api, endpoint):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from spq_core.calibration.texts import builtin_text
 from spq_core.catalog import resolve
-from spq_core.errors import ArtifactError, NumericalError, UnsafeModelError
+from spq_core.errors import ArtifactError, NumericalError, SpqError, UnsafeModelError
 from spq_core.hub.client import hub_api
 from spq_core.hub.errors import HubError
 from spq_core.hub.fetch import FetchLimits, fetch_model
@@ -95,6 +95,7 @@ CODE_IN_JSON = {
     "6 quantization": {"config": {"quantization_config": {"quant_method": "x", "format": "./evil.py"}}},
     "6 sparsity": {"config": {"sparsity_config": {"format": "./evil.py"}}},
     "6 compression": {"config": {"compression_config": {"format": "./evil.py"}}},
+    "3 a repository that generates": {"generation_config": {"custom_generate": "evil/code"}},
     "6 files elsewhere": {"tokenizer_config": {"tokenizer_file": "/etc/passwd"}},
 }  # fmt: skip
 
@@ -109,6 +110,23 @@ def test_3_to_6_json_that_names_code_is_refused_at_both_doors(hub, hostile, tmp_
         assert refused.value.code in {"unsafe_config", "already_quantized"}
     assert not {"model.safetensors", "evil.py"} & set(hub.downloaded())
     assert not sign.exists()
+
+
+BROKEN = {
+    "padding": {"pad_token_id": 10**9, "eos_token_id": -5, "bos_token_id": 10**12},
+    "activation": {"hidden_act": "os.system"},
+    "dtype": {"dtype": "float4_e2m1fn_x2"},
+    "rope": {"rope_scaling": {"rope_type": "longrope", "factor": 0, "short_factor": [1] * 1000, "long_factor": []}},
+    "heads": {"num_attention_heads": 7},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_10_a_config_that_makes_no_model_is_an_error_with_a_name(hostile, tmp_path, name):
+    """The owner of a service is not woken for it, as he is for `internal`."""
+    with cheaply(), pytest.raises(SpqError) as refused:
+        compressed(hostile(config=BROKEN[name]), tmp_path)
+    assert refused.value.code != "internal"
 
 
 def test_ordinary_json_is_not_taken_for_code(hostile, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -10,7 +11,9 @@ import sys
 import httpx2
 import psutil
 import pytest
+from transformers import AutoModelForCausalLM
 
+import spq_core  # noqa: F401  registers its format
 from tests.e2e.conftest import wait_until
 from tests.servers import free_port
 
@@ -81,6 +84,12 @@ def test_a_job_through_the_client(served, tmp_path):
     assert "Usage" in jobs(tmp_path, url, "watch", "--help").stdout, "help needs no key"
     assert "SPQ_MODEL_DIRS" in refused.stderr
 
+    fetched = jobs(home, url, "download", job["id"], "--out", str(tmp_path / "fetched"))
+    assert fetched.stdout.strip() == str(tmp_path / "fetched")
+    AutoModelForCausalLM.from_pretrained(tmp_path / "fetched")
+    again = jobs(home, url, "download", job["id"], "--out", str(tmp_path / "fetched"), check=False)
+    assert (again.returncode, "output_exists" in again.stderr) == (1, True)
+
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) >= 3
     second = subprocess.run(
@@ -94,3 +103,56 @@ def test_a_job_through_the_client(served, tmp_path):
     wait_until(
         lambda: not any(child.is_running() for child in children), 10, "no process left behind"
     )
+
+
+def test_nothing_outlives_a_service_that_is_killed(served):
+    """Or its worker would go on taking jobs, beside the worker of the next service."""
+    _, _, process = served
+    children = psutil.Process(process.pid).children(recursive=True)
+    wait_until(
+        lambda: any("celery" in " ".join(child.cmdline()) for child in children), 5, "the worker"
+    )
+    process.kill()
+    process.wait(10)
+    wait_until(lambda: not any(alive(child) for child in children), 20, "no process left behind")
+
+
+def alive(process):
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def test_a_taken_port_is_named_before_anything_is_started(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = subprocess.run(
+            [sys.executable, "-m", "worker.cli", "serve", "--home", str(tmp_path / "h"), "--port", str(port)],
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert f"port_in_use: port {port} of 127.0.0.1" in done.stderr
+    assert "listens" not in done.stderr
+
+
+def test_keys_and_tenants_of_ones_own_service_need_no_url(served, monkeypatch):
+    home, _, _ = served
+    own = home.parent / ".spq"
+    own.symlink_to(home)
+    environment = {name: value for name, value in os.environ.items() if name != "SPQ_DATABASE_URL"}
+    environment["HOME"] = str(home.parent)
+
+    def spq(*arguments):
+        done = subprocess.run(
+            [sys.executable, "-m", "worker.cli", *arguments],
+            capture_output=True, text=True, check=True, env=environment,
+        )  # fmt: skip
+        return done.stdout + done.stderr
+
+    made = json.loads(spq("keys", "create", "--tenant", "team", "--name", "ci", "--json"))
+    spq("keys", "rotate", made["id"], "--hours", "0")
+    lines = [line.split() for line in spq("keys", "list").splitlines() if " ci " in line]
+    assert sorted(line[3] for line in lines) == ["expired", "live"]
+    rows = json.loads(spq("keys", "list", "--json"))
+    assert [row["live"] for row in rows if row["id"] == made["id"]] == [False]
+    assert "no key of a tenant 'tema' yet" in spq("tenants", "limit", "tema", "--active-jobs", "1")
+    assert "tema             max_active_jobs 1" in spq("tenants", "list")
+    assert "team             unlimited" in spq("tenants", "list")
