@@ -41,7 +41,7 @@ def recipe_schema() -> dict[str, Any]:
 def capabilities(request: Request, _caller: Reader) -> dict[str, Any]:
     """What this installation takes, and the workers that are there.
 
-    A worker's `isolation` says how a run is kept from the machine: `network and processes`, or `none`.
+    A worker's `isolation` lists what its runs are kept from: `files`, `network` (or `tcp` alone), `processes`.
     """
     settings: ApiSettings = request.app.state.settings
     folders = settings.model_folders()

@@ -1,4 +1,4 @@
-"""Numbers of metrics that API processes and workers add to; when jobs were deleted."""
+"""Numbers of metrics that API processes and workers add to; when jobs were deleted; ended jobs stay ended."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,8 +8,32 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 
+ENDED = "OLD.status IN ('succeeded', 'failed', 'canceled') AND NEW.status <> OLD.status"
+REFUSE = {
+    "postgresql": (
+        """CREATE FUNCTION refuse_to_reopen_job() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            RAISE EXCEPTION 'job % has ended', OLD.id USING ERRCODE = 'integrity_constraint_violation';
+        END $$""",
+        f"""CREATE TRIGGER jobs_stay_ended BEFORE UPDATE OF status ON jobs FOR EACH ROW
+        WHEN ({ENDED}) EXECUTE FUNCTION refuse_to_reopen_job()""",
+    ),
+    "sqlite": (
+        f"""CREATE TRIGGER jobs_stay_ended BEFORE UPDATE OF status ON jobs WHEN {ENDED}
+        BEGIN SELECT RAISE(ABORT, 'the job has ended'); END""",
+    ),
+}
+ALLOW = {
+    "postgresql": (
+        "DROP TRIGGER jobs_stay_ended ON jobs",
+        "DROP FUNCTION refuse_to_reopen_job()",
+    ),
+    "sqlite": ("DROP TRIGGER jobs_stay_ended",),
+}
+
 
 def upgrade() -> None:
+    _execute(REFUSE)
     op.create_table(
         "tallies",
         sa.Column("metric", sa.String(length=64), nullable=False),
@@ -22,6 +46,12 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    _execute(ALLOW)
     for name in ("finished_at", "deleted_at"):
         op.drop_column("deleted_usage", name)
     op.drop_table("tallies")
+
+
+def _execute(statements: dict[str, tuple[str, ...]]) -> None:
+    for statement in statements[op.get_bind().dialect.name]:
+        op.execute(statement)

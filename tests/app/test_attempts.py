@@ -20,7 +20,7 @@ from app.db.jobs import JobRepository, NewJob
 from app.db.models import Job, JobEvent, OutboxMessage
 from app.db.session import now
 from app.domain.errors import FencedError
-from app.domain.job_status import TERMINAL, JobStatus
+from app.domain.job_status import OWNED, TERMINAL, JobStatus
 from app.housekeeping import Housekeeper
 
 NEW = NewJob(request={}, recipe={}, recipe_sha256="0" * 64, model_name="m", max_attempts=2)
@@ -206,10 +206,26 @@ def test_the_database_refuses_impossible_jobs(database, change):
         session.execute(text(f"UPDATE jobs SET {change} WHERE id = :id"), {"id": job})
 
 
-def test_terminal_statuses_have_no_way_out():
-    from app.domain.job_status import sources_of
+@pytest.mark.parametrize("target", sorted(set(JobStatus) - {JobStatus.FAILED}))
+def test_the_database_itself_lets_no_job_out_of_its_end(database, target):
+    """Whatever code asks for it; a change of anything else is fine."""
+    job = add(database)
+    Attempt(database, claim(database, job, "w", 60)).fail(
+        {"code": "x", "message": "", "retryable": False}
+    )
+    lease = now_and_then(database) if target in OWNED else None
+    ended = None if target not in TERMINAL else Job.finished_at
+    with pytest.raises(IntegrityError), database.write() as session:
+        changes = {"status": target, "finished_at": ended, "lease_expires_at": lease}
+        session.execute(update(Job).where(Job.id == job).values(changes))
+    with database.write() as session:
+        session.execute(update(Job).where(Job.id == job).values(version=Job.version + 1))
+    assert load(database, job).status == JobStatus.FAILED
 
-    assert not any(TERMINAL & sources_of(status) for status in JobStatus)
+
+def now_and_then(database):
+    with database.read() as session:
+        return now(session) + timedelta(minutes=1)
 
 
 def test_only_the_oldest_waiting_jobs_are_rung_again(database, monkeypatch):

@@ -130,7 +130,7 @@ def test_a_taken_port_is_named_before_anything_is_started(tmp_path):
         )  # fmt: skip
     assert done.returncode == 1
     assert f"port_in_use: port {port} of 127.0.0.1" in done.stderr
-    assert "listens" not in done.stderr
+    assert "spq listens on" not in done.stderr
 
 
 def test_keys_and_tenants_of_ones_own_service_need_no_url(served, monkeypatch):

@@ -65,18 +65,19 @@ def _of_artifacts(stack: Deployment) -> Iterator[str]:
         jobs = list(session.scalars(select(Job)))
         files = list(session.scalars(select(ArtifactFile)))
     for job in jobs:
-        own = [file for file in files if file.job_id == job.id]
-        if job.status == JobStatus.SUCCEEDED and not own:
+        if job.status == JobStatus.SUCCEEDED and job.id not in {file.job_id for file in files}:
             yield f"artifact: {job.id} succeeded without files"
         if job.error and job.error["code"] in ("internal", "deadline_exceeded_before_start"):
             yield f"error: {job.id} ended with {job.error}"
-        for file in own:
-            stored = stack.artifacts / job.id / file.path
-            found = (
-                hashlib.sha256(stored.read_bytes()).hexdigest() if stored.is_file() else "nothing"
-            )
-            if found != file.sha256:
-                yield f"artifact: {job.id}/{file.path} is not what was recorded"
+    for file in files:
+        stored = stack.artifacts / file.job_id / file.path
+        found = hashlib.sha256(stored.read_bytes()).hexdigest() if stored.is_file() else "nothing"
+        if found != file.sha256:
+            yield f"artifact: {file.job_id}/{file.path} is not what was recorded"
+    owners = {file.job_id for file in files}
+    for folder in stack.artifacts.glob("job_*"):
+        if folder.name not in owners:
+            yield f"I7: artifact {folder.name} is stored and nobody's"
     if jobs and all(job.status == JobStatus.FAILED for job in jobs):
         yield "every job failed"
 

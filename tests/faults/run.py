@@ -13,7 +13,7 @@ from sqlalchemy import select
 from app.db.models import Job
 from tests.faults.checker import violations, wait_for_the_end
 from tests.faults.schedule import run_schedule
-from tests.faults.stack import Deployment, deployment
+from tests.faults.stack import Deployment, deployment, skewed_clock
 from tests.models import save_tiny
 
 EVALUATION = {"perplexity": ["builtin"], "length": 64, "limit": 2, "trials": 1, "new_tokens": 4}
@@ -57,6 +57,7 @@ def one_schedule(seed: int, jobs: int, faults: int, pause: float, root: Path) ->
         "statuses": dict(Counter(str(status) for status, _, _ in rows)),
         "errors": dict(Counter(error["code"] for _, _, error in rows if error)),
         "attempts": sum(attempt for _, attempt, _ in rows),
+        "clocks": "skewed" if skewed_clock("+0") else "right",
         "settled_seconds": round(settled, 1),
         "seconds": round(time.monotonic() - begun, 1),
     }

@@ -14,22 +14,25 @@ from app.domain.job_status import TERMINAL
 from app.queue import CeleryQueue, celery_app
 from tests.faults.stack import LEASE_SECONDS, Deployment
 
-Fault = Callable[[Deployment, random.Random], None]
+Fault = Callable[[Deployment, random.Random], bool | None]
+"""False if there was nothing it could happen to."""
 
 
-def kill_a_child(stack: Deployment, chance: random.Random) -> None:
-    _signal_one(stack.children(), chance, signal.SIGKILL)
+def kill_a_child(stack: Deployment, chance: random.Random) -> bool:
+    return bool(_signal_one(stack.children(), chance, signal.SIGKILL))
 
 
-def freeze_a_runner_past_its_lease(stack: Deployment, chance: random.Random) -> None:
+def freeze_a_runner_past_its_lease(stack: Deployment, chance: random.Random) -> bool:
     frozen = _signal_one(stack.children("worker.runner"), chance, signal.SIGSTOP)
     _thaw_later(frozen)
+    return bool(frozen)
 
 
-def kill_a_supervisor(stack: Deployment, chance: random.Random) -> None:
+def kill_a_supervisor(stack: Deployment, chance: random.Random) -> bool:
     parent = psutil.Process(stack.processes[chance.choice(stack.workers)].pid)
     with suppress(psutil.NoSuchProcess):
-        _signal_one(parent.children(), chance, signal.SIGKILL)
+        return bool(_signal_one(parent.children(), chance, signal.SIGKILL))
+    return False
 
 
 def freeze_a_whole_worker_past_its_lease(stack: Deployment, chance: random.Random) -> None:
@@ -123,23 +126,25 @@ def lose_the_answer_to_a_commit(stack: Deployment, _: random.Random) -> None:
     stack.hub.lost_answers.append("/commit/")
 
 
-def cancel_a_job(stack: Deployment, chance: random.Random) -> None:
+def cancel_a_job(stack: Deployment, chance: random.Random) -> bool:
     with stack.database.read() as session:
         jobs = sorted(session.scalars(select(Job.id).where(Job.status.not_in(TERMINAL))))
     if jobs:
         stack.ask("POST", f"/jobs/{chance.choice(jobs)}/cancel", seconds=20)
+    return bool(jobs)
 
 
-def fill_the_disk(stack: Deployment, _: random.Random) -> None:
-    """For some seconds; where there is no file system of its own for it, nothing happens."""
+def fill_the_disk(stack: Deployment, _: random.Random) -> bool:
+    """For some seconds; not where there is no file system of its own for it."""
     if not stack.disk.is_mount():
-        return
+        return False
     filler = stack.disk / "filler"
     with suppress(OSError), filler.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(1 << 24))
     time.sleep(4)
     filler.unlink()
+    return True
 
 
 FAULTS: tuple[Fault, ...] = (
@@ -159,7 +164,8 @@ def run_schedule(stack: Deployment, seed: int, count: int, pause: float) -> list
         time.sleep(chance.uniform(0, pause))
         happened.append(fault.__name__)
         try:
-            fault(stack, chance)
+            if fault(stack, chance) is False:
+                happened[-1] += " (to nobody)"
         except AssertionError as error:  # no API answered in time: the next fault may help
             happened[-1] += f" ({error})"
     return happened
