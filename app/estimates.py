@@ -1,7 +1,6 @@
 """Route that tells what a job would cost, from the headers of its model alone."""
 
 import threading
-from pathlib import Path
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict
@@ -80,15 +79,11 @@ def make_estimate(body: JobSubmission, request: Request, _caller: Reader) -> Est
 
 def _shapes(model: ModelReference, settings: ApiSettings) -> tuple[ModelShapes, str | None]:
     if model.repo_id is None:
-        return folder_shapes(_local(str(model.path), settings)), None
+        folder = settings.local_model(str(model.path))
+        if folder is None:
+            raise ModelNotAllowedError(str(model.path))
+        return folder_shapes(folder), None
     api = hub_api(settings.hub_endpoint, None)
     require_reachable(api)
     headers = fetch_headers(api, model.repo_id, model.revision)
     return headers_shapes(headers), headers.commit
-
-
-def _local(name: str, settings: ApiSettings) -> Path:
-    for folder in settings.model_folders():
-        if (folder / name / "config.json").is_file():
-            return folder / name
-    raise ModelNotAllowedError(name)

@@ -86,7 +86,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.state.jobs = JobService(
         database,
         housekeeper.wake,
-        settings.model_folders(),
+        settings.local_model,
         settings.artifact_dir,
         settings.data_dir,
         settings.max_attempts,

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
+from app.db.quotas import WINDOW_SECONDS
 from app.db.session import is_away
 from app.domain.errors import (
     ArtifactExpiredError,
@@ -95,7 +96,6 @@ HEADERS = {
 }
 
 
-WINDOW_SECONDS = 60
 AGAIN_IN_SECONDS: Mapping[type[Exception], int] = {RequestInProgressError: 1, PublishingError: 5}
 
 

@@ -50,6 +50,11 @@ class ServiceSettings(BaseSettings):
         """The allow-listed parents of local models."""
         return tuple(Path(part).resolve() for part in self.model_dirs.split(os.pathsep) if part)
 
+    def local_model(self, name: str) -> Path | None:
+        """The model of that name in one of them."""
+        found = (folder / name for folder in self.model_folders())
+        return next((path for path in found if (path / "config.json").is_file()), None)
+
 
 class ApiSettings(ServiceSettings):
     """What only the API needs."""

@@ -33,7 +33,7 @@ from worker.heartbeat import Heartbeat
 from worker.hub_token import hub_token
 from worker.job_log import JobLog
 from worker.leftovers import remove_leftovers, scratch_folder
-from worker.local import local_model, missing_texts, readable_files
+from worker.local import missing_texts, readable_files
 from worker.observed import Observed
 from worker.process import Child, Message
 from worker.runtime import Runtime
@@ -63,9 +63,11 @@ def run_job(job_id: str, runtime: Runtime) -> None:
             with suppress(SQLAlchemyError):  # the next job tries again
                 remove_leftovers(runtime.database, settings.scratch_dir)
             _JobRun(runtime, attempt, heartbeat, scratch, observed).to_outcome()
-    except OSError as error:  # no folder could be made; the next worker may have room
+    except (
+        OSError
+    ) as error:  # no folder could be made; another worker may have room, or the right to
         log.error("no_scratch_folder", job_id=job_id, error=str(error))
-        attempt.give_back(DISK_FULL)
+        attempt.give_back(DISK_FULL if disk_is_full(error) else "no_scratch_folder")
 
 
 @dataclass(slots=True)
@@ -195,7 +197,7 @@ class _JobRun:
             )
         folder = self.scratch / "source"
         if model["repo_id"] is None:
-            found = local_model(settings.model_folders(), model["path"])
+            found = settings.local_model(model["path"])
             if found is None:
                 raise _failed(
                     "model_not_found",

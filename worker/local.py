@@ -1,7 +1,7 @@
 """What of a job is on this machine already."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,6 @@ from spq_core.calibration.texts import BUILTIN, find_text
 from spq_core.errors import DatasetError
 from spq_core.recipe import parse_recipe
 from worker.settings import WorkerSettings
-
-
-def local_model(folders: Iterable[Path], name: str) -> Path | None:
-    """The model of that name in one of the allowed folders."""
-    for folder in folders:
-        if (folder / name / "config.json").is_file():
-            return folder / name
-    return None
 
 
 def readable_files(settings: WorkerSettings, source: Path) -> list[Path]:

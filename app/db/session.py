@@ -62,19 +62,19 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """For statements that only look; they never make a SQLite writer wait."""
+        """A session for statements that only look, each by itself; they never make a SQLite writer wait."""
         with self._reader() as session:
             yield session
 
     @contextmanager
     def look(self) -> Iterator[Connection]:
-        """As `read`, for the statements of every request: without a session they cost half."""
+        """A connection, as `read`, for the statements of every request: without a session they cost half."""
         with self._looking.connect() as connection:
             yield connection
 
     @contextmanager
     def single(self) -> Iterator[Connection]:
-        """For one statement that writes, and is committed at once."""
+        """A connection for one statement that writes, and is committed at once."""
         sqlite = self.engine.dialect.name == "sqlite"
         with self.engine.begin() if sqlite else self._looking.connect() as connection:
             yield connection

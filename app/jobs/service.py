@@ -54,7 +54,8 @@ class JobService:
 
     database: Database
     wake: Callable[[], None]
-    model_folders: tuple[Path, ...]
+    local_model: Callable[[str], Path | None]
+    """Finds an allowed local model by name."""
     artifact_dir: Path
     data_dir: Path | None
     max_attempts: int
@@ -211,11 +212,7 @@ class JobService:
         raise ArtifactNotFoundError(path)
 
     def _check_local_model(self, model: ModelReference) -> None:
-        if model.path is None:
-            return
-        if not any(
-            (folder / model.path / "config.json").is_file() for folder in self.model_folders
-        ):
+        if model.path is not None and self.local_model(model.path) is None:
             raise ModelNotAllowedError(model.path)
 
     def _sealed(self, token: SecretStr | None) -> str | None:

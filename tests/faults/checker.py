@@ -44,7 +44,7 @@ def violations(stack: Deployment, submitted: dict[str, str]) -> list[str]:
     """
     return [
         *_of_jobs(stack, submitted), *_of_messages(stack), *_of_events(stack), *_of_the_hub(stack),
-        *_of_leftovers(stack), *_of_artifacts(stack),
+        *_of_leftovers(stack), *_of_artifacts(stack), *_of_the_store(stack),
     ]  # fmt: skip
 
 
@@ -69,6 +69,13 @@ def _of_artifacts(stack: Deployment) -> Iterator[str]:
             yield f"artifact: {job.id} succeeded without files"
         if job.error and job.error["code"] in ("internal", "deadline_exceeded_before_start"):
             yield f"error: {job.id} ended with {job.error}"
+    if jobs and all(job.status == JobStatus.FAILED for job in jobs):
+        yield "every job failed"
+
+
+def _of_the_store(stack: Deployment) -> Iterator[str]:
+    with stack.database.read() as session:
+        files = list(session.scalars(select(ArtifactFile)))
     for file in files:
         stored = stack.artifacts / file.job_id / file.path
         found = hashlib.sha256(stored.read_bytes()).hexdigest() if stored.is_file() else "nothing"
@@ -78,8 +85,6 @@ def _of_artifacts(stack: Deployment) -> Iterator[str]:
     for folder in stack.artifacts.glob("job_*"):
         if folder.name not in owners:
             yield f"I7: artifact {folder.name} is stored and nobody's"
-    if jobs and all(job.status == JobStatus.FAILED for job in jobs):
-        yield "every job failed"
 
 
 def _of_messages(stack: Deployment) -> Iterator[str]:
