@@ -1,9 +1,9 @@
 """Routes that tell what this service can do."""
 
 from importlib.metadata import version
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 
 from app.auth import Reader, database_of
 from app.db.workers import present_workers
@@ -26,7 +26,9 @@ def list_recipes() -> dict[str, Any]:
 
 
 @router.get("/recipes/{name}", responses=documented(RecipeError))
-def get_recipe(name: str) -> dict[str, Any]:
+def get_recipe(
+    name: Annotated[str, Path(description="A recipe of the catalog.")],
+) -> dict[str, Any]:
     """One recipe of the catalog."""
     return _described(resolve(name))
 

@@ -80,6 +80,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app = FastAPI(
         title="spq", version=version("spq"), lifespan=lifespan, docs_url=None, redoc_url=None,
         responses=documented_everywhere(), telemetry=_telemetry(),
+        generate_unique_id_function=lambda route: route.name,
     )  # fmt: skip
     app.state.settings = settings
     app.state.database = database

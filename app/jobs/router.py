@@ -1,20 +1,14 @@
 """Routes for jobs."""
 
-import hashlib
-import json
 import re
-from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response, status
+from fastapi import APIRouter, Depends, Request, Response, status
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
-from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from app.auth import Reader, Writer
-from app.db.jobs import Glance, JobFilter
-from app.db.models import Job
+from app.db.jobs import JobFilter
 from app.domain.errors import (
     ArtifactExpiredError,
     ArtifactNotFoundError,
@@ -33,12 +27,26 @@ from app.domain.errors import (
     UnknownDatasetError,
     UnsafeWebhookError,
 )
-from app.domain.job_status import TERMINAL, JobStatus
+from app.domain.job_status import TERMINAL
+from app.jobs.answers import accepted, cached, etag_of, job_answer, job_headers, listing
 from app.jobs.labels import wanted_labels
+from app.jobs.parameters import (
+    After,
+    CreatedAfter,
+    Cursor,
+    FilePath,
+    IdempotencyKey,
+    JobId,
+    LastEventId,
+    Limit,
+    LongLimit,
+    Model,
+    Prefer,
+    Status,
+)
 from app.jobs.schemas import (
     ArtifactFileView,
     EventView,
-    Instant,
     JobPage,
     JobSubmission,
     JobView,
@@ -47,25 +55,14 @@ from app.jobs.schemas import (
     LogLineView,
     MetricView,
 )
-from app.jobs.service import Accepted, JobService
+from app.jobs.service import JobService
 from app.jobs.stream import changed, event_stream, wanted_wait
 from app.jobs.views import job_view
-from app.problems import documented, rate_headers
+from app.problems import documented
 from spq_core.errors import RecipeError
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
-Limit = Annotated[int, Query(ge=1, le=100)]
-LongLimit = Annotated[int, Query(ge=1, le=1000)]
-After = Annotated[int, Query(ge=0, le=2**31 - 1)]
-IdempotencyHeader = Annotated[
-    str | None,
-    Header(alias="Idempotency-Key", min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$"),
-]
 ETAG = re.compile(r'"(\d{1,9})"')
-View = TypeVar("View", bound=BaseModel)
-QUICK_POLL_SECONDS, POLL_SECONDS, SLOW_POLL_SECONDS = 2, 5, 15
-YOUNG_SECONDS, OLD_SECONDS = 60, 600
-NO_CACHE = "private, no-cache"
 
 
 async def _service(request: Request) -> JobService:
@@ -86,14 +83,14 @@ Jobs = Annotated[JobService, Depends(_service)]
     ),
 )  # fmt: skip
 def submit_job(
-    body: JobSubmission, jobs: Jobs, caller: Writer, key: IdempotencyHeader = None
+    body: JobSubmission, jobs: Jobs, caller: Writer, key: IdempotencyKey = None
 ) -> JSONResponse:
     """Accept a compression job; poll the Location header for its progress.
 
     A request that is sent again with the same Idempotency-Key within 48 hours makes no second job: it
     gets the first one's answer, with `Idempotent-Replayed: true`.
     """
-    return _accepted(jobs.submit(caller, body, key))
+    return accepted(jobs.submit(caller, body, key))
 
 
 @router.get("", response_model=JobPage, responses=documented(InvalidCursorError, ManyLabelsError))
@@ -102,10 +99,10 @@ def list_jobs(
     jobs: Jobs,
     caller: Reader,
     limit: Limit = 20,
-    after: str | None = None,
-    job_status: Annotated[JobStatus | None, Query(alias="status")] = None,
-    model: Annotated[str | None, Query(max_length=256)] = None,
-    created_after: Instant | None = None,
+    after: Cursor = None,
+    job_status: Status = None,
+    model: Model = None,
+    created_after: CreatedAfter = None,
 ) -> Response:
     """List jobs, newest first; `label.NAME=VALUE` shows those with a label."""
     chosen = JobFilter(
@@ -121,16 +118,16 @@ def list_jobs(
     headers = {}
     if more is not None:
         headers["Link"] = f'<{request.url.include_query_params(after=more)}>; rel="next"'
-    return _cached(request, page.model_dump(mode="json"), headers)
+    return cached(request, page.model_dump(mode="json"), headers)
 
 
 @router.get("/{job_id}", response_model=JobView, responses=documented(JobNotFoundError))
 async def get_job(
     request: Request,
-    job_id: str,
+    job_id: JobId,
     jobs: Jobs,
     caller: Reader,
-    prefer: Annotated[str, Header(max_length=200)] = "",
+    prefer: Prefer = "",
 ) -> Response:
     """Show one job. Send the ETag back as If-None-Match: an unchanged job costs no body.
 
@@ -147,11 +144,11 @@ async def get_job(
                 int(version[1]) if version else None,
                 seconds if free else 0,
             )
-        if _etag(found) in known:
-            headers = _job_headers(found) | preferred
+        if etag_of(found) in known:
+            headers = job_headers(found) | preferred
             return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
     job = await run_in_threadpool(jobs.get, caller.tenant, job_id)
-    return _job_answer(job, status.HTTP_200_OK, **preferred)
+    return job_answer(job, status.HTTP_200_OK, **preferred)
 
 
 @router.post(
@@ -159,11 +156,11 @@ async def get_job(
     response_model=JobView,
     responses={202: {"model": JobView}, **documented(JobNotFoundError, PublishingError)},
 )
-def cancel_job(job_id: str, jobs: Jobs, caller: Writer) -> Response:
+def cancel_job(job_id: JobId, jobs: Jobs, caller: Writer) -> Response:
     """Stop a job: 200 when it has ended, 202 when its worker was asked to stop."""
     job = jobs.cancel(caller.tenant, job_id)
     ended = job.status in TERMINAL
-    return _job_answer(job, status.HTTP_200_OK if ended else status.HTTP_202_ACCEPTED)
+    return job_answer(job, status.HTTP_200_OK if ended else status.HTTP_202_ACCEPTED)
 
 
 @router.post(
@@ -175,10 +172,10 @@ def cancel_job(job_id: str, jobs: Jobs, caller: Writer) -> Response:
     ),
 )
 def retry_job(
-    job_id: str, jobs: Jobs, caller: Writer, key: IdempotencyHeader = None
+    job_id: JobId, jobs: Jobs, caller: Writer, key: IdempotencyKey = None
 ) -> JSONResponse:
     """Accept a new job that asks for what a failed or canceled one did."""
-    return _accepted(jobs.retry(caller, job_id, key))
+    return accepted(jobs.retry(caller, job_id, key))
 
 
 @router.delete(
@@ -186,7 +183,7 @@ def retry_job(
     status_code=status.HTTP_204_NO_CONTENT,
     responses=documented(JobNotFoundError, JobActiveError),
 )
-def delete_job(job_id: str, jobs: Jobs, caller: Writer) -> None:
+def delete_job(job_id: JobId, jobs: Jobs, caller: Writer) -> None:
     """Forget a job that has ended, and its artifact in this service's store."""
     jobs.delete(caller.tenant, job_id)
 
@@ -202,12 +199,12 @@ def delete_job(job_id: str, jobs: Jobs, caller: Writer) -> None:
 )
 def list_events(
     request: Request,
-    job_id: str,
+    job_id: JobId,
     jobs: Jobs,
     caller: Reader,
     after: After = 0,
     limit: LongLimit = 100,
-    last_event_id: Annotated[int | None, Header(ge=0, le=2**31 - 1)] = None,
+    last_event_id: LastEventId = None,
 ) -> Listing[EventView] | Response:
     """The job's history: numbered without gaps.
 
@@ -229,38 +226,38 @@ def list_events(
             headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
         )
     rows = jobs.read(caller.tenant, lambda repo: repo.events(job_id, after=after, limit=limit + 1))
-    return _listing(rows, EventView, limit, after, lambda row: row.seq)
+    return listing(rows, EventView, limit, after, lambda row: row.seq)
 
 
 @router.get("/{job_id}/logs", responses=documented(JobNotFoundError))
 def list_logs(
-    job_id: str, jobs: Jobs, caller: Reader, after: After = 0, limit: LongLimit = 500
+    job_id: JobId, jobs: Jobs, caller: Reader, after: After = 0, limit: LongLimit = 500
 ) -> Listing[LogLineView]:
     """Lines the job's processes wrote."""
     rows = jobs.read(
         caller.tenant, lambda repo: repo.log_lines(job_id, after=after, limit=limit + 1)
     )
-    return _listing(rows, LogLineView, limit, after, lambda row: row.id)
+    return listing(rows, LogLineView, limit, after, lambda row: row.id)
 
 
 @router.get("/{job_id}/metrics", responses=documented(JobNotFoundError))
-def list_metrics(job_id: str, jobs: Jobs, caller: Reader) -> Listing[MetricView]:
+def list_metrics(job_id: JobId, jobs: Jobs, caller: Reader) -> Listing[MetricView]:
     """Every measured figure of source, plain INT8 and result."""
     rows = jobs.read(caller.tenant, lambda repo: repo.metrics(job_id))
-    return _listing(rows, MetricView, len(rows), 0, lambda _: len(rows))
+    return listing(rows, MetricView, len(rows), 0, lambda _: len(rows))
 
 
 @router.get("/{job_id}/layers", responses=documented(JobNotFoundError))
 def list_layers(
-    job_id: str, jobs: Jobs, caller: Reader, after: After = 0, limit: LongLimit = 1000
+    job_id: JobId, jobs: Jobs, caller: Reader, after: After = 0, limit: LongLimit = 1000
 ) -> Listing[LayerView]:
     """What each stage did to each matrix."""
     rows = jobs.read(caller.tenant, lambda repo: repo.layers(job_id, after=after, limit=limit + 1))
-    return _listing(rows, LayerView, limit, after, lambda row: row.number)
+    return listing(rows, LayerView, limit, after, lambda row: row.number)
 
 
 @router.get("/{job_id}/artifacts", responses=documented(JobNotFoundError))
-def list_artifacts(job_id: str, jobs: Jobs, caller: Reader) -> Listing[ArtifactFileView]:
+def list_artifacts(job_id: JobId, jobs: Jobs, caller: Reader) -> Listing[ArtifactFileView]:
     """The files of the finished artifact."""
     rows = jobs.read(caller.tenant, lambda repo: repo.artifact_files(job_id))
     data = [
@@ -278,7 +275,7 @@ def list_artifacts(job_id: str, jobs: Jobs, caller: Reader) -> Listing[ArtifactF
     response_class=FileResponse,
     responses=documented(JobNotFoundError, ArtifactNotFoundError, ArtifactExpiredError),
 )
-def download_artifact(job_id: str, path: str, jobs: Jobs, caller: Reader) -> FileResponse:
+def download_artifact(job_id: JobId, path: FilePath, jobs: Jobs, caller: Reader) -> FileResponse:
     """Download one file; ranges are supported, the ETag is its sha256."""
     stored, file = jobs.artifact_path(caller.tenant, job_id, path)
     return FileResponse(
@@ -286,62 +283,4 @@ def download_artifact(job_id: str, path: str, jobs: Jobs, caller: Reader) -> Fil
         filename=file.path,
         media_type="application/octet-stream",
         headers={"ETag": f'"{file.sha256}"', "X-Content-Type-Options": "nosniff"},
-    )
-
-
-def _accepted(answer: Accepted) -> JSONResponse:
-    job, rate = answer.job, answer.rate
-    headers = {
-        "ETag": f'"{job["version"]}"',
-        "Cache-Control": NO_CACHE,
-        "Location": job["urls"]["self"],
-        "Retry-After": str(QUICK_POLL_SECONDS),
-        **rate_headers(rate.allowed, rate.remaining, rate.reset_seconds),
-    }
-    if answer.replayed:
-        headers["Idempotent-Replayed"] = "true"
-    return JSONResponse(job, status.HTTP_202_ACCEPTED, headers)
-
-
-def _etag(job: Job | Glance) -> str:
-    return f'"{job.version}"'
-
-
-def _job_headers(job: Job | Glance) -> dict[str, str]:
-    headers = {"ETag": _etag(job), "Cache-Control": NO_CACHE, "Location": f"/jobs/{job.id}"}
-    if job.status not in TERMINAL:
-        headers["Retry-After"] = str(_poll_seconds(job))
-    return headers
-
-
-def _job_answer(job: Job, status_code: int, **more: str) -> Response:
-    headers = _job_headers(job) | more
-    return Response(job_view(job).model_dump_json(), status_code, headers, "application/json")
-
-
-def _poll_seconds(job: Job | Glance) -> int:
-    """How soon a look is worth it: soon for young jobs, later for long ones."""
-    age = (datetime.now(UTC) - (job.started_at or job.created_at)).total_seconds()
-    if age < YOUNG_SECONDS:
-        return QUICK_POLL_SECONDS
-    return POLL_SECONDS if age < OLD_SECONDS else SLOW_POLL_SECONDS
-
-
-def _cached(request: Request, document: dict[str, Any], headers: dict[str, str]) -> Response:
-    """Answer with an ETag over the content, or 304 when the client has it."""
-    etag = f'"{hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:32]}"'
-    headers |= {"ETag": etag, "Cache-Control": NO_CACHE}
-    if etag in request.headers.get("if-none-match", ""):
-        return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
-    return JSONResponse(document, headers=headers)
-
-
-def _listing(
-    rows: list[Any], view: type[View], limit: int, after: int, number: Callable[[Any], int]
-) -> Listing[View]:
-    shown = rows[:limit]
-    return Listing[View](
-        data=[view.model_validate(row) for row in shown],
-        has_more=len(rows) > limit,
-        next_after=number(shown[-1]) if shown else after,
     )

@@ -10,6 +10,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    JsonValue,
     SecretStr,
     StringConstraints,
     model_validator,
@@ -84,6 +85,24 @@ class TimeLimits(_Body):
     """A job that is not done this long after its first start fails."""
 
 
+EXAMPLES: list[JsonValue] = [
+    {
+        "model": {"repo_id": "HuggingFaceTB/SmolLM2-135M-Instruct", "revision": "main"},
+        "recipe": "balanced",
+        "evaluation": {"perplexity": ["wikitext2"], "limit": 16},
+        "labels": {"team": "search"},
+    },
+    {
+        "model": {"path": "my-model"},
+        "recipe": {"extends": "small", "target": {"bytes_ratio": 0.25}, "gates": {"max_kl": 0.1}},
+        "output": {"repo_id": "me/my-model-small", "private": True},
+        "limits": {"max_pending_seconds": 3600, "max_runtime_seconds": 86400},
+        "webhook": {"url": "https://example.com/hooks/spq"},
+    },
+]
+"""For the API's document; a test submits them."""
+
+
 def _in_utc(moment: datetime) -> datetime:
     try:
         return moment.astimezone(UTC)
@@ -103,6 +122,8 @@ def _sendable(token: SecretStr) -> SecretStr:
 
 class JobSubmission(_Body):
     """A request to compress a model."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": EXAMPLES})
 
     model: ModelReference
     recipe: Annotated[str, Field(max_length=64)] | dict[str, Any] = DEFAULT

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request, status
+from fastapi import APIRouter, Path, Query, Request, status
 from pydantic import BaseModel, ConfigDict
 
 from app.auth import Reader, Writer, database_of
@@ -76,9 +76,13 @@ def rotate_secret(request: Request, caller: Writer) -> SecretView:
 def list_deliveries(
     request: Request,
     caller: Reader,
-    job_id: Annotated[str | None, Query(max_length=64)] = None,
-    after: Annotated[str | None, Query(max_length=64)] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    job_id: Annotated[
+        str | None, Query(max_length=64, description="Only messages about this job.")
+    ] = None,
+    after: Annotated[
+        str | None, Query(max_length=64, description="Where the page before ended.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=100, description="Entries of a page at most.")] = 20,
 ) -> DeliveryPage:
     """Messages to this tenant's webhooks, newest first."""
     with database_of(request).read() as session:
@@ -93,7 +97,11 @@ def list_deliveries(
     status_code=status.HTTP_202_ACCEPTED,
     responses=documented(DeliveryNotFoundError),
 )
-def resend_delivery(delivery_id: str, request: Request, caller: Writer) -> DeliveryView:
+def resend_delivery(
+    delivery_id: Annotated[str, Path(description="A message's `id`.")],
+    request: Request,
+    caller: Writer,
+) -> DeliveryView:
     """Deliver a message again, with the same id."""
     with database_of(request).write() as session:
         return DeliveryView.model_validate(webhooks.resend(session, caller.tenant, delivery_id))

@@ -1,6 +1,7 @@
 """The API is what its OpenAPI document says: valid, committed, and kept under random requests."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -40,16 +41,42 @@ def test_the_document_is_valid_and_committed():
     )
 
 
-def test_every_operation_is_named_once_and_documents_its_errors():
-    names = []
+def operations():
     for path, methods in document()["paths"].items():
         for method, operation in methods.items():
-            names.append(operation["operationId"])
-            assert operation["description"] or operation["summary"], (method, path)
-            for status, answer in operation["responses"].items():
-                if status.startswith(("4", "5")) and path not in UNREADY:
-                    assert "application/problem+json" in answer["content"], (method, path, status)
+            yield f"{method} {path}", operation
+
+
+def test_every_operation_says_what_it_is():
+    """What a linter of API documents asks for, in the words of this one."""
+    names = [operation["operationId"] for _, operation in operations()]
     assert len(names) == len(set(names))
+    for where, operation in operations():
+        assert operation["operationId"].isidentifier(), where
+        for part in ("summary", "description", "tags"):
+            assert operation[part], (where, part)
+        for one in operation.get("parameters", ()):
+            assert one["description"], (where, one["name"])
+        assert set("".join(operation["responses"])) & {"2"}, where
+        for status, answer in operation["responses"].items():
+            assert answer["description"], (where, status)
+            if status.startswith(("4", "5")) and where.split()[1] not in UNREADY:
+                assert list(answer["content"]) == ["application/problem+json"], (where, status)
+
+
+def test_no_part_of_the_document_is_without_use():
+    found = document()
+    used = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(found)))
+    assert used == set(found["components"]["schemas"])
+
+
+def test_the_examples_of_the_document_are_accepted(api):
+    shown = document()["components"]["schemas"]["JobSubmission"]["examples"]
+    for body in shown:
+        if "path" in body["model"]:
+            body["model"]["path"] = "tiny-llama"
+        answer = api.client.post("/jobs", json=body, headers=api.headers())
+        assert answer.status_code == 202, answer.text
 
 
 @pytest.fixture
