@@ -35,7 +35,7 @@ SYSTEM = (
     "/etc/timezone", "/etc/nsswitch.conf", "/etc/passwd", "/etc/group", "/etc/OpenCL", "/etc/vulkan",
 )  # fmt: skip
 """What libraries, drivers among them, read. Not /etc as a whole, nor /opt, /home, /run, /var."""
-DEVICES = ("null", "zero", "full", "random", "urandom", "shm", "nvidia*", "dri", "kfd")
+DEVICES = ("null", "zero", "full", "random", "urandom", "shm", "nvidia*", "dri", "kfd", "dxg")
 CODE = ("app", "spq_core", "worker", "*.egg-info", "*.dist-info")
 
 
