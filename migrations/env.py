@@ -17,7 +17,8 @@ def run() -> None:
     """Migrate over one connection."""
     url = context.config.attributes.get("url") or os.environ["SPQ_DATABASE_URL"]
     postgres = make_url(url).get_backend_name() == "postgresql"
-    options = {"options": f"-c lock_timeout={LOCK_TIMEOUT_MS}"} if postgres else {}
+    timeout = context.config.attributes.get("lock_timeout_ms", LOCK_TIMEOUT_MS)
+    options = {"options": f"-c lock_timeout={timeout}"} if postgres else {}
     engine = create_engine(url, poolclass=NullPool, connect_args=options)
     with engine.connect() as connection:
         context.configure(

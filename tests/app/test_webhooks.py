@@ -346,7 +346,7 @@ def test_a_tenant_with_many_silent_endpoints_leaves_room_for_others(
     api, endpoint, sender, monkeypatch
 ):
     """Other URLs, other hosts: it is the tenant that has few places, and only as long as they are taken."""
-    monkeypatch.setattr(targets, "TOTAL_SECONDS", 6.0)
+    monkeypatch.setattr(targets, "TOTAL_SECONDS", 2.5)
     with socket.create_server(("", 0), backlog=500) as silent:
         port = silent.getsockname()[1]
         urls = [f"http://127.0.{number % 100}.1:{port}/{number}" for number in range(450)]

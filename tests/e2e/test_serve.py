@@ -131,28 +131,3 @@ def test_a_taken_port_is_named_before_anything_is_started(tmp_path):
     assert done.returncode == 1
     assert f"port_in_use: port {port} of 127.0.0.1" in done.stderr
     assert "spq listens on" not in done.stderr
-
-
-def test_keys_and_tenants_of_ones_own_service_need_no_url(served, monkeypatch):
-    home, _, _ = served
-    own = home.parent / ".spq"
-    own.symlink_to(home)
-    environment = {name: value for name, value in os.environ.items() if name != "SPQ_DATABASE_URL"}
-    environment["HOME"] = str(home.parent)
-
-    def spq(*arguments):
-        done = subprocess.run(
-            [sys.executable, "-m", "worker.cli", *arguments],
-            capture_output=True, text=True, check=True, env=environment,
-        )  # fmt: skip
-        return done.stdout + done.stderr
-
-    made = json.loads(spq("keys", "create", "--tenant", "team", "--name", "ci", "--json"))
-    spq("keys", "rotate", made["id"], "--hours", "0")
-    lines = [line.split() for line in spq("keys", "list").splitlines() if " ci " in line]
-    assert sorted(line[3] for line in lines) == ["expired", "live"]
-    rows = json.loads(spq("keys", "list", "--json"))
-    assert [row["live"] for row in rows if row["id"] == made["id"]] == [False]
-    assert "no key of a tenant 'tema' yet" in spq("tenants", "limit", "tema", "--active-jobs", "1")
-    assert "tema             max_active_jobs 1" in spq("tenants", "list")
-    assert "team             unlimited" in spq("tenants", "list")
