@@ -33,6 +33,15 @@ def recall(session: Session, asked: Idempotency) -> dict[str, Any] | None:
     """
     if not _alone(session, asked):
         raise RequestInProgressError
+    return known_answer(session, asked)
+
+
+def known_answer(session: Session, asked: Idempotency) -> dict[str, Any] | None:
+    """What an earlier request with the key was answered, once that is written; None if there is nothing.
+
+    Raises:
+        IdempotencyKeyReusedError: the key came with another request.
+    """
     found = session.scalar(
         select(IdempotentAnswer).where(
             IdempotentAnswer.tenant == asked.tenant,

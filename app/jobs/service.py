@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import SecretStr
 from sqlalchemy.orm import Session
 
-from app.db.idempotency import Idempotency, recall, remember
+from app.db.idempotency import Idempotency, known_answer, recall, remember
 from app.db.jobs import Glance, JobFilter, JobRepository, NewJob, glance
 from app.db.keys import Principal
 from app.db.models import ArtifactFile, Job
@@ -86,6 +86,8 @@ class JobService:
             secret = body.hub_token.get_secret_value()
             document["hub_token"] = hashlib.sha256(f"{caller.tenant} {secret}".encode()).hexdigest()
         asked = _idempotency(caller.tenant, key, document)
+        if (before := self._replayed(caller, asked)) is not None:
+            return before
         recipe = resolve(body.recipe)
         self._check_local_model(body.model)
         self._check_datasets({*body.evaluation.perplexity, recipe.calibration.dataset})
@@ -112,6 +114,9 @@ class JobService:
             QuotaExceededError, RateLimitedError, IdempotencyKeyReusedError, RequestInProgressError:
                 as for `submit`.
         """
+        asked = _idempotency(caller.tenant, key, {"retry": job_id})
+        if (before := self._replayed(caller, asked)) is not None:
+            return before
         old = self.get(caller.tenant, job_id)
         if old.status not in RETRYABLE:
             raise JobNotRetryableError(job_id, f"is {old.status}")
@@ -128,8 +133,18 @@ class JobService:
             retry_of=old.id,
             traceparent=current_traceparent(),
         )
-        asked = _idempotency(caller.tenant, key, {"retry": job_id})
         return self._accept(caller, new, asked, "retried")
+
+    def _replayed(self, caller: Principal, asked: Idempotency | None) -> Accepted | None:
+        """The answer to an earlier request, though what it named may be gone by now."""
+        if asked is None:
+            return None
+        with self.database.read() as session:
+            before = known_answer(session, asked)
+        if before is None:
+            return None
+        rate = count_request(self.database, caller.key_id, self.submissions_per_minute)
+        return Accepted(before, rate, replayed=True)
 
     def _accept(
         self, caller: Principal, new: NewJob, asked: Idempotency | None, kind: str

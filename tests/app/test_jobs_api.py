@@ -679,3 +679,22 @@ def test_clients_that_wait_are_bounded_and_others_are_still_answered(api, monkey
     begun = time.monotonic()
     api.client.get(f"/jobs/{job}", headers=key | {"Prefer": "wait=1"})
     assert time.monotonic() - begun >= 1, "the place is free again"
+
+
+def test_a_repeated_request_gets_its_answer_though_what_it_named_is_gone(api):
+    """The client only wants to know whether its first request arrived."""
+    headers = api.headers() | {"Idempotency-Key": "k"}
+    body = {"model": {"path": "tiny-llama"}, "recipe": "int8"}
+    first = api.client.post("/jobs", json=body, headers=headers)
+    job = first.json()["id"]
+    api.client.post(f"/jobs/{job}/cancel", headers=headers)
+    again = {"Idempotency-Key": "again"} | api.headers()
+    retried = api.client.post(f"/jobs/{job}/retry", headers=again)
+    assert api.client.delete(f"/jobs/{job}", headers=headers).status_code == 204
+    state = api.client.app.state
+    state.jobs = replace(state.jobs, local_model=lambda _: None)
+    replay = api.client.post("/jobs", json=body, headers=headers)
+    assert (replay.status_code, replay.json()) == (202, first.json())
+    assert replay.headers["idempotent-replayed"] == "true"
+    replay = api.client.post(f"/jobs/{job}/retry", headers=again)
+    assert (replay.status_code, replay.json()) == (202, retried.json())
