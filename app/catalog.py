@@ -43,7 +43,7 @@ def recipe_schema() -> dict[str, Any]:
 def capabilities(request: Request, _caller: Reader) -> dict[str, Any]:
     """What this installation takes, and the workers that are there.
 
-    A worker's `isolation` lists what its runs are kept from: `files`, `network` (or `tcp` alone), `processes`.
+    A worker's `isolation` lists what its runs are kept from: `calls` of the system, other `files`, `network` (or `tcp` alone), `processes`.
     """
     settings: ApiSettings = request.app.state.settings
     folders = settings.model_folders()

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEAD_BYTES = 64 << 10
 HEAD_SECONDS = 20.0
@@ -26,7 +26,7 @@ class BoundedHead(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A first request is to come."""
         super().connection_made(transport)
-        self._patience = self.loop.call_later(HEAD_SECONDS, self._give_up)
+        self._time_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is over."""
@@ -41,12 +41,15 @@ class BoundedHead(HttpToolsProtocol):
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(431, "Request Header Fields Too Large", "headers_too_large",
                          f"URL and headers together may have {MAX_HEAD_BYTES} bytes")  # fmt: skip
+        elif self._in_head and self._head_bytes:
+            self._time_head()
 
-    def on_message_begin(self) -> None:
-        """A further request on this connection: it has its own time."""
-        if self._patience is None:
-            self._patience = self.loop.call_later(HEAD_SECONDS, self._give_up)
-        super().on_message_begin()
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or a trailer behind a body in chunks: nobody here reads those, and they have no end."""
+        if self._in_head:
+            super().on_header(name, value)
+        else:
+            self.transport.close()
 
     def on_headers_complete(self) -> None:
         """From here on the application watches (`RequestFrame`)."""
@@ -59,20 +62,34 @@ class BoundedHead(HttpToolsProtocol):
         self._in_head = True
         super().on_message_complete()
 
+    def _time_head(self) -> None:
+        if self._patience is None and not self.transport.is_closing():
+            self._patience = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
     def _give_up(self) -> None:
         self._patience = None
-        self._refuse(408, "Request Timeout", "headers_too_slow",
-                     f"the headers took more than {HEAD_SECONDS:g} s")  # fmt: skip
+        if self._is_answering() or self.flow.read_paused:
+            self._time_head()  # the client waits for us, or for the answer before this head's
+        else:
+            self._refuse(408, "Request Timeout", "headers_too_slow",
+                         f"the headers took more than {HEAD_SECONDS:g} s")  # fmt: skip
 
     def _refuse(self, status: int, title: str, code: str, detail: str) -> None:
         """Answer without the application, which has seen nothing of this, and close."""
         self._rest()
         if self.transport.is_closing():
             return
+        if self._is_answering():
+            self.transport.close()  # a second answer inside of the first would be read as a part of it
+            return
         body = PROBLEM.format(title=title, status=status, detail=detail, code=code)
         answer = ANSWER.format(status=f"{status} {title}", length=len(body), body=body)
         self.transport.write(answer.encode("ascii"))
         self.transport.close()
+
+    def _is_answering(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle  # None before the first request
+        return cycle is not None and not cycle.response_complete
 
     def _rest(self) -> None:
         if self._patience is not None:

@@ -132,7 +132,7 @@ def compress_and_measure(
             result,
             estimate=expected,
             seconds=time.monotonic() - started,
-            gpu_peak_bytes=torch.cuda.max_memory_allocated() if device != "cpu" else None,
+            gpu_peak_bytes=torch.cuda.max_memory_allocated(device) if device != "cpu" else None,
         )
     except Exception:
         shutil.rmtree(out, ignore_errors=True)  # an unmeasured artifact is no result

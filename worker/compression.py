@@ -1,6 +1,5 @@
 """One job from claim to outcome: fetch, run, keep, publish. Knows no Celery and loads no torch."""
 
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -27,11 +26,13 @@ from worker.errors import (
     DrainRequestedError,
     LeaseLostError,
     disk_is_full,
+    failed,
 )
 from worker.findings import finished_files, job_result, layer_rows, metric_rows, shown_progress
 from worker.heartbeat import Heartbeat
 from worker.hub_token import hub_token
 from worker.job_log import JobLog
+from worker.kept import move_into_store, require_plain_files
 from worker.leftovers import remove_leftovers, scratch_folder
 from worker.local import missing_texts, readable_files
 from worker.observed import Observed
@@ -117,6 +118,7 @@ class _JobRun:
             self._compress()
             self._keep_artifact()
             self._publish()
+            record = self._success()
         except ChildError as stopped:
             return self._stopped(stopped)
         except FencedError:
@@ -125,7 +127,7 @@ class _JobRun:
             if disk_is_full(error):
                 return self._stopped(ChildRetryError(DISK_FULL, str(error)))
             return "failed", self._bug(error)
-        return "succeeded", self._succeed
+        return "succeeded", record
 
     def _stopped(self, why: ChildError) -> tuple[str, Callable[[], object]]:
         """What a run that did not succeed comes to.
@@ -136,7 +138,8 @@ class _JobRun:
         match why:
             case ChildFailedError(error=error):
                 if error["code"] in GATE_CODES and self._can_keep():
-                    self._keep_artifact()
+                    with suppress(ChildFailedError):
+                        self._keep_artifact()
                 if not self.kept:
                     self.files = {}
                 return "failed", partial(self._fail, error)
@@ -156,8 +159,7 @@ class _JobRun:
     def _bug(self, error: Exception) -> Callable[[], object]:
         """The write that ends the job after an error nobody expected."""
         log.error("attempt_bug", job_id=self.attempt.claim.job_id, exc_info=error)
-        internal = {"code": "internal", "message": type(error).__name__, "retryable": False}
-        return partial(self.attempt.fail, internal)
+        return partial(self.attempt.fail, failed("internal", type(error).__name__).error)
 
     def _after_fence(self) -> str:
         """This attempt may not write; if that is because of a cancel, it can still end the job."""
@@ -190,7 +192,7 @@ class _JobRun:
         model, output = request["model"], request["output"]
         self.log.token = hub_token(settings, self.attempt.claim)
         if output is not None and not self.log.token:
-            raise _failed(
+            raise failed(
                 "hub_permission_denied",
                 "publishing needs a hub_token in the request, or SPQ_HUB_TOKEN in the worker's environment; "
                 "leave out output to keep the artifact in the service",
@@ -199,7 +201,7 @@ class _JobRun:
         if model["repo_id"] is None:
             found = settings.local_model(model["path"])
             if found is None:
-                raise _failed(
+                raise failed(
                     "model_not_found",
                     f"the worker has no local model {model['path']!r} in its SPQ_MODEL_DIRS",
                 )
@@ -232,18 +234,19 @@ class _JobRun:
         self._save(lambda: self.attempt.renew(settings.lease_seconds))
         workspace.take_over(settings.artifact_dir, claimed.job_id, claimed.attempt)
         folders = [self.scratch / "texts", *([settings.data_dir] if settings.data_dir else [])]
+        runner = self.runtime.runner()
         spec = {
             "source": self.source,
             "recipe": claimed.recipe,
             "evaluation": claimed.request["evaluation"],
             "text_folders": [str(folder) for folder in folders],
             "out": str(self._work() / "artifact"),
-            "scratch": str(self.scratch),
+            "scratch": str(runner.home(self.scratch)),
             "threads": settings.threads,
             "device": settings.device,
         }
-        reads = readable_files(settings, Path(self.source["folder"]))
-        with self.runtime.runner().started(spec, self.scratch, self._work(), reads=reads) as child:
+        reads = [*folders, *readable_files(settings, Path(self.source["folder"]))]
+        with runner.started(spec, self.scratch, self._work(), reads=reads) as child:
             self._follow(child)
 
     def _keep_artifact(self) -> None:
@@ -256,9 +259,8 @@ class _JobRun:
         renew = partial(self.attempt.renew, self.runtime.settings.lease_seconds)
         self._save(renew)
         try:
-            if target.exists():  # of an attempt that was lost before it ended the job
-                os.replace(target, work / f"superseded.{self.attempt.claim.attempt}")  # noqa: PTH105
-            os.replace(work / "artifact", target)  # noqa: PTH105
+            require_plain_files(work / "artifact", self.files)
+            move_into_store(work, target)
         except FileNotFoundError:
             self._save(renew)  # which raises, if that is what happened
             raise
@@ -307,9 +309,11 @@ class _JobRun:
             case "published":
                 self.published = {key: message[key] for key in ("repo_id", "commit", "url")}
 
-    def _succeed(self) -> None:
+    def _success(self) -> Callable[[], object]:
+        """The write that ends the job well; what a run told is looked at before it, once."""
         self.observed.figures(self.document)
-        self.attempt.succeed(
+        return partial(
+            self.attempt.succeed,
             result=job_result(self.document, self.published),
             layers=layer_rows(self.document),
             metrics=metric_rows(self.document),
@@ -344,7 +348,3 @@ class _JobRun:
                 time.sleep(DATABASE_PAUSE_SECONDS)
             else:
                 return
-
-
-def _failed(code: str, message: str) -> ChildFailedError:
-    return ChildFailedError({"code": code, "message": message, "retryable": False})

@@ -26,6 +26,11 @@ class ChildFailedError(ChildError):
         self.error = error
 
 
+def failed(code: str, message: str) -> ChildFailedError:
+    """An error of ours that trying again does not help."""
+    return ChildFailedError({"code": code, "message": message, "retryable": False})
+
+
 class ChildRetryError(ChildError):
     """The attempt failed for a reason that may be gone next time."""
 

@@ -6,6 +6,7 @@ from typing import Any
 from app.db.attempts import FinishedArtifact
 
 RUN_FIGURES = ("seconds", "peak_rss_bytes", "ratio_to_source", "ratio_to_fp32")
+LONGEST_TEXT = 200
 UNMEASURED = frozenset({"name", "dataset"})
 
 
@@ -62,6 +63,7 @@ def finished_files(files: Mapping[str, Mapping[str, Any]]) -> list[FinishedArtif
 
 def shown_progress(message: Mapping[str, Any]) -> dict[str, Any]:
     """Where a run is, as clients see it."""
-    shown = {key: message[key] for key in ("stage", "done", "total", "unit", "message")}
+    shown: dict[str, Any] = {"done": int(message["done"]), "total": int(message["total"])}
+    shown |= {key: str(message[key])[:LONGEST_TEXT] for key in ("stage", "unit", "message")}
     fraction = min(1.0, message["done"] / max(1, int(message["total"])))
     return shown | {"fraction": round(fraction, 4)}

@@ -5,7 +5,7 @@ from contextlib import suppress
 from app.db.attempts import Claim
 from app.domain.errors import SecretUnreadableError
 from app.secrets import make_sealer
-from worker.errors import ChildFailedError
+from worker.errors import failed
 from worker.settings import WorkerSettings
 
 
@@ -23,15 +23,11 @@ def hub_token(settings: WorkerSettings, claimed: Claim) -> str | None:
         message = (
             "the worker cannot read the job's hub_token: its SPQ_SECRET_KEYS are not the API's"
         )
-        raise ChildFailedError(
-            {"code": "hub_token_unreadable", "message": message, "retryable": False}
-        )
+        raise failed("hub_token_unreadable", message)
     if claimed.request.get("hub_token"):
         # An older API or worker was in between, or the row is gone: nobody's token takes its place.
         message = "the job's hub_token is gone; submit the job again"
-        raise ChildFailedError(
-            {"code": "hub_token_unreadable", "message": message, "retryable": False}
-        )
+        raise failed("hub_token_unreadable", message)
     allowed = settings.token_tenants()
     if settings.hub_token is None or (allowed and claimed.tenant not in allowed):
         return None

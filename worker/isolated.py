@@ -7,7 +7,8 @@ along, also those that left the process group. Three processes come of it:
     init      the first of the namespace: reaps orphans; when it ends, the kernel kills all others
     program   MODULE
 
-It also gives up all files but those it is told of (`worker.landlock`). A user namespace can only be made by
+It also gives up all files but those it is told of (`worker.landlock`), and system calls it has no use
+for (`worker.seccomp`). A user namespace can only be made by
 a process with one thread, so this comes before the libraries that start some. What the kernel does not
 allow is left out, and the program runs all the same, without tokens and told to be offline; the variable
 `SPQ_ISOLATION` says what it is kept from.
@@ -24,6 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from worker.landlock import confine
+from worker.seccomp import give_up_calls
 
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
@@ -31,14 +33,14 @@ CLONE_NEWNET = 0x40000000
 PR_SET_PDEATHSIG = 1
 PR_SET_NO_NEW_PRIVS = 38
 VARIABLE = "SPQ_ISOLATION"
-NETWORK, PROCESSES, TCP = "network", "processes", "tcp"
+CALLS, NETWORK, PROCESSES, TCP = "calls", "network", "processes", "tcp"
 
 
 def isolate(reads: Iterable[Path] = (), writes: Iterable[Path] = ()) -> list[str]:
     """Leave the network, have the next child begin a namespace of process ids, and give up other files.
 
     Returns:
-        what the kernel allowed, of `files`, `network` (or `tcp` alone), and `processes`.
+        what the kernel allowed, of `calls`, `files`, `network` (or `tcp` alone), and `processes`.
     """
     if sys.platform != "linux":
         return []
@@ -50,6 +52,8 @@ def isolate(reads: Iterable[Path] = (), writes: Iterable[Path] = ()) -> list[str
     found = set(confine(reads, writes))
     if apart:
         found = found - {TCP} | {NETWORK, PROCESSES}
+    if give_up_calls():
+        found.add(CALLS)
     return sorted(found)
 
 

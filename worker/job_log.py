@@ -6,6 +6,8 @@ from dataclasses import dataclass
 MAX_LINE = 2000
 MAX_CHARACTERS = 8_000_000
 """Of one attempt; whoever reads a log does not read more, and a run could write without end."""
+LINE_COST = 100
+"""Characters that a line counts for at least: each is a row."""
 CUT = "[the log is too long; what comes after this is not kept]"
 
 
@@ -22,7 +24,7 @@ class JobLog:
         if not text.strip() or self._characters > MAX_CHARACTERS:
             return
         line = self.scrubbed(text)[:MAX_LINE]
-        self._characters += len(line)
+        self._characters += max(LINE_COST, len(line))
         self.keep([line if self._characters <= MAX_CHARACTERS else CUT])
 
     def scrubbed(self, text: str) -> str:

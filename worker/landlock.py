@@ -10,7 +10,7 @@ import ctypes
 import os
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
@@ -33,9 +33,10 @@ SYSTEM = (
     "/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/nix/store", "/proc", "/sys",
     "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime",
     "/etc/timezone", "/etc/nsswitch.conf", "/etc/passwd", "/etc/group", "/etc/OpenCL", "/etc/vulkan",
+    "/etc/mime.types", "/etc/ssl", "/etc/pki", "/etc/ca-certificates",
 )  # fmt: skip
 """What libraries, drivers among them, read. Not /etc as a whole, nor /opt, /home, /run, /var."""
-DEVICES = ("null", "zero", "full", "random", "urandom", "shm", "nvidia*", "dri", "kfd", "dxg")
+DEVICES = ("null", "zero", "full", "random", "urandom", "nvidia*", "dri", "kfd", "dxg")
 CODE = ("app", "spq_core", "worker", "*.egg-info", "*.dist-info")
 
 
@@ -75,7 +76,7 @@ def confine(reads: Iterable[Path], writes: Iterable[Path]) -> tuple[str, ...]:
         return ()
     root = Path(__file__).resolve().parents[1]
     rules = [
-        *((path, READING) for path in (*_python(), *map(Path, SYSTEM), *reads)),
+        *((path, READING) for path in (*_python(root), *map(Path, SYSTEM), *reads)),
         *((path, READING) for name in CODE for path in root.glob(name)),
         (root, READ_DIR),  # or Python finds no module in it
         *((path, everything) for name in DEVICES for path in Path("/dev").glob(name)),
@@ -103,10 +104,21 @@ def _allow(libc: ctypes.CDLL, ruleset: int, path: Path, allowed: int) -> None:
     os.close(place)
 
 
-def _python() -> list[Path]:
-    """Where this Python's modules and libraries are. The working directory is none of it."""
-    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+def _python(root: Path) -> list[Path]:
+    """Where this Python's modules and libraries are: all of its path but the working directory and our own root."""
     libraries = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
-    places = [sys.prefix, sys.base_prefix, sys.exec_prefix, *named, *libraries]
-    packages = [entry for entry in sys.path if entry.endswith(("site-packages", "dist-packages"))]
-    return [Path(place) for place in (*places, *packages) if place]
+    packages = [Path(entry) for entry in sys.path[1:] if entry and Path(entry).is_dir()]
+    packages = [path for path in packages if path.resolve() not in {Path.cwd(), root}]
+    places = [
+        Path(place) for place in (sys.prefix, sys.base_prefix, sys.exec_prefix, *libraries) if place
+    ]
+    return [*places, *packages, *_linked(packages)]
+
+
+def _linked(packages: Iterable[Path]) -> Iterator[Path]:
+    """Where installers that link instead of copying keep what they link to."""
+    for entry in (entry for path in packages for entry in path.iterdir()):
+        for path in (entry, entry / "__init__.py"):
+            if path.is_symlink():
+                place = path.resolve()
+                yield place if place.is_dir() else place.parent

@@ -1,11 +1,13 @@
 """What an attempt tells those who operate the service: spans as it goes, counts when it has ended."""
 
+import math
 import time
 from types import TracebackType
 from typing import Any, Self
 
 from app.db.attempts import Claim
 from app.db.tallies import ATTEMPTS, ESTIMATE_ERROR, HUB_REQUESTS, STAGE_SECONDS, Tally, count
+from worker.pace import Pace
 from worker.runtime import Runtime
 from worker.spans import AttemptSpans
 
@@ -33,10 +35,12 @@ class Observed:
         self._runtime = runtime
         self._spans = AttemptSpans(claimed)
         self._tallies: list[Tally] = []
+        self._pace = Pace()
         self._stage, self._began = "", 0.0
 
     def stage(self, name: str) -> None:
-        """The attempt is in this stage now."""
+        """The attempt is in this stage now. A run that tells it too often waits."""
+        self._pace.wait()
         self._spans.stage(name)
         if name != self._stage:
             self._end_stage()
@@ -49,14 +53,14 @@ class Observed:
 
     def figures(self, document: dict[str, Any]) -> None:
         """A run has measured what an estimate foretold."""
-        measured = document["measured"]
+        measured, facts = document["measured"], self._runtime.facts
         for kind, foretold in (document["estimate"] or {}).items():
-            if kind in COMPARED and foretold:
+            if kind in COMPARED and foretold is not None:
                 expected = foretold["expected"] if isinstance(foretold, dict) else foretold
-                self._tallies += ESTIMATE_ERROR.observed(measured[kind] / expected, kind)
-        peaks = self._runtime.facts
+                ratio = measured[kind] / expected if expected else math.inf
+                self._tallies += ESTIMATE_ERROR.observed(ratio, kind)
         if "gpu_peak_bytes" in measured:
-            peaks[GPU_PEAK] = max(peaks.get(GPU_PEAK, 0), measured["gpu_peak_bytes"])
+            facts[GPU_PEAK] = max(facts.get(GPU_PEAK, 0), int(measured["gpu_peak_bytes"]))
 
     def outcome(self, text: str, *, good: bool) -> None:
         """How it ended."""

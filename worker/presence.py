@@ -70,13 +70,19 @@ class Presence:
         with suppress(SQLAlchemyError):
             forget_worker(self.database, self.worker_id)
 
+    def _room(self) -> dict[str, int]:
+        """Of the scratch folder; nothing where it cannot be made, which the first job will tell."""
+        with suppress(OSError):
+            self.scratch_dir.mkdir(parents=True, exist_ok=True)
+            return {"scratch_free_bytes": shutil.disk_usage(self.scratch_dir).free}
+        return {}
+
     def _run(self) -> None:
         # Signals are the main thread's business.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
         while not self._stop.is_set():
             try:
-                room = {"scratch_free_bytes": shutil.disk_usage(self.scratch_dir).free}
-                note_presence(self.database, self.worker_id, self.facts | room)
-            except (SQLAlchemyError, OSError) as error:
+                note_presence(self.database, self.worker_id, self.facts | self._room())
+            except SQLAlchemyError as error:
                 log.warning("presence_unknown", error=type(error).__name__)
             self._stop.wait(EVERY_SECONDS)

@@ -29,6 +29,7 @@ POLL_SECONDS = 0.2
 MAX_LINE = 8 << 20
 """Characters; a run's whole report is one line, a megabyte for a large model."""
 LINES_WAITING = 16
+LINGER_SECONDS = 5.0
 KEPT_VARIABLES = (
     "PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
     "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE",
@@ -59,6 +60,10 @@ class ChildProgram:
     says: frozenset[str] = frozenset({"progress", "log", "error"})
     """Types of messages it may send; anything else is only text."""
 
+    def home(self, scratch: Path) -> Path:
+        """What one child leaves there, another must not find: it may have made the files of a Python."""
+        return scratch / self.module.rpartition(".")[2]
+
     @contextmanager
     def started(
         self, spec: dict[str, Any], scratch: Path, *more_folders: Path, reads: Sequence[Path] = ()
@@ -66,24 +71,23 @@ class ChildProgram:
         """Start it with `spec` on its stdin; its whole group is gone when the block ends.
 
         Args:
-            scratch: its home and temporary folder.
+            scratch: of the attempt; its home and temporary folder is a folder of its own in it.
             more_folders: where else it writes.
             reads: what else it reads, if it is isolated.
         """
         apart = []
         if self.isolated:
-            writes = (scratch, *more_folders)
+            writes = (self.home(scratch), *more_folders)
             apart = ["worker.isolated", *(f"--read={path.resolve()}" for path in reads),
                      *(f"--write={path.resolve()}" for path in writes)]  # fmt: skip
         environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
-        environment |= {
-            "HOME": str(scratch),
-            "TMPDIR": str(scratch),
-            "HF_HOME": str(scratch / "hf"),
-        }
+        home = self.home(scratch)
+        home.mkdir(exist_ok=True)
+        environment |= {"HOME": str(home), "TMPDIR": str(home), "HF_HOME": str(home / "hf")}
         environment |= {
             **PASSIVE_THREADS,
             "PYTHONUNBUFFERED": "1",
+            "PYTHONNOUSERSITE": "1",
             **self.extra_environment,
         }
         process = subprocess.Popen(  # noqa: S603  a fixed module of ours, no shell
@@ -125,6 +129,7 @@ class Child:
             threading.Thread(target=self._read, args=(name, stream), daemon=True)
             for name, stream in (("out", process.stdout), ("err", process.stderr))
         ]
+        self._quiet_since: float | None = None
         for reader in self._readers:
             reader.start()
 
@@ -198,16 +203,20 @@ class Child:
             self.process.wait(self._program.grace_seconds)
         _signal_group(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
-            if stream is not None:
-                _close(stream)
+        if self.process.stdin is not None:
+            _close(self.process.stdin)
+        for reader in self._readers:  # somebody who left the group may hold a pipe for ever
+            reader.join(POLL_SECONDS)
 
     def _finished(self) -> bool:
-        return (
-            self.process.poll() is not None
-            and self._lines.empty()
-            and not any(reader.is_alive() for reader in self._readers)
-        )
+        """It has ended and all it wrote is read; a process that left the group may hold its pipe for ever."""
+        if self.process.poll() is None or not self._lines.empty():
+            self._quiet_since = None
+            return False
+        if self._quiet_since is None:
+            self._quiet_since = time.monotonic()
+        lingering = any(reader.is_alive() for reader in self._readers)
+        return not lingering or time.monotonic() - self._quiet_since > LINGER_SECONDS
 
     def _judge(self, error: Message | None) -> None:
         if error is not None and error.get("retryable"):
@@ -222,14 +231,12 @@ class Child:
 
     def _read(self, name: str, stream: IO[str]) -> None:
         """Pass lines on. Who writes faster than they are taken has to wait; what is too long is cut."""
-        try:
-            whole = True
+        whole = True
+        with stream:
             while line := stream.readline(MAX_LINE):
                 if whole and not self._passed_on((name, line.rstrip("\n"))):
                     return
                 whole = line.endswith("\n")
-        except ValueError:
-            return  # closed while reading: the attempt is over
 
     def _passed_on(self, line: tuple[str, str]) -> bool:
         while not self._ended.is_set():

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -196,15 +197,22 @@ def download_command(client: Client, job_id: str, out: Path | None) -> None:
     files = client.call("GET", f"/jobs/{job_id}/artifacts")["data"]
     if not files:
         raise ApiError("artifact_not_found", f"{job_id} has no artifact; spq jobs show tells why")
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        raise ApiError("output_exists", f"{folder} exists; name another with --out") from None
-    for number, file in enumerate(files, start=1):
-        click.echo(f"[{number}/{len(files)}] {file['path']}", err=True)
-        client.download(
-            f"/jobs/{job_id}/artifacts/{file['path']}", folder / file["path"], file["sha256"]
-        )
+    if folder.exists():
+        raise ApiError("output_exists", f"{folder} exists; name another with --out")
+    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        dir=folder.absolute().parent, prefix=f"{folder.name}."
+    ) as part:
+        for number, file in enumerate(files, start=1):
+            click.echo(f"[{number}/{len(files)}] {file['path']}", err=True)
+            client.download(
+                f"/jobs/{job_id}/artifacts/{file['path']}",
+                Path(part) / file["path"],
+                file["sha256"],
+            )
+        whole = Path(part).rename(folder)  # in one step: an interrupted download leaves nothing
+        whole.chmod(0o755)
+        Path(part).mkdir()  # for its own removal
     click.echo(folder)
 
 

@@ -14,6 +14,8 @@ from spq_core.errors import CodedError
 TERMINAL = frozenset({"succeeded", "failed", "canceled"})
 TIMEOUT_SECONDS = 30.0
 PATIENCE_SECONDS = 300.0
+AWAY = frozenset({502, 503, 504})
+"""Of a proxy in front of the service."""
 PASSING = frozenset({"service_unreachable", "database_unavailable", "rate_limited"})
 """What a restart or a deployment looks like from outside; the job does not notice it."""
 
@@ -128,4 +130,5 @@ def _problem(answer: httpx2.Response) -> dict[str, str]:
         document = answer.json()
         return {"code": str(document["code"]), "detail": str(document["detail"])}
     except (ValueError, KeyError, TypeError):
-        return {"code": "http_error", "detail": f"the service answered {answer.status_code}"}
+        code = "service_unreachable" if answer.status_code in AWAY else "http_error"
+        return {"code": code, "detail": f"the service answered {answer.status_code}"}

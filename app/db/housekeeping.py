@@ -12,6 +12,7 @@ from app.db.session import Database, now
 from app.domain.job_status import OWNED, JobStatus
 
 BATCH = 100
+LOOKED_AT = 1000
 RETRY_SECONDS = (1, 2, 5, 10, 30)
 TAKEN_SECONDS = 15
 UNSTARTED = {
@@ -91,13 +92,16 @@ def fail_overdue_jobs(database: Database) -> int:
         # A job that was given back has been started in time, but may have used its own time up.
         unstarted = and_(Job.attempt == 0, Job.start_before < moment)
         given_back = and_(Job.attempt > 0, Job.max_runtime_seconds.is_not(None))
-        query = (
-            select(Job)
-            .where(Job.status == JobStatus.QUEUED, or_(unstarted, given_back))
-            .limit(BATCH)
-            .with_for_update(skip_locked=True)
-        )
-        overdue = [job for job in session.scalars(query) if _is_overdue(job, moment)]
+        overdue = []
+        for kind in (unstarted, given_back):  # each by itself: many of one must not hide the other
+            query = (
+                select(Job)
+                .where(Job.status == JobStatus.QUEUED, kind)
+                .order_by(Job.started_at, Job.created_at)
+                .limit(LOOKED_AT)
+                .with_for_update(skip_locked=True)
+            )
+            overdue += [job for job in session.scalars(query) if _is_overdue(job, moment)]
         for job in overdue:
             job.status, job.finished_at = JobStatus.FAILED, moment
             job.version += 1

@@ -100,19 +100,7 @@ def claim_due(database: Database, places: int, on_their_way: Sequence[Due] = ())
             .limit(LOOKED_AT)
             .with_for_update(of=WebhookDelivery, skip_locked=True)
         )
-        rows: list[WebhookDelivery] = []
-        tenants = Counter(one.tenant for one in on_their_way)
-        hosts = Counter((one.tenant, _host(one.url)) for one in on_their_way)
-        for row in session.scalars(query):
-            host = (row.tenant, _host(row.url))
-            if (
-                len(rows) < places
-                and tenants[row.tenant] < AT_ONE_TENANT
-                and hosts[host] < AT_ONE_HOST
-            ):
-                tenants[row.tenant] += 1
-                hosts[host] += 1
-                rows.append(row)
+        rows = _in_turns(list(session.scalars(query)), places, on_their_way)
         for row in rows:
             row.tries += 1
             row.next_try_at = moment + timedelta(seconds=CLAIM_SECONDS)
@@ -120,6 +108,29 @@ def claim_due(database: Database, places: int, on_their_way: Sequence[Due] = ())
             Due(id=row.id, tenant=row.tenant, url=row.url, payload=row.payload, tries=row.tries)
             for row in rows
         ]
+
+
+def _in_turns(
+    waiting: list[WebhookDelivery], places: int, on_their_way: Sequence[Due]
+) -> list[WebhookDelivery]:
+    """Who has the fewest messages on their way is next, and nobody takes the last places for a further one."""
+    tenants = Counter(one.tenant for one in on_their_way)
+    hosts = Counter((one.tenant, _host(one.url)) for one in on_their_way)
+    chosen: list[WebhookDelivery] = []
+    while len(chosen) < places:
+        left = places - len(chosen)
+        allowed = [
+            row for row in waiting
+            if tenants[row.tenant] < min(AT_ONE_TENANT, left) and hosts[row.tenant, _host(row.url)] < AT_ONE_HOST
+        ]  # fmt: skip
+        if not allowed:
+            break
+        row = min(allowed, key=lambda one: (tenants[one.tenant], one.next_try_at))
+        tenants[row.tenant] += 1
+        hosts[row.tenant, _host(row.url)] += 1
+        waiting.remove(row)
+        chosen.append(row)
+    return chosen
 
 
 def _host(url: str) -> str:

@@ -222,7 +222,7 @@ class JobService:
             raise ArtifactExpiredError(expired_at)
         for file in files:
             stored = self.artifact_dir / job_id / file.path
-            if file.path == path and stored.is_file():
+            if file.path == path and stored.is_file() and not stored.is_symlink():
                 return stored, file
         raise ArtifactNotFoundError(path)
 

@@ -14,9 +14,7 @@ INSTANT = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    # First what waits for all who use the jobs; nothing of ours is locked meanwhile.
-    op.add_column("jobs", sa.Column("artifact_expired_at", INSTANT, nullable=True))
-    op.add_column("jobs", sa.Column("traceparent", sa.String(length=64), nullable=True))
+    _keep_counts_out_of_the_log(yes=True)
     op.create_table(
         "workers",
         sa.Column("id", sa.String(length=128), nullable=False),
@@ -33,7 +31,8 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("job_id", name=op.f("pk_job_secrets")),
     )
-    _keep_counts_out_of_the_log(yes=True)
+    op.add_column("jobs", sa.Column("artifact_expired_at", INSTANT, nullable=True))
+    op.add_column("jobs", sa.Column("traceparent", sa.String(length=64), nullable=True))
 
 
 def downgrade() -> None:

@@ -33,7 +33,6 @@ ALLOW = {
 
 
 def upgrade() -> None:
-    _execute(REFUSE)
     op.create_table(
         "tallies",
         sa.Column("metric", sa.String(length=64), nullable=False),
@@ -43,6 +42,7 @@ def upgrade() -> None:
     )
     for name in ("deleted_at", "finished_at"):
         op.add_column("deleted_usage", sa.Column(name, sa.DateTime(timezone=True), nullable=True))
+    _execute(REFUSE)  # last: while this waits, nobody waits for us
 
 
 def downgrade() -> None:

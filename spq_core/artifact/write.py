@@ -89,7 +89,8 @@ class ArtifactWriter:
         file = f"model-{number:05d}-of-{self.n_shards:05d}.safetensors"
         (self.folder / file).unlink(missing_ok=True)  # a frozen predecessor may have it open
         save_file(tensors, self.folder / file, metadata={"format": "pt"})
-        (self.folder / file).chmod(0o644)
+        with (self.folder / file).open("rb") as written:
+            os.fchmod(written.fileno(), 0o644)  # by name a confined run may not
         flush_to_disk(self.folder / file)
         self.weight_map.update(dict.fromkeys(tensors, file))
         self.tensor_bytes += sum(tensor.nbytes for tensor in tensors.values())

@@ -67,7 +67,7 @@ class Publisher:
             additions = [
                 CommitOperationAdd(path_in_repo=path.name, path_or_fileobj=path)
                 for path in sorted(folder.iterdir())
-                if path.is_file()
+                if path.is_file() and not path.is_symlink()
             ]
             self.api.preupload_lfs_files(self.repo_id, additions, free_memory=False)
         coming = {path.name for path in folder.iterdir()}

@@ -218,3 +218,35 @@ def test_25_honest_heads_and_slow_answers_are_left_alone(served, api):
             if b"close" not in extra:
                 assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
         assert answered(connection).startswith(b"HTTP/1.1 200 ")
+
+
+def test_25_trailers_without_end_close_the_connection(served):
+    """Behind a request that was refused for its chunks, on the same connection."""
+    with socket.create_connection(served, timeout=10) as connection:
+        head = b"POST /jobs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.sendall(head)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 411 ")
+        sent = sent_until_refused(connection, [b"0\r\n", *[b"X-T: y\r\n" * 10_000] * 200])
+    assert sent < 8 << 20, "of 16 MB"
+
+
+def test_25_no_second_answer_stands_inside_of_another(served, api):
+    """A head that is not finished while an earlier request waits for its answer."""
+    job = api.submit()["id"]
+    key = api.headers()["Authorization"]
+    head = f"GET /jobs/{job} HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\nPrefer: wait=4\r\n\r\n"
+    with socket.create_connection(served, timeout=15) as connection:
+        connection.sendall(head.encode() + b"GET /li")
+        time.sleep(2.5)
+        connection.sendall(b"vez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        got = answered(connection)
+    assert got.count(b"HTTP/1.1 200 ") == 2
+    assert b"408" not in got
+
+
+def test_25_empty_lines_keep_no_connection(served):
+    with socket.create_connection(served, timeout=15) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        connection.sendall(b"\r\n")
+        assert b"408" in answered(connection)

@@ -20,7 +20,7 @@ from app.db import webhooks
 from app.db.attempts import Attempt, claim
 from app.db.models import WebhookDelivery, WebhookSecret
 from app.db.session import now
-from app.db.webhooks import claim_due
+from app.db.webhooks import Due, claim_due
 from app.domain.errors import UnsafeWebhookError
 from app.secrets import make_sealer
 from app.webhooks import targets
@@ -371,6 +371,31 @@ def test_a_tenant_with_many_silent_endpoints_leaves_room_for_others(
             wait_until(lambda: endpoint.got, 5, "another tenant's message")
         finally:
             sender.stop()
+
+
+def test_tenants_that_fill_all_places_do_not_keep_them(api):
+    """With messages that all run out of time, whoever has none on its way is next."""
+    with api.database.write() as session:
+        moment = now(session) - timedelta(minutes=1)
+        for tenant, count in (("alice", 60), ("carol", 60), ("bob", 1)):
+            session.add_all(
+                WebhookDelivery(
+                    id=f"msg_{tenant}{number}", tenant=tenant, job_id="job_" + "0" * 32,
+                    url=f"https://{tenant}{number}.example/", type="job.failed", payload={}, created_at=moment,
+                    next_try_at=moment + timedelta(seconds=30 * (tenant == "bob")), tries=0,
+                )
+                for number in range(count)
+            )  # fmt: skip
+    flying = [
+        Due(id=f"{tenant}{number}", tenant=tenant, url=f"https://{number}/", payload={}, tries=1)
+        for tenant in ("alice", "carol") for number in range(4)
+    ]  # fmt: skip
+    assert claim_due(api.database, 0, flying) == []
+    [next_one] = claim_due(api.database, 1, flying[1:])
+    assert next_one.tenant == "bob"
+    empty = claim_due(api.database, 8)
+    assert len(empty) < 8, "the last places are for tenants without one"
+    assert {one.tenant for one in empty} == {"alice", "carol"}
 
 
 def test_a_late_outcome_does_not_undo_a_newer_one(api, endpoint):

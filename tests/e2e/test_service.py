@@ -119,7 +119,7 @@ def test_a_job_from_the_hub_to_the_hub(stack, tmp_path):
     files = {one["path"] for one in stack.client.call("GET", f"/jobs/{job_id}/artifacts")["data"]}
     assert files == set(commit.files) - {".gitattributes"}
     (worker,) = stack.client.call("GET", "/capabilities")["workers"]
-    assert set(worker["isolation"]) <= {"files", "network", "tcp", "processes"}
+    assert set(worker["isolation"]) <= {"calls", "files", "network", "tcp", "processes"}
     assert worker["versions"]["torch"]
     one_trace_from_the_request_to_the_stages(stack, job_id)
     wait_until(lambda: nothing_left(stack), 15, "scratch and processes gone")

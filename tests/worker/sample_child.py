@@ -114,6 +114,28 @@ def reach(paths: str, folder: str) -> None:
     )
 
 
+def meddle(file: str, place: str) -> None:
+    did = []
+    with suppress(OSError):
+        os.chmod(file, 0o777)  # noqa: PTH101
+        did.append("chmod")
+    with suppress(OSError):
+        os.utime(file)
+        did.append("utime")
+    with suppress(OSError):
+        socket.socket(socket.AF_UNIX).connect(place)
+        did.append("connect")
+    with suppress(OSError):
+        socket.socketpair()
+        did.append("socketpair")
+    emit("tried", did=did, isolation=os.environ.get("SPQ_ISOLATION", ""))
+
+
+def leave_someone() -> None:
+    holder = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    emit("pid", pid=holder.pid)
+
+
 def hit(pid: str) -> None:
     allowed = False
     with suppress(OSError):
@@ -152,6 +174,8 @@ MODES = (
     connect,
     reach,
     hit,
+    meddle,
+    leave_someone,
     refuse,
     unavailable,
     bug,

@@ -43,7 +43,9 @@ def begin(database, job_id, store, lease_seconds=60.0):
     settings = SimpleNamespace(artifact_dir=store, lease_seconds=lease_seconds)
     pulse = SimpleNamespace(lost=SimpleNamespace(is_set=lambda: False), overran=lambda: False)
     runtime = SimpleNamespace(settings=settings, database=database, facts={})
-    return _JobRun(runtime, attempt, pulse, store, Observed(runtime, attempt.claim))
+    run = _JobRun(runtime, attempt, pulse, store, Observed(runtime, attempt.claim))
+    run.files = {"config.json": {"bytes": 1, "sha256": "0" * 64}}
+    return run
 
 
 @pytest.fixture
@@ -159,3 +161,50 @@ def test_a_statement_that_is_wrong_is_not_tried_without_end(
     monkeypatch.setattr(Attempt, "renew", lambda *_: (_ for _ in ()).throw(wrong))
     with pytest.raises(DBAPIError):
         run._keep_artifact()
+
+
+@pytest.mark.parametrize(
+    "trick", ["link", "hard link", "folder", "more", "less", "size", "all of it"]
+)
+def test_an_artifact_of_anything_but_its_own_files_is_not_kept(
+    database, job_id, tmp_path, monkeypatch, trick
+):
+    """A run that somebody took over could have other files of this machine served and published."""
+    secret = tmp_path / "secret-keys"
+    secret.write_text("k")
+    run = begin(database, job_id, tmp_path)
+    artifact = tmp_path / FOLDER / f"{job_id}.1" / "artifact"
+    file = artifact / "config.json"
+    if trick in ("link", "hard link", "folder", "less"):
+        file.unlink()
+    match trick:
+        case "link":
+            file.symlink_to(secret)
+        case "hard link":
+            file.hardlink_to(secret)
+        case "folder":
+            file.mkdir()
+        case "more":
+            (artifact / "id").symlink_to(secret)
+        case "size":
+            file.write_text("22")
+        case "all of it":
+            shutil.rmtree(artifact)
+            artifact.symlink_to(tmp_path)
+    outcome_of(run, monkeypatch)
+    job = load(database, job_id)
+    assert (job.status, job.error["code"]) == ("failed", "unsafe_artifact")
+    assert not (tmp_path / job_id).exists()
+    assert secret.read_text() == "k"
+
+
+@pytest.mark.parametrize(
+    "document", [{}, {"measured": {}, "estimate": {"seconds": {"expected": 1}}}]
+)
+def test_a_report_that_makes_no_sense_ends_the_job_once(
+    database, job_id, tmp_path, monkeypatch, document
+):
+    run = begin(database, job_id, tmp_path)
+    run.document = document
+    outcome_of(run, monkeypatch)
+    assert load(database, job_id).error["code"] == "internal"

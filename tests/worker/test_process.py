@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -194,18 +195,61 @@ def test_an_isolated_child_reads_and_writes_only_what_it_was_given(tmp_path):
     (given / "model").write_text("weights")
     (private / "secret-keys").write_text("canary")
     paths = [given / "model", private / "secret-keys", f"/proc/{os.getpid()}/environ"]
-    mode = shlex.join(["reach", json.dumps([str(path) for path in paths]), str(own)])
+    home = own / "sample_child"
+    mode = shlex.join(["reach", json.dumps([str(path) for path in paths]), str(home)])
     found, _ = follow(mode, own, reads=[given], isolated=True)
     (told,) = found
     if "files" not in told["isolation"].split(","):
         pytest.skip("this kernel has no Landlock")
     assert told["read"] == [str(given / "model")]
     assert told["listed"] == []
-    assert told["written"] == [str(own)]
+    assert told["written"] == [str(home)]
     free, _ = follow(mode, own, reads=[given])
     assert free[0]["read"] == [str(path) for path in paths], (
         "it is Landlock that keeps it from them"
     )
+
+
+def test_an_isolated_child_speaks_to_no_socket_and_changes_no_modes(tmp_path):
+    """Landlock lets it do both, to files that it cannot open."""
+    private = tmp_path / "database"
+    private.write_text("x")
+    private.chmod(0o600)
+    place = tmp_path / "broker.sock"
+    with socket.socket(socket.AF_UNIX) as broker:
+        broker.bind(str(place))
+        broker.listen()
+        mode = shlex.join(["meddle", str(private), str(place)])
+        apart, _ = follow(mode, tmp_path, isolated=True)
+        free, _ = follow(mode, tmp_path)
+    assert set(free[0]["did"]) == {"chmod", "utime", "connect", "socketpair"}
+    if "calls" not in apart[0]["isolation"].split(","):
+        pytest.skip("this kernel or processor has no filter of ours")
+    assert apart[0]["did"] == ["socketpair"]
+
+
+def test_what_one_child_leaves_at_home_no_other_runs(tmp_path):
+    """Python imports usercustomize from the home of whoever starts it; the publisher has the Hub's token."""
+    sign = tmp_path / "sign"
+    for home in (tmp_path, tmp_path / "sample_child"):
+        version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+        packages = home / ".local" / "lib" / version / "site-packages"
+        packages.mkdir(parents=True)
+        (packages / "usercustomize.py").write_text(f"open({str(sign)!r}, 'w').close()")
+    messages, _ = follow("talk", tmp_path)
+    assert "PYTHONNOUSERSITE" in messages[1]["names"]
+    assert not sign.exists()
+    runner, publisher = (
+        ChildProgram(f"worker.{name}", {}, 1, 1) for name in ("runner", "publisher")
+    )
+    assert runner.home(tmp_path) != publisher.home(tmp_path)
+
+
+def test_a_pipe_that_somebody_else_holds_is_not_waited_for(tmp_path):
+    begun = time.monotonic()
+    messages, _ = follow("leave_someone", tmp_path)
+    assert time.monotonic() - begun < 15
+    os.kill(messages[0]["pid"], signal.SIGKILL)
 
 
 def test_no_isolated_child_signals_its_supervisor(tmp_path):
@@ -272,7 +316,7 @@ def strays(seconds):
     ("mode", "limits", "code"),
     [
         ("bomb", {"processes": 50}, "too_many_processes"),
-        ("fill {tmp}", {"disk_bytes": 32 << 20}, "disk_quota_exceeded"),
+        ("fill {tmp}/sample_child", {"disk_bytes": 32 << 20}, "disk_quota_exceeded"),
     ],
 )
 def test_a_child_that_takes_too_much_is_killed(tmp_path, monkeypatch, mode, limits, code):

@@ -3,8 +3,11 @@ from dataclasses import replace
 import pytest
 
 from app.db.attempts import Claim
+from app.db.workers import present_workers
+from tests.e2e.conftest import wait_until
 from worker.errors import ChildFailedError
 from worker.hub_token import hub_token
+from worker.presence import Presence
 from worker.process import PASSIVE_THREADS, SPINNING_THREADS
 from worker.runtime import Runtime
 from worker.settings import WorkerSettings
@@ -42,3 +45,20 @@ def test_a_jobs_own_token_is_never_replaced_by_the_services(tmp_path):
         hub_token(settings, given)
     assert refused.value.error["code"] == "hub_token_unreadable"
     assert hub_token(settings, replace(given, request={"hub_token": None})) == "hf_service"
+
+
+def test_a_fresh_worker_is_seen_before_its_first_job(database, tmp_path):
+    """Its scratch folder is not there yet."""
+    presence = Presence(database, "host:1", {"isolation": []}, tmp_path / "not yet" / "scratch")
+    presence.start()
+    try:
+        wait_until(lambda: seen(database), 5, "the worker")
+        assert seen(database)[0].facts["scratch_free_bytes"] > 0
+    finally:
+        presence.stop()
+    assert seen(database) == []
+
+
+def seen(database):
+    with database.read() as session:
+        return present_workers(session)
