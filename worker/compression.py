@@ -35,7 +35,7 @@ from worker.job_log import JobLog
 from worker.kept import move_into_store, require_plain_files
 from worker.leftovers import remove_leftovers, scratch_folder
 from worker.local import missing_texts, readable_files
-from worker.observed import Observed
+from worker.observed import Observed, observed
 from worker.process import Child, Message
 from worker.runtime import Runtime
 
@@ -60,10 +60,10 @@ def run_job(job_id: str, runtime: Runtime) -> None:
     heartbeat = Heartbeat(attempt, settings.heartbeat_seconds, settings.lease_seconds)
     folder = scratch_folder(settings.scratch_dir, job_id, claimed.attempt)
     try:
-        with Observed(runtime, claimed) as observed, heartbeat, folder as scratch:
+        with observed(runtime, claimed) as watched, heartbeat, folder as scratch:
             with suppress(SQLAlchemyError):  # the next job tries again
                 remove_leftovers(runtime.database, settings.scratch_dir)
-            _JobRun(runtime, attempt, heartbeat, scratch, observed).to_outcome()
+            _JobRun(runtime, attempt, heartbeat, scratch, watched).to_outcome()
     except (
         OSError
     ) as error:  # no folder could be made; another worker may have room, or the right to

@@ -2,8 +2,9 @@
 
 import math
 import time
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from app.db.attempts import Claim
 from app.db.tallies import ATTEMPTS, ESTIMATE_ERROR, HUB_REQUESTS, STAGE_SECONDS, Tally, count
@@ -28,12 +29,22 @@ def stage_kind(stage: str) -> str:
     return "perplexity" if stage.startswith(SCORING) else "other"
 
 
-class Observed:
-    """A context manager around an attempt."""
+@contextmanager
+def observed(runtime: Runtime, claimed: Claim) -> Iterator["Observed"]:
+    """Watch an attempt for the length of the block."""
+    with AttemptSpans(claimed) as spans:
+        made = Observed(runtime, spans)
+        try:
+            yield made
+        finally:
+            made.end()
 
-    def __init__(self, runtime: Runtime, claimed: Claim) -> None:
-        self._runtime = runtime
-        self._spans = AttemptSpans(claimed)
+
+class Observed:
+    """What is seen of one attempt."""
+
+    def __init__(self, runtime: Runtime, spans: AttemptSpans) -> None:
+        self._runtime, self._spans = runtime, spans
         self._tallies: list[Tally] = []
         self._pace = Pace()
         self._stage, self._began = "", 0.0
@@ -41,8 +52,8 @@ class Observed:
     def stage(self, name: str) -> None:
         """The attempt is in this stage now. A run that tells it too often waits."""
         self._pace.wait()
-        self._spans.stage(name)
         if name != self._stage:
+            self._spans.stage(name)
             self._end_stage()
             self._stage, self._began = name, time.monotonic()
 
@@ -67,21 +78,12 @@ class Observed:
         self._spans.outcome(text, good=good)
         self._tallies += ATTEMPTS.more(text.removeprefix("retry: "))
 
+    def end(self) -> None:
+        """Keep what was counted."""
+        self._end_stage()
+        count(self._runtime.database, self._tallies)
+
     def _end_stage(self) -> None:
         if self._stage:
             elapsed = time.monotonic() - self._began
             self._tallies += STAGE_SECONDS.observed(elapsed, stage_kind(self._stage))
-
-    def __enter__(self) -> Self:
-        self._spans.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace_back: TracebackType | None,
-    ) -> None:
-        self._end_stage()
-        count(self._runtime.database, self._tallies)
-        self._spans.__exit__(kind, error, trace_back)

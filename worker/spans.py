@@ -33,14 +33,10 @@ class AttemptSpans:
             attributes={"spq.job_id": claimed.job_id, "spq.attempt": claimed.attempt},
         )
         self._stage: Span | None = None
-        self._stage_name = ""
 
     def stage(self, name: str) -> None:
-        """The attempt is in this stage now."""
-        if name == self._stage_name:
-            return
+        """The attempt has come to this stage."""
         self._end_stage()
-        self._stage_name = name
         inside = trace.set_span_in_context(self._span, Context())
         self._stage = self._tracer.start_span(name, inside)
 

@@ -4,7 +4,7 @@ import json
 import math
 import re
 from bisect import bisect_left
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -96,9 +96,9 @@ def count(database: Database, tallies: Iterable[Tally]) -> None:
 
     A number that cannot be kept is no reason to stop: it is lost, and the log says so.
     """
-    sums: Counter[tuple[str, str]] = Counter()
+    sums: defaultdict[tuple[str, str], float] = defaultdict(float)
     for tally in (one for one in tallies if 0 <= one.amount < math.inf):  # some come from a run
-        sums[tally.metric, json.dumps(tally.labels)] += tally.amount  # type: ignore[assignment]
+        sums[tally.metric, json.dumps(tally.labels)] += tally.amount
     if not sums:
         return
     rows = [

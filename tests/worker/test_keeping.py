@@ -16,6 +16,7 @@ from app.workspace import FOLDER, take_over
 from worker.compression import _JobRun
 from worker.errors import CancelRequestedError, ChildFailedError
 from worker.observed import Observed
+from worker.spans import AttemptSpans
 
 NEW = NewJob(
     request={"output": None},
@@ -43,7 +44,7 @@ def begin(database, job_id, store, lease_seconds=60.0):
     settings = SimpleNamespace(artifact_dir=store, lease_seconds=lease_seconds)
     pulse = SimpleNamespace(lost=SimpleNamespace(is_set=lambda: False), overran=lambda: False)
     runtime = SimpleNamespace(settings=settings, database=database, facts={})
-    run = _JobRun(runtime, attempt, pulse, store, Observed(runtime, attempt.claim))
+    run = _JobRun(runtime, attempt, pulse, store, Observed(runtime, AttemptSpans(attempt.claim)))
     run.files = {"config.json": {"bytes": 1, "sha256": "0" * 64}}
     return run
 
