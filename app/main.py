@@ -1,7 +1,6 @@
 """Composition root of the API process: settings in, FastAPI application out."""
 
 import gc
-import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -16,6 +15,7 @@ from fastapi.telemetry import TelemetryConfig
 from app import catalog, estimates, health
 from app.db.retention import Retention
 from app.db.session import connect
+from app.feasibility import Feasibility
 from app.framing import RequestFrame
 from app.housekeeping import Housekeeper
 from app.jobs.router import router as jobs_router
@@ -84,6 +84,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     )  # fmt: skip
     app.state.settings = settings
     app.state.database = database
+    feasibility = app.state.feasibility = Feasibility(settings)
     app.state.jobs = JobService(
         database,
         housekeeper.wake,
@@ -95,10 +96,10 @@ def create_app(settings: ApiSettings) -> FastAPI:
         sealer,
         WaitingRoom(),
         partial(check_webhook, sealer, settings.trusted_networks()),
+        feasibility.require,
     )
     app.state.sealer = sealer
     app.state.metrics = Metrics(database)
-    app.state.estimates = threading.Semaphore(estimates.AT_ONCE)
     install(app)
     for router in (jobs_router, estimates.router, webhooks_router, catalog.router, health.router):
         app.include_router(router)

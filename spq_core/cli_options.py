@@ -5,9 +5,9 @@ from pathlib import Path
 import click
 
 from spq_core.calibration.texts import BUILTIN, Text, builtin_text, find_text
-from spq_core.hub.client import hub_api
 from spq_core.hub.datasets import fetch_text
 from spq_core.hub.errors import HubUnavailableError
+from spq_core.hub.own_token import own_hub
 
 DEVICE_OPTION = click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
@@ -26,7 +26,8 @@ def named_text(name: str, data_dir: Path | None, scratch: Path) -> Text:
     if data_dir is not None or name == BUILTIN:
         return find_text(name, data_dir)
     try:
-        fetch_text(hub_api(None, None), name, scratch)
+        with own_hub() as api:
+            fetch_text(api, name, scratch)
     except HubUnavailableError as error:
         text = builtin_text()
         click.echo(f"{error}: using {text.origin} instead of {name}", err=True)

@@ -16,16 +16,21 @@ from spq_core.artifact.card import figures_table, measured_on
 from spq_core.artifact.write import require_unused
 from spq_core.calibration.texts import Text
 from spq_core.catalog import DEFAULT, read_request, resolve
+from spq_core.clean_copy import SourceModel
 from spq_core.cli_options import DATA_OPTION, DEVICE_OPTION, JSON_OPTION, named_text
 from spq_core.console import ConsoleProgress
-from spq_core.errors import RecipeError, SpqError
+from spq_core.errors import RecipeError
 from spq_core.evaluation.measure import choose_device
 from spq_core.evaluation.settings import EvaluationSettings
-from spq_core.hub.client import hub_api
+from spq_core.finished import finished_run, forget_notes, note_path
+from spq_core.gates import QualityGateError
 from spq_core.hub.fetch import FetchLimits, fetch_model, require_named
-from spq_core.pipeline import SourceModel
+from spq_core.hub.own_token import own_hub
+from spq_core.machine import machine_failure
+from spq_core.output_lock import output_lock
 from spq_core.recipe import Recipe
-from spq_core.run import RunResult, compress_and_load, compress_and_measure
+from spq_core.run import compress_and_load, compress_and_measure
+from spq_core.run_result import RunResult
 
 
 @click.command("compress")
@@ -88,22 +93,25 @@ def compress_command(
                 "the recipe has a quality gate, which needs a measurement: give --windows"
             )
         with (
+            output_lock(out),
             _naming_resume(out),
             tempfile.TemporaryDirectory(prefix="spq-", dir=_existing_parent(out)) as scratch,
         ):
-            require_unused(out)
+            if not resume or finished_run(out, recipe) is None:
+                require_unused(out)
             source = _source(model, revision, Path(scratch))
             text: Text | None = None
             if recipe.needs_calibration or windows is not None:
                 text = named_text(recipe.calibration.dataset, data_dir, Path(scratch))
             if windows is None or text is None:
-                report, load_check = compress_and_load(
+                finished = compress_and_load(
                     source, recipe, out, text, Path(scratch), progress,
                     resume=resume, device=choose_device(device),
                 )  # fmt: skip
+                forget_notes(out)
                 document: dict[str, Any] = {
-                    "compression": asdict(report),
-                    "load_check": asdict(load_check),
+                    "compression": asdict(finished.report),
+                    "load_check": finished.load_check and asdict(finished.load_check),
                 }
             else:
                 settings = EvaluationSettings(perplexity=(text.name,), limit=windows, length=length)
@@ -128,7 +136,11 @@ def _tell(out: Path, document: dict[str, Any]) -> None:
         f"{out}: {figures['artifact_bytes']:,} bytes, {figures['artifact_bytes'] / figures['source_bytes']:.1%} "
         f"of the source's {figures['source_bytes']:,}, in {figures['seconds']:.1f} s"
     )
-    if "rows" in document:
+    for note in figures["notes"]:
+        click.echo(f"note: {note}")
+    if document.get("missing"):
+        click.echo(f"{document['missing']['message']}; the artifact is complete")
+    elif "rows" in document:
         click.echo(figures_table(document["rows"]))
         click.echo(
             f"perplexity: {measured_on(document['evaluation']['settings'], document['rows'][-1])}"
@@ -150,16 +162,15 @@ def _source(model: str, revision: str, scratch: Path) -> SourceModel:
     if Path(model).is_dir():
         return SourceModel(folder=Path(model), name=Path(model).resolve().name)
     require_named(model)
-    fetched = fetch_model(
-        hub_api(None, None), model, revision, scratch / "source", limits=FetchLimits()
-    )
+    with own_hub() as api:
+        fetched = fetch_model(api, model, revision, scratch / "source", limits=FetchLimits())
     return SourceModel(folder=fetched.folder, name=model, revision=fetched.commit)
 
 
 def _gate(recipe: Recipe, out: Path, result: RunResult) -> None:
     try:
         result.check_gates()
-    except SpqError:
+    except QualityGateError:
         if recipe.gates.on_fail == "discard":
             shutil.rmtree(out)
         raise
@@ -170,8 +181,17 @@ def _naming_resume(out: Path) -> Iterator[None]:
     """Tell whoever interrupts a run how to go on with it."""
     try:
         yield
+    except Exception as error:
+        failure = machine_failure(error)
+        if failure is None:
+            raise
+        left = note_path(out).is_file() or out.with_name(f"{out.name}.state").is_dir()
+        go_on = "; the same command with --resume goes on from there" if left else ""
+        raise click.ClickException(f"{failure.code}: {failure.message}{go_on}") from None
     except KeyboardInterrupt:
-        if out.is_dir():
+        if note_path(out).is_file():
+            told = f"interrupted while measuring; {out} is complete, and the same command with --resume measures it"
+        elif out.is_dir():
             told = f"interrupted while measuring; {out} is complete, `spq compare` measures it"
         elif out.with_name(f"{out.name}.state").is_dir():
             told = (

@@ -2,6 +2,8 @@
 
 SpqError
 ├── RecipeError              the request itself is impossible
+├── WeightsMismatchError     weight files and config.json are not of one model
+├── TargetUnreachedError     no attempt came as close to the source as asked
 ├── UnsupportedModelError    no family adapter knows this architecture
 ├── CodedError               base of errors whose code is chosen where they are raised
 │   └── UnsafeModelError     the repository holds what we refuse to open
@@ -10,7 +12,10 @@ SpqError
 ├── EvaluationError          the model cannot be measured with these settings
 ├── NumericalError           a tensor that must be finite is not
 ├── OutputExistsError        the folder to write is there already
+├── OutputLockedError        another run is writing it
+├── DiskSpaceError           it would not fit there
 └── ArtifactError            a compressed model folder is not what it claims to be
+    ├── TokenizerError       its tokenizer cannot be built, or does not fit its embedding
     ├── StateMismatchError   what a run left belongs to another one
     └── DigestMismatchError  stored bytes are not the bytes the manifest lists
 
@@ -31,10 +36,32 @@ class RecipeError(SpqError):
     code = "invalid_recipe"
 
 
+class TargetUnreachedError(SpqError):
+    """No attempt came as close to the source as the recipe's target asks."""
+
+    code = "target_unreachable"
+
+    def __init__(self, wanted: float, reached: float) -> None:
+        super().__init__(wanted, reached)
+        self.wanted, self.reached = wanted, reached
+
+    def __str__(self) -> str:
+        return (
+            f"target.max_kl {self.wanted:g} was not reached, the closest attempt came to {self.reached:.3g}; "
+            "allow at least that, or remove fewer weights"
+        )
+
+
 class UnsupportedModelError(SpqError):
     """No family adapter knows this architecture."""
 
     code = "unsupported_architecture"
+
+
+class WeightsMismatchError(SpqError):
+    """Weight files lack what config.json describes, or hold what it has no place for."""
+
+    code = "weights_mismatch"
 
 
 class CodedError(SpqError):
@@ -110,10 +137,45 @@ class OutputExistsError(SpqError):
         return f"{self.folder} exists and is not empty; name another folder"
 
 
+class OutputLockedError(SpqError):
+    """Another run is writing there."""
+
+    code = "output_locked"
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)
+        self.folder = folder
+
+    def __str__(self) -> str:
+        return f"another run is writing {self.folder}; wait for it, or name another folder"
+
+
+class DiskSpaceError(SpqError):
+    """A run would not fit on its disk."""
+
+    code = "insufficient_disk"
+
+    def __init__(self, folder: str, needed: int, free: int) -> None:
+        super().__init__(folder, needed, free)
+        self.folder, self.needed, self.free = folder, needed, free
+
+    def __str__(self) -> str:
+        return (
+            f"this run writes about {self.needed / 1e9:.1f} GB, and {self.folder} has {self.free / 1e9:.1f} GB "
+            "free; free some, or name a folder on a larger disk"
+        )
+
+
 class ArtifactError(SpqError):
     """A model folder is incomplete, malformed, or of an unknown format."""
 
     code = "artifact_load_failed"
+
+
+class TokenizerError(ArtifactError):
+    """A model's tokenizer cannot be built, or does not fit its embedding."""
+
+    code = "tokenizer_mismatch"
 
 
 class StateMismatchError(ArtifactError):

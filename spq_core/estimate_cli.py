@@ -10,9 +10,10 @@ from spq_core.catalog import catalog, read_request, resolve
 from spq_core.estimate.estimate import Estimate, estimate, folder_shapes, headers_shapes
 from spq_core.estimate.shapes import ModelShapes
 from spq_core.evaluation.settings import EvaluationSettings
-from spq_core.hub.client import hub_api, require_reachable
+from spq_core.hub.client import require_reachable
 from spq_core.hub.fetch import require_named
 from spq_core.hub.headers import fetch_headers
+from spq_core.hub.own_token import own_hub
 
 
 @click.command("estimate")
@@ -66,6 +67,6 @@ def _shapes(model: str, revision: str) -> ModelShapes:
     if Path(model).is_dir():
         return folder_shapes(Path(model))
     require_named(model)
-    api = hub_api(None, None)
-    require_reachable(api)
-    return headers_shapes(fetch_headers(api, model, revision))
+    with own_hub() as api:
+        require_reachable(api)
+        return headers_shapes(fetch_headers(api, model, revision))

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,8 +37,11 @@ class LoadCheck:
     """Of logits of few tokens, which go through the decoding kernels."""
 
 
-def check_loads(folder: Path, probe_file: Path) -> LoadCheck:
+def check_loads(folder: Path, probe_file: Path, source: Path | None = None) -> LoadCheck:
     """Load the artifact in a process of its own, compare it with the probe, and generate.
+
+    Args:
+        source: the model folder whose tokenizer, templates and generation settings it must have.
 
     Raises:
         LoadGateError: saying what went wrong there.
@@ -45,6 +49,7 @@ def check_loads(folder: Path, probe_file: Path) -> LoadCheck:
     command = [
         sys.executable, "-m", "spq_core.artifact.load_check",
         str(folder), str(probe_file), str(torch.get_num_threads()),
+        *([] if source is None else [str(source)]),
     ]  # fmt: skip
     try:
         done = subprocess.run(  # noqa: S603 - our own program
@@ -63,13 +68,17 @@ def check_loads(folder: Path, probe_file: Path) -> LoadCheck:
     return judged(answer)
 
 
-def judged(differences: Mapping[str, float]) -> LoadCheck:
+def judged(answer: Mapping[str, Any]) -> LoadCheck:
     """Compare the differences that `load_check` found with what rounding can cause.
 
     Raises:
-        LoadGateError: one is larger.
+        LoadGateError: one is larger, or text is not read as the source reads it.
     """
-    found = LoadCheck(**differences)
+    found = LoadCheck(answer["embedding"], answer["logits"], answer["decoding"])
+    if answer.get("text"):
+        raise LoadGateError(
+            f"the artifact does not read text as its source does: {'; '.join(answer['text'])}"
+        )
     for name, value, limit in (
         ("embedding", found.embedding, LARGEST_DIFFERENCE),
         ("logits", found.logits, LARGEST_DIFFERENCE),

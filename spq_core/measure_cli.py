@@ -14,10 +14,11 @@ from transformers.utils import logging
 
 from spq_core.artifact.card import figures_table, measured_on
 from spq_core.artifact.manifest import MANIFEST_FILE, read_manifest, verify_files
+from spq_core.calibration.text_files import read_text
 from spq_core.calibration.texts import Text
 from spq_core.cli_options import DATA_OPTION, DEVICE_OPTION, JSON_OPTION, named_text
 from spq_core.console import ConsoleProgress
-from spq_core.errors import DatasetError, EvaluationError
+from spq_core.errors import EvaluationError
 from spq_core.evaluation.figure import require_drawable, write_figure
 from spq_core.evaluation.gguf import SUFFIX
 from spq_core.evaluation.measure import Measurement, choose_device, measure
@@ -173,9 +174,5 @@ def _measured(
 
 
 def _file_text(path: Path) -> Text:
-    try:
-        evaluation = path.read_text(encoding="utf-8")
-    except UnicodeError:
-        raise DatasetError(f"{path.name} is not a UTF-8 text file") from None
     origin = f"file {path.name}"
-    return Text(name=path.name, calibration="", evaluation=evaluation, origin=origin)
+    return Text(name=path.name, calibration="", evaluation=read_text(path), origin=origin)

@@ -1,33 +1,87 @@
 """The files that make up a model folder, and a first look at them. Free of torch."""
 
 import json
-from collections.abc import Callable
-from functools import partial
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from spq_core.errors import UnsafeModelError
 from spq_core.families.architectures import (
+    SUPPORTED_MODEL_TYPES,
     check_config,
     check_stored_sizes,
-    check_tokenizer_config,
 )
-from spq_core.families.unsafe_keys import refuse_unsafe_keys
-from spq_core.weight_files import read_header, weight_files
+from spq_core.families.unsafe_keys import refuse_unsafe_keys, without_leftovers
+from spq_core.other_repositories import what_instead_of_a_folder
+from spq_core.weight_files import INDEX_FILE, read_header, weight_files
 
-SIDE_FILES = (
-    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model",
-    "chat_template.jinja", "LICENSE", "LICENSE.txt", "LICENSE.md",
+TEMPLATE_FOLDER = "additional_chat_templates"
+"""Where transformers keeps chat templates beside the first one."""
+SIDE_FILE = re.compile(
+    r"generation_config\.json|special_tokens_map\.json|added_tokens\.json"
+    r"|tokenizer(_config)?\.json|(tokenizer|spiece|spm|sentencepiece(\.bpe)?)\.model|tekken\.json"
+    r"|vocab\.(json|txt)|merges\.txt|[\w.\-]{1,64}\.tiktoken"
+    r"|chat_template\.(jinja|json)|" + TEMPLATE_FOLDER + r"/[\w.\-]{1,100}\.jinja"
+    r"|(processor|preprocessor)_config\.json"
+)
+"""Tokenizer, chat templates and generation settings, as transformers names them."""
+TERMS_FILE = re.compile(
+    r"[\w.\- ]{0,64}(licen[cs]e|notice|copying|copyright|policy|terms|attribution)[\w.\- ]{0,64}",
+    re.IGNORECASE | re.ASCII,
+)
+"""Terms that whoever passes a model on has to pass on, too."""
+TERMS_SUFFIXES = frozenset({"", ".txt", ".md", ".pdf", ".rst", ".html"})
+
+
+def is_side_file(name: str) -> bool:
+    """Whether a file is fetched and carried along beside configuration and weights."""
+    if SIDE_FILE.fullmatch(name):
+        return True
+    return bool(TERMS_FILE.fullmatch(name)) and _suffix(name) in TERMS_SUFFIXES
+
+
+def _suffix(name: str) -> str:
+    """The ending, if it is one: `LICENSE-2.0` has none."""
+    suffix = Path(name).suffix.lower()
+    return suffix if suffix[1:].isalpha() else ""
+
+
+def side_files(folder: Path) -> list[str]:
+    """Names of a folder's side files, those of its template folder with that folder's name."""
+    names = [path.name for path in folder.iterdir() if path.is_file()]
+    templates = folder / TEMPLATE_FOLDER
+    if templates.is_dir():
+        found = (path for path in templates.iterdir() if path.is_file())
+        names += [f"{TEMPLATE_FOLDER}/{path.name}" for path in found]
+    return sorted(name for name in names if is_side_file(name))
+
+
+SETTINGS_FILES = frozenset(
+    {
+        "config.json", "generation_config.json", "tokenizer_config.json", "processor_config.json",
+        "preprocessor_config.json", "special_tokens_map.json",
+    }
 )  # fmt: skip
-"""Beside configuration and weights: fetched from a repository, carried into an artifact."""
+"""Files that transformers reads settings from, in which a key can name code."""
 
 
-SIDE_CHECKS: dict[str, Callable[[dict[str, Any]], None]] = {
-    "tokenizer_config.json": check_tokenizer_config,
-    "generation_config.json": partial(refuse_unsafe_keys, file="generation_config.json"),
-}
-"""Files that transformers reads settings from."""
+def check_settings(name: str, document: Mapping[str, Any]) -> dict[str, Any]:
+    """Judge one of `SETTINGS_FILES`; return it without leftovers (see `without_leftovers`).
+
+    Those of config.json are left out only where transformers knows the model's type.
+
+    Raises:
+        UnsafeModelError, UnsupportedModelError: it is not one we are willing to open.
+    """
+    if name == "config.json":
+        known = document.get("model_type") in SUPPORTED_MODEL_TYPES
+        cleaned = without_leftovers(document).document if known else dict(document)
+        check_config(cleaned)
+        return cleaned
+    cleaned = without_leftovers(document).document
+    refuse_unsafe_keys(cleaned, name)
+    return cleaned
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -39,10 +93,10 @@ def read_json_object(path: Path) -> dict[str, Any]:
     try:
         return parse_json_object(path.name, path.read_bytes())
     except FileNotFoundError:
-        raise UnsafeModelError(
-            "unsupported_architecture",
-            f"{path.parent.name} has no {path.name}; it is not a transformers model",
-        ) from None
+        reason = f"{path.parent.name} has no {path.name}; it is not a transformers model"
+        if path.name == "config.json":
+            reason = what_instead_of_a_folder(path.parent)
+        raise UnsafeModelError("unsupported_architecture", reason) from None
 
 
 def parse_json_object(name: str, text: bytes) -> dict[str, Any]:
@@ -52,7 +106,7 @@ def parse_json_object(name: str, text: bytes) -> dict[str, Any]:
         UnsafeModelError: it does not.
     """
     try:
-        document = json.loads(text.decode("utf-8"))
+        document = json.loads(text.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
@@ -67,13 +121,28 @@ def check_model_folder(folder: Path) -> None:
         UnsafeModelError, UnsupportedModelError: it is not one we are willing to open.
         ArtifactError: the header of a weight file is malformed.
     """
-    config = read_json_object(folder / "config.json")
-    check_config(config)
-    for name, check in SIDE_CHECKS.items():
+    if not (folder / "config.json").is_file():
+        raise UnsafeModelError("unsupported_architecture", what_instead_of_a_folder(folder))
+    config = check_settings("config.json", read_json_object(folder / "config.json"))
+    for name in sorted(SETTINGS_FILES - {"config.json"}):
         if (folder / name).is_file():
-            check(read_json_object(folder / name))
+            check_settings(name, read_json_object(folder / name))
     files = weight_files(folder)
-    if files:
-        headers = (read_header(folder / file) for file in files)
-        stored = sum(one.n_elements for header in headers for one in header.values())
-        check_stored_sizes(config, stored)
+    if not files:
+        raise without_weights(folder)
+    headers = (read_header(folder / file) for file in files)
+    stored = sum(one.n_elements for header in headers for one in header.values())
+    check_stored_sizes(config, stored)
+
+
+def without_weights(folder: Path) -> UnsafeModelError:
+    """The error of a folder without weights that we open, which says what is there instead."""
+    names = sorted(path.name for path in folder.iterdir())
+    pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
+    others = [name for name in names if name.endswith(".safetensors")]
+    detail = ""
+    if pickles:
+        detail = f"; {', '.join(pickles)} can run code when loaded and is never opened"
+    elif others:
+        detail = f"; {', '.join(others[:5])} is named by no {INDEX_FILE}, so transformers would not load it"
+    return UnsafeModelError("unsafe_format", f"{folder.name} has no model.safetensors{detail}")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -10,12 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from spq_core.allocation.budget import empty_budget
 from spq_core.artifact.config import artifact_config
-from spq_core.artifact.manifest import MANIFEST_FILE, Manifest, Source, file_sha256
+from spq_core.artifact.manifest import MANIFEST_FILE, Manifest, Source, known_sha256
 from spq_core.artifact.portable import portable_config
+from spq_core.artifact.same_text import require_same_tokenizer
 from spq_core.artifact.spool import Spool
 from spq_core.artifact.write import ArtifactWriter, require_unused
 from spq_core.calibration.samples import (
@@ -24,14 +27,15 @@ from spq_core.calibration.samples import (
     unseen_windows,
 )
 from spq_core.calibration.texts import Text, held_out
-from spq_core.errors import RecipeError
+from spq_core.clean_copy import SourceModel, clean_copy
+from spq_core.errors import RecipeError, SpqError, TargetUnreachedError
 from spq_core.memory import peak_rss_bytes, reset_peak_rss
-from spq_core.model_files import check_model_folder
 from spq_core.modeling.blocks import blocked_source
 from spq_core.modeling.checkpoint import Checkpoint, open_checkpoint
+from spq_core.modeling.fit import check_fit
 from spq_core.modeling.skeleton import Skeleton, load_skeleton
 from spq_core.passes import LOSS_EXCESS, Run
-from spq_core.plan import Plan, make_plan
+from spq_core.plan import Findings, Plan, look, make_plan
 from spq_core.progress import Progress, Silent
 from spq_core.recipe import Recipe
 from spq_core.recipe_stages import QuantizeStage
@@ -42,21 +46,12 @@ from spq_core.resume import RunState, StateFolder, state_folder
 from spq_core.stage import Stage
 from spq_core.stages import Training, build_stages, check_stages
 from spq_core.survey import rate_settings
-from spq_core.weight_files import stored_bytes
+from spq_core.weight_files import sixteen_bit_bytes, stored_bytes
 
 ATTEMPTS = 4
 MARGIN = 1.1
 """By how much more than needed an attempt is tightened."""
 ARTIFACT_EXTRA_FILES = ("config.json", MANIFEST_FILE)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceModel:
-    """A local folder and where it came from."""
-
-    folder: Path
-    name: str
-    revision: str | None = None
 
 
 def compress(
@@ -83,16 +78,37 @@ def compress(
         StateMismatchError: `resume` finds the state of a different compression.
         SpqError: the recipe, the model or the text cannot be used; `out` does not exist then.
     """
+    with clean_copy(source) as copy:
+        return _compressed(
+            copy, recipe, out, text=text, progress=progress or Silent(), resume=resume, device=device,
+            probe_file=probe_file,
+        )  # fmt: skip
+
+
+def _compressed(
+    source: SourceModel,
+    recipe: Recipe,
+    out: Path,
+    *,
+    text: Text | None,
+    progress: Progress,
+    resume: bool,
+    device: str,
+    probe_file: Path | None,
+) -> CompressionReport:
+    """`compress` with a clean copy of the source."""
     started = time.monotonic()
     reset_peak_rss()
-    check_model_folder(source.folder)
     skeleton, checkpoint = load_skeleton(source.folder), open_checkpoint(source.folder, device)
+    notes = (*source.notes, *check_fit(skeleton, checkpoint, source.name))
+    if source.lost_tokenizer_code and source.original is not None:
+        require_same_tokenizer(source.folder, source.original, source.name)
     require_unused(out)
     check_stages(recipe, skeleton)
     unseen_text = ""
     if text is not None and recipe.target is not None and recipe.target.max_kl is not None:
         text, unseen_text = held_out(text)
-    samples = _samples_for(recipe, source, text)
+    samples = _samples_for(recipe, source, text, skeleton.widest_input)
     unseen = None
     if unseen_text and samples is not None:
         unseen = unseen_windows(unseen_text, samples.rows.shape[1], source.folder)
@@ -104,7 +120,7 @@ def compress(
     )
     compression = _Compression(
         source=source, recipe=recipe, out=out, skeleton=skeleton, checkpoint=checkpoint,
-        samples=samples, unseen=unseen, recovery=recovery, progress=progress or Silent(), states=states,
+        samples=samples, unseen=unseen, recovery=recovery, progress=progress, states=states,
         probe_file=probe_file,
     )  # fmt: skip
     modules = compression.run(states.load() if resume else None, resume=resume)
@@ -120,10 +136,11 @@ def compress(
         peak_rss_bytes=peak_rss_bytes(),
         calibration=None if samples is None else samples.description,
         modules=tuple(modules),
+        notes=notes,
     )
 
 
-class _TooFarError(Exception):
+class _TooFarError(SpqError):
     """An attempt ended further from the source than the target allows."""
 
     def __init__(self, divergence: float) -> None:
@@ -154,6 +171,13 @@ class _Compression:
         return self.out.with_name(f"{self.out.name}.spool")
 
     @property
+    def stored_dtype(self) -> torch.dtype:
+        """Of what the artifact has in floating point."""
+        dtype = self.checkpoint.dtype
+        wide = dtype.itemsize > torch.bfloat16.itemsize and self.recipe.floats == "16-bit"
+        return torch.bfloat16 if wide else dtype
+
+    @property
     def max_kl(self) -> float | None:
         """How far from the source the result may be, if the recipe says so."""
         return None if self.recipe.target is None else self.recipe.target.max_kl
@@ -161,8 +185,8 @@ class _Compression:
     def run(self, found: RunState | None, *, resume: bool) -> list[ModuleReport]:
         """Compress, if need be again with more bytes, until a `max_kl` is kept.
 
-        Leaves nothing behind after success or an error; what a killed or interrupted run leaves can
-        be resumed.
+        Leaves nothing behind after success, or after an error that would happen again; what a run leaves that was
+        killed or interrupted, or that its machine let down, can be resumed.
         """
         excess = LOSS_EXCESS if found is None else float(found.values["excess"])
         if found is None:  # what another run left must not be taken for this one's
@@ -171,16 +195,19 @@ class _Compression:
                 self.states.remove()
         try:
             modules = self._first_close_enough(excess, found)
-        except Exception:  # not an interrupt, which can be resumed
+        except SpqError:  # others are of the machine, or bugs: what is done so far is worth keeping
             self._forget()
             raise
         self._forget()
         return modules
 
     def _first_close_enough(self, excess: float, found: RunState | None) -> list[ModuleReport]:
-        spent, last = 0.0, 0.0
+        spent, reached = 0.0, math.inf
+        found_out: Findings | None = None
         for _ in range(ATTEMPTS):
-            plan = self._plan(excess, found)
+            if found is None:
+                found_out = found_out or self._look()
+            plan = self._plan(excess, found, found_out)
             if found is None and plan.budget is not None:
                 if plan.budget.wanted_bytes <= spent:
                     break  # the finest lattices were tried
@@ -189,15 +216,13 @@ class _Compression:
                 return self._attempt(plan, excess, found)
             except _TooFarError as too_far:
                 last, found = too_far.divergence, None
+                reached = min(reached, last)
                 self.progress.stage(
                     f"KL {last:.3g} is above {self.max_kl:g}: again with more bytes", 1, "attempt"
                 )
                 excess *= MARGIN * last / (self.max_kl or 1.0)
                 self._forget()
-        raise RecipeError(
-            f"target max_kl {self.max_kl:g} was not reached, the closest attempt came to {last:.3g}; "
-            "allow more, or remove fewer weights"
-        )
+        raise TargetUnreachedError(self.max_kl or 0.0, reached)
 
     def _forget(self) -> None:
         self.states.remove()
@@ -250,21 +275,34 @@ class _Compression:
 
     def _writer(self, found: RunState | None) -> ArtifactWriter:
         return ArtifactWriter(
-            self.out, self.skeleton.n_layers + 1, self.checkpoint.dtype,
+            self.out, self.skeleton.n_layers + 1, self.stored_dtype,
             portable=self.recipe.profile == "portable", resumed=found is not None,
         )  # fmt: skip
 
-    def _plan(self, excess: float, found: RunState | None) -> Plan:
-        """Decide what the recipe leaves open; a resumed run has decided already."""
+    def _look(self) -> Findings | None:
+        """Walk over the source once, for all attempts, if anything is decided by what it costs."""
         if not self.recipe.needs_sensitivity or self.samples is None:
-            return Plan()
-        if found is not None:
-            return Plan(budget=None if rate_settings(self.recipe) is None else empty_budget())
-        return make_plan(
+            return None
+        return look(
             self.recipe, self.skeleton, self.checkpoint, self.samples.rows,
-            source_bytes=stored_bytes(self.source.folder), excess=excess,
-            scratch=self.scratch / "sensitivity", progress=self.progress,
+            self.scratch / "sensitivity", self.progress,
         )  # fmt: skip
+
+    def _plan(self, excess: float, found: RunState | None, findings: Findings | None) -> Plan:
+        """Decide what the recipe leaves open; a resumed run has decided already."""
+        if found is not None and self.recipe.needs_sensitivity:
+            return Plan(budget=None if rate_settings(self.recipe) is None else empty_budget())
+        if findings is None:
+            return Plan()
+        return make_plan(
+            findings,
+            self.checkpoint,
+            self.stored_dtype,
+            excess=excess,
+            source_bytes=sixteen_bit_bytes(
+                self.checkpoint.tensors.values(), stored_bytes(self.source.folder)
+            ),
+        )
 
     def _stages(self, plan: Plan) -> tuple[Stage, ...]:
         training = None
@@ -272,11 +310,11 @@ class _Compression:
             training = Training(
                 self.recovery, blocked_source(self.skeleton, self.checkpoint), self.progress
             )
-        return build_stages(self.recipe, self.skeleton, self.checkpoint.dtype, plan, training)
+        return build_stages(self.recipe, self.skeleton, self.stored_dtype, plan, training)
 
 
 def _samples_for(
-    recipe: Recipe, source: SourceModel, text: Text | None
+    recipe: Recipe, source: SourceModel, text: Text | None, widest: int
 ) -> CalibrationSamples | None:
     if not recipe.needs_calibration:
         return None
@@ -284,7 +322,13 @@ def _samples_for(
         raise RecipeError(
             f"the recipe needs calibration text {recipe.calibration.dataset!r}; none was given"
         )
-    return calibration_samples(recipe.calibration, text, source.folder)
+    samples = calibration_samples(recipe.calibration, text, source.folder, widest)
+    if samples.pads and recipe.fits_to_inputs:
+        raise RecipeError(
+            f"calibration.form is lines, and {samples.pads} of {samples.rows.numel()} calibration tokens are "
+            "padding, which this recipe would fit weights to; set calibration.form to windows"
+        )
+    return samples
 
 
 def _recovery(recipe: Recipe, source: SourceModel, text: Text | None) -> RecoverySamples | None:
@@ -306,7 +350,7 @@ def _fingerprint(
     digest = hashlib.sha256(recipe.sha256().encode())
     digest.update(checkpoint.device.partition(":")[0].encode())
     for file in sorted({header.file for header in checkpoint.tensors.values()} | {"config.json"}):
-        digest.update(f"{file} {file_sha256(source.folder / file)}\n".encode())
+        digest.update(f"{file} {known_sha256(source.folder / file)}\n".encode())
     for part in rows:
         digest.update(part.numpy().tobytes())
     digest.update(json.dumps(_versions(), sort_keys=True).encode())

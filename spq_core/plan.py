@@ -65,45 +65,71 @@ class Plan:
         }
 
 
-def make_plan(
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a walk over the source found out; the same for every attempt at a target."""
+
+    survey: Survey
+    statistics: EmbeddingStatistics
+
+
+def look(
     recipe: Recipe,
     skeleton: Skeleton,
     checkpoint: Checkpoint,
     windows: Int64[Tensor, "n length"],
-    *,
-    source_bytes: int,
-    excess: float,
     scratch: Path,
     progress: Progress,
-) -> Plan:
-    """Measure the source and decide.
-
-    Args:
-        excess: what to take the measured divergence over the expected loss to be.
-        source_bytes: of the stored source, which `target.bytes_ratio` is a share of.
+) -> Findings:
+    """Measure what the source's loss depends on, in one walk forward and one back.
 
     Raises:
-        RecipeError: the target is out of reach.
+        UnsupportedModelError: the embedding is narrower than the layers, and bits are to be shared out.
     """
     survey = Survey(skeleton, recipe)
     picked = windows[_evenly(len(windows), max(1, SENSITIVITY_TOKENS // windows.shape[1]))]
     statistics = measure_sensitivity(skeleton, checkpoint, picked, scratch, progress, survey.visit)
-    structure = _with_fixed_shares(survey, Structure())
-    if rate_settings(recipe) is None:
-        if recipe.target is not None:
-            structure = _by_structure_alone(
-                survey, recipe.target, checkpoint, source_bytes, structure
+    if rate_settings(recipe) is not None:
+        if statistics.gradients.shape != statistics.head_inputs.shape:
+            raise UnsupportedModelError(
+                "the embedding is narrower than the layers; recipes with a target do not support that"
             )
-        return Plan(structure, survey.output_weights, None)
-    if statistics.gradients.shape != statistics.head_inputs.shape:
-        raise UnsupportedModelError(
-            "the embedding is narrower than the layers; recipes with a target do not support that"
+        tokens = token_weights(statistics.probabilities, picked.numel())
+        for name, second in _matrices_of_rest(skeleton, recipe, statistics).items():
+            stored = f"{name}.weight"
+            survey.enter(name, checkpoint.read([stored])[stored], tokens, second)
+    return Findings(survey, statistics)
+
+
+def make_plan(
+    findings: Findings,
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    *,
+    source_bytes: float,
+    excess: float,
+) -> Plan:
+    """Decide.
+
+    Args:
+        dtype: of what stays in floating point.
+        excess: what to take the measured divergence over the expected loss to be.
+        source_bytes: what `target.bytes_ratio` is a share of.
+
+    Raises:
+        RecipeError: the target is out of reach.
+    """
+    survey, recipe = findings.survey.copied(), findings.survey.recipe
+    structure = _with_fixed_shares(survey, Structure())
+    if rate_settings(recipe) is not None:
+        return _by_rate(
+            survey, checkpoint, dtype, findings.statistics, source_bytes, excess, structure
         )
-    tokens = token_weights(statistics.probabilities, picked.numel())
-    for name, second in _matrices_of_rest(skeleton, recipe, statistics).items():
-        stored = f"{name}.weight"
-        survey.enter(name, checkpoint.read([stored])[stored], tokens, second)
-    return _by_rate(survey, checkpoint, statistics, source_bytes, excess, structure)
+    if recipe.target is not None:
+        structure = _by_structure_alone(
+            survey, recipe.target, checkpoint, dtype, source_bytes, structure
+        )
+    return Plan(structure, survey.output_weights, None)
 
 
 def _with_fixed_shares(survey: Survey, structure: Structure) -> Structure:
@@ -155,8 +181,9 @@ def _left_open(survey: Survey) -> _Open:
 def _by_rate(
     survey: Survey,
     checkpoint: Checkpoint,
+    dtype: torch.dtype,
     statistics: EmbeddingStatistics,
-    source_bytes: int,
+    source_bytes: float,
     excess: float,
     structure: Structure,
 ) -> Plan:
@@ -164,7 +191,7 @@ def _by_rate(
     settings = rate_settings(survey.recipe)
     if target is None or settings is None:
         raise RecipeError("quantize with method rate needs a target")
-    fixed = _fixed_bytes(survey.skeleton, checkpoint, curves)
+    fixed = _fixed_bytes(survey.skeleton, checkpoint, dtype, curves)
     rule = rule_named(target.allocation, survey.turns)
     if target.bytes_ratio is not None:
         wanted = target.bytes_ratio * source_bytes - fixed
@@ -181,9 +208,9 @@ def _by_rate(
         structure,
         survey.output_weights,
         Budget(
-            curves, survey.row_weights, statistics, wanted,
+            curves, _apart(survey.row_weights), statistics, wanted,
             allocation=target.allocation, turns=survey.turns,
-            dense_bytes=checkpoint.dtype.itemsize,
+            dense_bytes=dtype.itemsize,
             leaves_whole=settings.leave_whole,
         ),
     )  # fmt: skip
@@ -193,16 +220,17 @@ def _by_structure_alone(
     survey: Survey,
     target: Target,
     checkpoint: Checkpoint,
-    source_bytes: int,
+    dtype: torch.dtype,
+    source_bytes: float,
     structure: Structure,
 ) -> Structure:
     """Ranks, neurons and heads that make the stored bytes fit, with nothing quantized."""
-    survey.price_parts(None, checkpoint.dtype.itemsize)
+    survey.price_parts(None, dtype.itemsize)
     left_open = _left_open(survey)
     if target.bytes_ratio is None or not left_open.parts:
         raise RecipeError("without quantization a target is a bytes_ratio, for stages set to auto")
     whole = structure_bytes(left_open.parts, 0.0)
-    stored = sum(_stored_bytes(survey.skeleton, checkpoint).values())
+    stored = sum(_stored_bytes(survey.skeleton, checkpoint, dtype).values())
     kept = stored - whole + FIXED_BYTES + BYTES_PER_MATRIX * len(survey.directions)
     wanted = target.bytes_ratio * source_bytes - kept
     least = structure_bytes(left_open.parts, 2.0**20)
@@ -247,20 +275,28 @@ def _matrices_of_rest(
     return found
 
 
-def _fixed_bytes(skeleton: Skeleton, checkpoint: Checkpoint, curves: dict[str, Curve]) -> float:
+def _fixed_bytes(
+    skeleton: Skeleton, checkpoint: Checkpoint, dtype: torch.dtype, curves: dict[str, Curve]
+) -> float:
     """Everything in the artifact that is not a quantized matrix."""
     quantized = {f"{name}.weight" for name in curves}
-    stored = _stored_bytes(skeleton, checkpoint)
+    stored = _stored_bytes(skeleton, checkpoint, dtype)
     kept = sum(n_bytes for name, n_bytes in stored.items() if name not in quantized)
     return kept + FIXED_BYTES + BYTES_PER_MATRIX * len(curves)
 
 
-def _stored_bytes(skeleton: Skeleton, checkpoint: Checkpoint) -> dict[str, int]:
+def _stored_bytes(skeleton: Skeleton, checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, int]:
     """Bytes of the tensors that an artifact would hold: files may have masks and repeated heads too."""
     names = set(skeleton.model.state_dict())
     if skeleton.tied:
         names.discard(f"{skeleton.head_path}.weight")
-    return {name: checkpoint.tensors[checkpoint.stored_name(name)].n_bytes for name in names}
+    headers = {name: checkpoint.tensors[checkpoint.stored_name(name)] for name in names}
+    return {name: header.n_elements * dtype.itemsize for name, header in headers.items()}
+
+
+def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies that share no memory, as the state of a run stores them; embedding and head have one."""
+    return {name: part.clone() for name, part in weights.items()}
 
 
 def _evenly(total: int, count: int) -> Tensor:

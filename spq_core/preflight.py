@@ -14,10 +14,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from spq_core.artifact.load_check import compare
 from spq_core.calibration.texts import Text
+from spq_core.clean_copy import SourceModel
 from spq_core.errors import SpqError
 from spq_core.load_gate import judged
-from spq_core.model_files import SIDE_FILES
-from spq_core.pipeline import SourceModel, compress
+from spq_core.machine import machine_failure
+from spq_core.model_files import side_files
+from spq_core.pipeline import compress
 from spq_core.progress import Progress
 from spq_core.recipe import Gates, Recipe, Target
 from spq_core.recipe_stages import (
@@ -67,7 +69,7 @@ def preflight(
     folder = scratch / "preflight"
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        toy = SourceModel(folder=folder / "toy", name="toy")
+        toy = SourceModel(folder=folder / source.folder.name, name=source.name)
         reason = _write_toy(source.folder, toy.folder)
         if reason:
             progress.advance(f"skipped: no toy of this configuration can be made: {reason}")
@@ -86,10 +88,12 @@ def _run(toy: SourceModel, recipe: Recipe, text: Text | None, folder: Path) -> N
         out, probe = folder / "out", folder / "probe.safetensors"
         compress(toy, small_recipe(recipe), out, text=some, probe_file=probe)
         with torch.no_grad():
-            judged(compare(out, probe))
-    except SpqError:
-        raise
+            judged(compare(out, probe, toy.folder))
+    except (SpqError, OSError, MemoryError, ImportError):
+        raise  # of the model or the machine, and says so
     except Exception as error:
+        if machine_failure(error) is not None:
+            raise
         raise PreflightError(
             "the recipe does not work on a two-layer toy of this architecture: "
             f"{type(error).__name__}: {error}"[:500]
@@ -167,7 +171,7 @@ def _write_toy(source: Path, target: Path) -> str:
         model.save_pretrained(target)
     except Exception as error:  # noqa: BLE001 - a toy that cannot be made says nothing of the model
         return f"{type(error).__name__}: {error}"[:200]
-    for name in SIDE_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+    for name in side_files(source):
+        (target / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source / name, target / name)
     return ""

@@ -6,6 +6,7 @@ The JSON Schema is `Recipe.model_json_schema()`; the service publishes it.
 
 import hashlib
 import json
+import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
@@ -19,11 +20,14 @@ from spq_core.recipe_stages import (
     RecoverStage,
     Stage,
     SvdStage,
+    fits_to_inputs,
     leaves_to_target,
     looks_at_text,
     not_portable,
     weighs_by_loss,
 )
+
+MOST_SAMPLES = 4096
 
 
 class Calibration(Document):
@@ -33,18 +37,35 @@ class Calibration(Document):
     form: Literal["lines", "windows"] = "lines"
     """`lines`: each sample is one non-blank line, cut or padded to `length`. `windows`: the text is
     encoded whole and samples are stretches of it, evenly spaced; no pads."""
-    samples: Annotated[int, Field(ge=1, le=4096)] = 8
+    samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | Literal["auto"] = 8
+    """`auto`: as many as the model's widest input asks for (`tokens_per_input`), and `least_tokens` at least. A
+    second moment of n inputs that was measured on fewer than a few n tokens is mostly noise."""
+    tokens_per_input: Annotated[float, Field(gt=0.0, le=100.0)] = 5.0
+    """With `samples: auto`, calibration tokens for each input of the widest matrix in a layer."""
+    least_tokens: Annotated[int, Field(ge=1, le=1 << 24)] = 8192
+    """With `samples: auto`, calibration tokens however narrow the model is."""
     length: Annotated[int, Field(ge=8, le=8192)] = 128
     """Tokens per sample."""
     allow_evaluation_text: bool = False
     """Take the samples from the evaluation split, as the paper's code does. The report says so."""
+
+    def count(self, widest: int, length: int | None = None) -> int:
+        """Number of samples for a model whose widest matrix has so many inputs.
+
+        Args:
+            length: tokens per sample, where the model has fewer positions than `length`.
+        """
+        if not isinstance(self.samples, str):
+            return self.samples
+        tokens = max(self.least_tokens, self.tokens_per_input * widest)
+        return min(MOST_SAMPLES, math.ceil(tokens / (length or self.length)))
 
 
 class Target(Document):
     """How large the artifact may be, or how far from the source; one of the two."""
 
     bytes_ratio: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
-    """Artifact bytes over the source's bytes, as stored."""
+    """Artifact bytes over the source's, with 16 bits a weight at most: float32 sources count half."""
     max_kl: Annotated[float, Field(gt=0.0, le=10.0)] | None = None
     """KL divergence from the source, in nats per token of the calibration text."""
     allocation: Literal["loss", "uniform", "pgsvd", "mgaa"] = "loss"
@@ -93,6 +114,9 @@ class Recipe(Document):
     profile: Literal["compact", "portable"] = "compact"
     """`compact`: every form of ours, loaded with our package. `portable`: compressed-tensors, loaded by
     stock transformers and vLLM; 8 or 4 bits, equal widths, embedding and head as they were."""
+    floats: Literal["16-bit", "source"] = "16-bit"
+    """What stays in floating point: in 16 bits (bfloat16, where the source has float32), or as wide as the
+    source stores it."""
     gates: Gates = Gates()
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -197,6 +221,11 @@ class Recipe(Document):
     def needs_calibration(self) -> bool:
         """Whether anything in the recipe looks at text."""
         return self.target is not None or any(looks_at_text(stage) for stage in self.stages)
+
+    @property
+    def fits_to_inputs(self) -> bool:
+        """Whether anything is fitted to what matrices receive."""
+        return self.target is not None or any(fits_to_inputs(stage) for stage in self.stages)
 
     @property
     def needs_sensitivity(self) -> bool:

@@ -248,6 +248,19 @@ def looks_at_text(stage: AnyStage) -> bool:
             return stage.method != "round" or stage.scale_search
 
 
+def fits_to_inputs(stage: AnyStage) -> bool:
+    """Whether a stage fits weights to what they receive, for which pads are not text."""
+    match stage:
+        case PruneStage():
+            return stage.score != "activation" or stage.update != "none"
+        case PruneHeadsStage():
+            return True
+        case SvdStage() | QuantizeStage():
+            return looks_at_text(stage)
+        case RecoverStage():
+            return False  # it masks them
+
+
 def weighs_by_loss(stage: AnyStage) -> bool:
     """Whether a stage decides by expected loss, and so needs a walk over the source."""
     match stage:

@@ -37,6 +37,8 @@ class CompressionReport:
     """Highest resident memory of the process while it compressed, interpreter included."""
     calibration: dict[str, Any] | None
     modules: tuple[ModuleReport, ...]
+    notes: tuple[str, ...] = ()
+    """What of the source was left out, and why."""
 
     @property
     def ratio_to_source(self) -> float:

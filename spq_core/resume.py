@@ -7,12 +7,14 @@ so whatever moment a process dies at, one complete state is there.
 import json
 import os
 import shutil
+import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from spq_core.errors import StateMismatchError
@@ -38,34 +40,66 @@ class RunState(NamedTuple):
     tensors: dict[str, Tensor]
 
 
+class _Written(NamedTuple):
+    """A tensor as it was when it was written, and where."""
+
+    tensor: "weakref.ref[Tensor]"
+    """Weak: hidden states of a block that is done must go."""
+    version: int
+    file: str
+
+
 @dataclass(frozen=True, slots=True)
 class StateFolder:
-    """The states of one run; only the newest is kept."""
+    """The states of one run; only the newest is kept.
+
+    A tensor that has not changed since it was written is not written again: most of what stages know stays the
+    same from the first block to the last, and is gigabytes of a large model.
+    """
 
     folder: Path
     fingerprint: str
     """Of the model, the recipe, the samples and the versions: equal ones give equal results."""
     device: str = "cpu"
     """Where tensors go that are read."""
+    written: dict[str, _Written] = field(default_factory=dict)
+    """By name, what the newest state has."""
 
     def save(self, number: int, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Store state `number`, counted from 1, and remove the one before."""
+        """Store state `number`, counted from 1, and remove what of those before it does not need."""
         self.folder.mkdir(parents=True, exist_ok=True)
         file = f"state-{number}.safetensors"
+        kept = {name: known for name in tensors if (known := self._unchanged(name, tensors[name]))}
+        changed = {name: tensor for name, tensor in tensors.items() if name not in kept}
         # A new file, not another's content: a frozen predecessor may still have the old one open.
         (self.folder / file).unlink(missing_ok=True)
         save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()}, self.folder / file
+            {name: tensor.contiguous() for name, tensor in changed.items()}, self.folder / file
         )
         flush_to_disk(self.folder / file)
-        document = {"fingerprint": self.fingerprint, "tensors": file, "values": dict(values)}
+        now = {
+            name: _Written(weakref.ref(part), part._version, file)  # noqa: SLF001
+            for name, part in changed.items()
+        }
+        files = {name: known.file for name, known in (kept | now).items()}
+        document = {"fingerprint": self.fingerprint, "tensors": files, "values": dict(values)}
         new = self.folder / f"{STATE_FILE}.new"
         new.write_text(json.dumps(document), encoding="utf-8")
         flush_to_disk(new)
         os.replace(new, self.folder / STATE_FILE)  # noqa: PTH105
+        self.written.clear()
+        self.written.update(kept | now)
+        needed = {file, *files.values()}
         for other in self.folder.glob("state-*.safetensors"):
-            if other.name != file:
+            if other.name not in needed:
                 other.unlink()
+
+    def _unchanged(self, name: str, tensor: Tensor) -> _Written | None:
+        """Where a tensor is on disk as it is now; None if it is not."""
+        known = self.written.get(name)
+        if known is None or known.tensor() is not tensor:
+            return None
+        return known if known.version == tensor._version else None  # noqa: SLF001
 
     def load(self) -> RunState | None:
         """The newest state; None if there is none.
@@ -82,9 +116,14 @@ class StateFolder:
                 f"{self.folder.name} holds the state of a run with another model, recipe, calibration "
                 "or version; finish that one, or start anew without --resume"
             )
-        found = load_file(self.folder / document["tensors"], self.device)
         # Copies lie aligned, as a running process's own tensors do; kernels may depend on that.
-        aligned = {name: tensor.clone() for name, tensor in found.items()}
+        aligned: dict[str, Tensor] = {}
+        files: dict[str, str] = document["tensors"]
+        for file in sorted(set(files.values())):
+            with safe_open(self.folder / file, "pt", device=self.device) as handle:
+                aligned |= {
+                    name: handle.get_tensor(name).clone() for name in files if files[name] == file
+                }
         return RunState(document["values"], aligned)
 
     def inner(self, name: str) -> "StateFolder":
@@ -93,4 +132,5 @@ class StateFolder:
 
     def remove(self) -> None:
         """Forget all states."""
+        self.written.clear()
         shutil.rmtree(self.folder, ignore_errors=True)

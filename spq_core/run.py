@@ -2,8 +2,9 @@
 
 import shutil
 import time
+import traceback
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,83 +12,52 @@ import torch
 
 from spq_core.artifact.card import write_card
 from spq_core.artifact.manifest import read_manifest, verify_files
+from spq_core.artifact.same_text import require_same_tokenizer
 from spq_core.artifact.write import require_unused
 from spq_core.calibration.texts import Text
 from spq_core.catalog import resolve
+from spq_core.clean_copy import SourceModel, clean_copy
 from spq_core.errors import SpqError
 from spq_core.estimate.estimate import estimate, folder_shapes
-from spq_core.evaluation.measure import Measurement, measure, window_length
+from spq_core.estimate.room import require_room
+from spq_core.evaluation.measure import measure, window_length
 from spq_core.evaluation.settings import EvaluationSettings
-from spq_core.evaluation.summary import Row, beaten_by, summary_rows
-from spq_core.gates import check_gates
+from spq_core.evaluation.summary import beaten_by, summary_rows
+from spq_core.finished import (
+    FinishedRun,
+    begin_measuring,
+    finished_run,
+    forget_notes,
+    note_finished,
+    probe_path,
+)
 from spq_core.load_gate import LoadCheck, LoadGateError, check_loads
-from spq_core.model_files import check_model_folder
-from spq_core.pipeline import SourceModel, compress
+from spq_core.machine import machine_failure
+from spq_core.modeling.checkpoint import open_checkpoint
+from spq_core.modeling.fit import check_fit
+from spq_core.modeling.skeleton import load_skeleton
+from spq_core.pipeline import compress
 from spq_core.preflight import preflight
 from spq_core.progress import Progress
 from spq_core.recipe import Recipe, parse_recipe
 from spq_core.recipe_stages import RecoverStage
-from spq_core.report import CompressionReport
+from spq_core.run_result import (
+    INT8,
+    NOT_YET,
+    RESULT,
+    SOURCE,
+    TUNED,
+    Missing,
+    RunResult,
+    unmeasured,
+)
 
-SOURCE, TUNED, INT8, RESULT = "source", "source, tuned", "int8", "result"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunResult:
-    """Everything a run found."""
-
-    report: CompressionReport
-    measurement: Measurement
-    rows: tuple[Row, ...]
-    """Source, plain INT8 and the result, in this order; plain INT8 once when it is the result. Behind
-    the source, where the recipe recovers by training, the source trained in the same way."""
-    load_check: LoadCheck
-    """How the artifact fared in a fresh process."""
-    beaten_by_int8: bool
-    """Plain INT8 is at most as large and at least as good."""
-    estimate: dict[str, Any] | None
-    """What the headers alone let expect; None where they do not say enough."""
-    seconds: float
-    """From the preflight to the last figure."""
-    gpu_peak_bytes: int | None
-    """None where no GPU was used."""
-
-    def check_gates(self) -> None:
-        """Compare the result with its recipe's limits.
-
-        Raises:
-            QualityGateError: naming the figure, its value and the limit.
-        """
-        check_gates(parse_recipe(self.report.recipe).gates, self.measurement, RESULT, SOURCE)
-
-    def document(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        report = asdict(self.report) | {
-            "ratio_to_source": self.report.ratio_to_source,
-            "ratio_to_fp32": self.report.ratio_to_fp32,
-        }
-        return {
-            "compression": report,
-            "evaluation": asdict(self.measurement),
-            "rows": [asdict(row) for row in self.rows],
-            "load_check": asdict(self.load_check),
-            "beaten_by_int8": self.beaten_by_int8,
-            "estimate": self.estimate,
-            "measured": self.measured(),
-        }
-
-    def measured(self) -> dict[str, float]:
-        """The figures of `estimate`, as they turned out."""
-        evaluated = self.measurement.peak_rss_bytes
-        gpu = {} if self.gpu_peak_bytes is None else {"gpu_peak_bytes": self.gpu_peak_bytes}
-        return gpu | {
-            "artifact_bytes": self.report.artifact_bytes,
-            "resident_bytes": self.measurement.models[RESULT].load.resident_bytes,
-            "compression_peak_bytes": self.report.peak_rss_bytes,
-            "evaluation_peak_bytes": evaluated,
-            "peak_bytes": max(self.report.peak_rss_bytes, evaluated),
-            "seconds": round(self.seconds, 1),
-        }
+MOST_MEASURINGS = 2
+"""Beginnings after which a run that died while it measured gives up measuring."""
+KILLED = (
+    "measuring failed: its process was killed twice, most likely for want of memory; the artifact is complete, "
+    "and `spq compare` measures it on a larger machine"
+)
 
 
 def compress_and_measure(
@@ -105,42 +75,45 @@ def compress_and_measure(
 ) -> RunResult:
     """Run a recipe and measure source, plain INT8 and result on the same data.
 
+    A finished artifact stays whatever happens while it is measured; the result then says what is missing.
+
     Args:
         texts: by dataset name; holds the calibration text and every evaluation text.
         scratch: an existing folder for the INT8 baseline.
         device: where models are compressed and measured; `cpu` or a CUDA device.
-        resume: go on where a killed compression stopped.
+        resume: go on where a killed run stopped.
 
     Raises:
         SpqError: the run failed.
+        OSError: the disk is full while measuring, for the first time; `resume` goes on with measuring.
     """
     started = time.monotonic()
-    check_model_folder(source.folder)
-    expected = _estimated(recipe, source, evaluation)
-    if expected is not None:
-        progress.record("estimate", expected)
-    window_length([source.folder], evaluation)
-    calibration = texts.get(recipe.calibration.dataset)
-    report, load_check = compress_and_load(
-        source, recipe, out, calibration, scratch, progress, resume=resume, device=device
+    with clean_copy(source) as copy:
+        expected = _estimated(recipe, copy, evaluation)
+        if expected is not None:
+            progress.record("estimate", expected)
+        window_length([copy.folder], evaluation)
+        finished = compress_and_load(
+            copy, recipe, out, texts.get(recipe.calibration.dataset), scratch, progress,
+            resume=resume, device=device, evaluation=evaluation,
+        )  # fmt: skip
+        so_far = unmeasured(finished, NOT_YET).document()
+        versions = read_manifest(out).versions
+        write_card(out, source.name, source.revision, license_id, so_far, versions)
+        progress.record("finished", so_far)
+        result = _measured_or_missing(
+            finished, copy, out, texts, evaluation, scratch, progress, device
+        )
+    result = replace(
+        result,
+        estimate=expected,
+        seconds=time.monotonic() - started,
+        gpu_peak_bytes=torch.cuda.max_memory_allocated(device) if device != "cpu" else None,
     )
-    try:
-        result = _measured(
-            report, load_check, source, out, texts, evaluation, scratch, progress, device
-        )
-        result = replace(
-            result,
-            estimate=expected,
-            seconds=time.monotonic() - started,
-            gpu_peak_bytes=torch.cuda.max_memory_allocated(device) if device != "cpu" else None,
-        )
-    except Exception:
-        shutil.rmtree(out, ignore_errors=True)  # an unmeasured artifact is no result
-        raise
     for row in result.rows:
         progress.record("metric", asdict(row))
-    versions = read_manifest(out).versions
     write_card(out, source.name, source.revision, license_id, result.document(), versions)
+    forget_notes(out)
     return result
 
 
@@ -154,36 +127,110 @@ def compress_and_load(
     *,
     resume: bool,
     device: str,
-) -> tuple[CompressionReport, LoadCheck]:
+    evaluation: EvaluationSettings | None = None,
+) -> FinishedRun:
     """Try the recipe on a toy, compress, and let the artifact pass the load gate.
+
+    What is finished already is not done again with `resume`.
 
     Raises:
         PreflightError: the recipe does not work on this architecture.
         LoadGateError: it does not; the artifact is gone, unless the recipe says to keep it.
         SpqError: the compression failed.
     """
+    with clean_copy(source) as copy:
+        finished = finished_run(out, recipe, copy.folder) if resume else None
+        if finished is None:
+            forget_notes(out)
+            finished = _compressed(
+                copy, recipe, out, text, scratch, progress, resume=resume, device=device,
+                evaluation=evaluation,
+            )  # fmt: skip
+        if finished.load_check is None:
+            finished = replace(finished, load_check=_loaded(copy, recipe, out, progress))
+            note_finished(out, finished, copy.folder)
+    return finished
+
+
+def _compressed(
+    source: SourceModel,
+    recipe: Recipe,
+    out: Path,
+    text: Text | None,
+    scratch: Path,
+    progress: Progress,
+    *,
+    resume: bool,
+    device: str,
+    evaluation: EvaluationSettings | None,
+) -> FinishedRun:
+    """Compress, on a toy first."""
     require_unused(out)
+    check_source(source)
     if not resume:
+        require_room(recipe, source.folder, out.absolute().parent, evaluation)
         preflight(source, recipe, text, scratch, progress)
-    probe_file = scratch / "probe.safetensors"
     report = compress(
         source, recipe, out, text=text, progress=progress, resume=resume, device=device,
-        probe_file=probe_file,
+        probe_file=probe_path(out),
     )  # fmt: skip
+    finished = FinishedRun(report=report, load_check=None)
+    note_finished(out, finished, source.folder)
+    return finished
+
+
+def _loaded(source: SourceModel, recipe: Recipe, out: Path, progress: Progress) -> LoadCheck:
+    """Let the artifact pass the load gate."""
     progress.stage("load gate", 1, "process")
     try:
-        found = check_loads(out, probe_file)
+        found = check_loads(out, probe_path(out), source.folder)
     except LoadGateError:
+        forget_notes(out)
         if recipe.gates.on_fail == "discard":
             shutil.rmtree(out, ignore_errors=True)
         raise
     progress.advance("loaded, compared, generated")
-    return report, found
+    return found
+
+
+def _measured_or_missing(
+    finished: FinishedRun,
+    source: SourceModel,
+    out: Path,
+    texts: Mapping[str, Text],
+    evaluation: EvaluationSettings,
+    scratch: Path,
+    progress: Progress,
+    device: str,
+) -> RunResult:
+    """Measure; where that cannot be done, say why. The artifact is finished, and stays."""
+    begun = begin_measuring(out, finished, source.folder)
+    if begun.measurings > MOST_MEASURINGS:
+        return unmeasured(begun, Missing("evaluation_killed", KILLED))
+    try:
+        return _measured(begun, source, out, texts, evaluation, scratch, progress, device)
+    except Exception as error:
+        failure = machine_failure(error)
+        if failure is not None and failure.may_pass and begun.measurings < MOST_MEASURINGS:
+            raise
+        missing = _missing(error)
+        progress.record("missing", asdict(missing))
+        if failure is None and not isinstance(error, SpqError):
+            traceback.print_exc()  # a bug of ours; the log has it
+        return unmeasured(begun, missing)
+
+
+def _missing(error: Exception) -> Missing:
+    failure = machine_failure(error)
+    if failure is not None:
+        return Missing(failure.code, f"measuring failed: {failure.message}")
+    if isinstance(error, SpqError):
+        return Missing(error.code, f"measuring failed: {error}")
+    return Missing("internal", f"measuring failed: {type(error).__name__}: {error}"[:500])
 
 
 def _measured(
-    report: CompressionReport,
-    load_check: LoadCheck,
+    finished: FinishedRun,
     source: SourceModel,
     out: Path,
     texts: Mapping[str, Text],
@@ -194,7 +241,7 @@ def _measured(
 ) -> RunResult:
     """Make the INT8 baseline unless the result is one, and measure all models."""
     folders = {SOURCE: source.folder}
-    baseline, recipe = resolve("int8"), parse_recipe(report.recipe)
+    baseline, recipe = resolve("int8"), parse_recipe(finished.report.recipe)
     control = tuned_control(recipe)
     if evaluation.tuned_control and control is not None:
         folders[TUNED] = scratch / "tuned-control"
@@ -208,16 +255,24 @@ def _measured(
     corpora = {texts[name].name: texts[name] for name in evaluation.perplexity}
     measurement = measure(folders, corpora, evaluation, progress, reference=SOURCE, device=device)
     rows = summary_rows(measurement)
-    return RunResult(
-        report=report,
+    return replace(
+        unmeasured(finished, NOT_YET),
         measurement=measurement,
+        missing=None,
         rows=rows,
-        load_check=load_check,
         beaten_by_int8=beaten_by(rows, RESULT, INT8),
-        estimate=None,
-        seconds=0.0,
-        gpu_peak_bytes=None,
     )
+
+
+def check_source(source: SourceModel) -> None:
+    """Find out all that headers can tell, before any work.
+
+    Raises:
+        SpqError: the weights are not those of the model that config.json describes.
+    """
+    check_fit(load_skeleton(source.folder), open_checkpoint(source.folder), source.name)
+    if source.lost_tokenizer_code and source.original is not None:
+        require_same_tokenizer(source.folder, source.original, source.name)
 
 
 def _estimated(

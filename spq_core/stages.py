@@ -5,16 +5,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers.pytorch_utils import Conv1D
 
 from spq_core.artifact.portable import WIDTH_MULTIPLE
-from spq_core.errors import RecipeError, UnsupportedModelError
+from spq_core.errors import RecipeError
+from spq_core.families.suitable import refuse_family
 from spq_core.modeling.blocked import BlockedModel
 from spq_core.modeling.skeleton import Skeleton
 from spq_core.plan import Plan
 from spq_core.progress import Progress
 from spq_core.pruning.head_stage import PruneHeadsStage
-from spq_core.pruning.heads import require_head_groups
 from spq_core.pruning.stage import PruneStage
 from spq_core.quantization.grid_stage import GridStage
 from spq_core.quantization.rate_stage import RateStage
@@ -46,15 +45,7 @@ def check_stages(recipe: Recipe, skeleton: Skeleton) -> None:
         UnsupportedModelError: its layers fix the number of heads, and the recipe prunes heads; or
             its matrices are stored transposed, and the artifact is to be portable.
     """
-    family = skeleton.family
-    transposed = any(isinstance(one, Conv1D) for one in skeleton.empty_layer(0).modules())
-    if recipe.profile == "portable" and transposed:
-        raise UnsupportedModelError(
-            f"profile portable: {skeleton.config.model_type} models store their matrices transposed, "
-            "which compressed-tensors does not know; use profile compact"
-        )
-    if any(isinstance(stage, PruneHeadsSettings) for stage in recipe.stages):
-        require_head_groups(family)
+    refuse_family(recipe, skeleton.family)
 
 
 def build_stages(

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from spq_core.allocation.budget import tempered
 from spq_core.allocation.curve import Curve, curve_of
 from spq_core.allocation.structure import Directions, Units
+from spq_core.calibration.inverse import DAMPING
 from spq_core.calibration.sensitivity import LayerStatistics, MatrixStatistics
+from spq_core.calibration.shrinkage import extra_damping
 from spq_core.layers.slicing import float_weight, linear_at
 from spq_core.modeling.skeleton import Skeleton
 from spq_core.pruning.compensation import score_neurons
@@ -60,6 +62,14 @@ class Survey:
             self.neurons[path] = self._neurons(layer, found.matrices[family.mlp_out])
         if any(isinstance(one, PruneHeadsStage) for one in self.stages):
             self.heads[path] = self._heads(layer, found.matrices[family.attention[-1]])
+
+    def copied(self) -> "Survey":
+        """The same findings; what is decided on the copy leaves these as they are."""
+        return replace(
+            self, curves=dict(self.curves), row_weights=dict(self.row_weights),
+            output_weights=dict(self.output_weights), directions=dict(self.directions),
+            neurons=dict(self.neurons), heads=dict(self.heads),
+        )  # fmt: skip
 
     @property
     def stages(self) -> tuple[object, ...]:
@@ -132,7 +142,9 @@ def _by_loss(stage: PruneStage) -> bool:
 def _directions(weight: Tensor, statistics: MatrixStatistics) -> Directions:
     """Loss of each output direction, every output counting as it does in the loss."""
     weights = statistics.output_weights
-    outputs = decompose_output(weight, statistics.inputs.second, weights)
+    moments = statistics.inputs
+    damping = DAMPING + extra_damping(moments)
+    outputs = decompose_output(weight, moments.second, weights, damping=damping)
     n_out, n_in = weight.shape
     squared = outputs.singular_values.square()[: min(n_out, n_in)]
     losses = 0.5 * float(weights.mean()) * squared  # spectra count outputs relative to their mean

@@ -8,6 +8,7 @@ memory before the first tensor is read.
 import json
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -23,6 +24,7 @@ MAX_TENSORS = 100_000
 MAX_SIZE = 1 << 48
 MAX_AXES = 8
 PAIR = 2
+FILE_NAME = re.compile(r"[A-Za-z0-9][\w.\- ()+]{0,200}\.safetensors", re.ASCII)
 TENSOR_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,256}")
 ITEM_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2,
@@ -63,18 +65,31 @@ def weight_files(folder: Path) -> tuple[str, ...]:
     index = folder / INDEX_FILE
     if not index.is_file():
         return ()
-    try:
-        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ArtifactError(f"{INDEX_FILE} is not a valid index; fetch the model again") from None
+    files = files_of_index(index.read_bytes())
     for file in files:
-        if not isinstance(file, str) or Path(file).name != file or file in {".", ".."}:
-            raise ArtifactError(f"{INDEX_FILE} names {file!r}, which is not a file of this folder")
         if not (folder / file).is_file():
             raise ArtifactError(
                 f"{INDEX_FILE} names {file!r}, which is missing; fetch the model again"
             )
     return tuple(files)
+
+
+def files_of_index(text: bytes) -> list[str]:
+    """Names of the weight files in an index's text, ascending.
+
+    Raises:
+        ArtifactError: it is not an index, or names what cannot be a weight file beside it.
+    """
+    try:
+        files = set(json.loads(text.decode("utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ArtifactError(f"{INDEX_FILE} is not a valid index; fetch the model again") from None
+    for file in files:
+        if not isinstance(file, str) or not FILE_NAME.fullmatch(file):
+            raise ArtifactError(
+                f"{INDEX_FILE} names {str(file)[:200]!r}, which is not a file of this folder"
+            )
+    return sorted(files)
 
 
 def read_header(path: Path) -> dict[str, WeightHeader]:
@@ -115,6 +130,15 @@ def stored_bytes(folder: Path, extra: tuple[str, ...] = ()) -> int:
     """Bytes on disk of the weight files, their index, and the `extra` files that exist."""
     names = [*weight_files(folder), INDEX_FILE, *extra]
     return sum((folder / name).stat().st_size for name in names if (folder / name).is_file())
+
+
+def sixteen_bit_bytes(tensors: Iterable[WeightHeader], stored: int) -> float:
+    """Bytes that weight files would take with 16 bits a weight at most: what ratios are against.
+
+    Args:
+        stored: bytes of the files, headers and index included, as they are.
+    """
+    return stored - sum(one.n_elements * max(0, ITEM_BYTES[one.dtype] - 2) for one in tensors)
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

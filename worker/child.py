@@ -14,7 +14,7 @@ from typing import Any
 
 from spq_core.errors import SpqError
 from spq_core.hub.errors import HubUnavailableError
-from worker.errors import DISK_FULL, disk_is_full
+from spq_core.machine import DISK_FULL, machine_failure
 from worker.isolated import die_with_parent
 
 BUG_STATUS = 2
@@ -38,22 +38,10 @@ def serve(main: Callable[[dict[str, Any]], None]) -> None:
         retryable = isinstance(error, HubUnavailableError) or error.code == DISK_FULL
         emit("error", code=error.code, message=str(error), retryable=retryable)
         sys.exit(1)
-    except MemoryError:
-        emit(
-            "error",
-            code="out_of_host_memory",
-            message="the worker has too little memory for this model",
-            retryable=False,
-        )
-        sys.exit(1)
     except Exception as error:  # noqa: BLE001  the edge of a process: report, then end
-        if disk_is_full(error):
-            emit(
-                "error",
-                code=DISK_FULL,
-                message=f"the worker's disk is full: {error}"[:500],
-                retryable=True,
-            )
+        failure = machine_failure(error)
+        if failure is not None:
+            emit("error", code=failure.code, message=failure.message, retryable=failure.may_pass)
             sys.exit(1)
         traceback.print_exc()
         emit(
@@ -68,7 +56,8 @@ def serve(main: Callable[[dict[str, Any]], None]) -> None:
 class PipeProgress:
     """Progress as messages; at most one a second, and always the last of a stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_finished: Callable[[dict[str, Any]], None] | None = None) -> None:
+        self._on_finished = on_finished
         self._stage, self._done, self._total, self._unit = "", 0, 0, ""
         self._last = self._began = 0.0
         self._run_ends: float | None = None
@@ -86,9 +75,13 @@ class PipeProgress:
             self._send(message)
 
     def record(self, kind: str, data: dict[str, Any]) -> None:
-        """Findings come with the result; an estimate is of use before."""
+        """Findings come with the result; an estimate is of use before, and so is a finished artifact."""
         if kind == "estimate":
             self._run_ends = time.monotonic() + data["seconds"]["expected"]
+        elif kind == "finished" and self._on_finished is not None:
+            self._on_finished(data)
+        elif kind == "missing":
+            emit("log", text=data["message"])
 
     def _send(self, message: str) -> None:
         self._last = time.monotonic()

@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,10 @@ from app.db.session import is_away
 from app.db.tallies import DUPLICATES, FENCED, count
 from app.domain.errors import FencedError
 from app.telemetry import log
+from spq_core.clean_copy import refuse_links_outside
+from spq_core.errors import SpqError
+from spq_core.machine import DISK_FULL
 from worker.errors import (
-    DISK_FULL,
     CancelRequestedError,
     ChildError,
     ChildFailedError,
@@ -38,6 +40,7 @@ from worker.local import missing_texts, readable_files
 from worker.observed import Observed, observed
 from worker.process import Child, Message
 from worker.runtime import Runtime
+from worker.unmeasured import ends_unmeasured, missing_figures, require_no_gates
 
 DATABASE_PAUSE_SECONDS = 1.0
 ENDED = {"succeeded", "failed", "canceled"}
@@ -49,7 +52,7 @@ def run_job(job_id: str, runtime: Runtime) -> None:
 
     A job that is not queued is left alone: the queue may deliver one id many times.
     """
-    settings = runtime.settings
+    settings, asked_at = runtime.settings, time.monotonic()
     claimed = claim(runtime.database, job_id, runtime.worker_id, settings.lease_seconds)
     if claimed is None:
         log.info("duplicate_delivery", job_id=job_id)
@@ -57,18 +60,21 @@ def run_job(job_id: str, runtime: Runtime) -> None:
         return
     attempt = Attempt(runtime.database, claimed)
     log.info("attempt_started", job_id=job_id, attempt=claimed.attempt)
-    heartbeat = Heartbeat(attempt, settings.heartbeat_seconds, settings.lease_seconds)
-    folder = scratch_folder(settings.scratch_dir, job_id, claimed.attempt)
-    try:
-        with observed(runtime, claimed) as watched, heartbeat, folder as scratch:
-            with suppress(SQLAlchemyError):  # the next job tries again
-                remove_leftovers(runtime.database, settings.scratch_dir)
-            _JobRun(runtime, attempt, heartbeat, scratch, watched).to_outcome()
-    except (
-        OSError
-    ) as error:  # no folder could be made; another worker may have room, or the right to
-        log.error("no_scratch_folder", job_id=job_id, error=str(error))
-        attempt.give_back(DISK_FULL if disk_is_full(error) else "no_scratch_folder")
+    heartbeat = Heartbeat(
+        attempt, settings.heartbeat_seconds, settings.lease_seconds, renewed_at=asked_at
+    )
+    with observed(runtime, claimed) as watched, heartbeat, ExitStack() as folders:
+        try:
+            folder = scratch_folder(settings.scratch_dir, job_id, claimed.attempt)
+            scratch = folders.enter_context(folder)
+        except OSError as error:  # another worker may have room, or the right to make one
+            log.error("no_scratch_folder", job_id=job_id, error=str(error))
+            with suppress(FencedError, SQLAlchemyError):  # then its lease ends
+                attempt.give_back(DISK_FULL if disk_is_full(error) else "no_scratch_folder")
+            return
+        with suppress(SQLAlchemyError):  # the next job tries again
+            remove_leftovers(runtime.database, settings.scratch_dir)
+        _JobRun(runtime, attempt, heartbeat, scratch, watched).to_outcome()
 
 
 @dataclass(slots=True)
@@ -84,6 +90,8 @@ class _JobRun:
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
     log: JobLog = field(init=False)
+    finished: Message | None = None
+    """What the run told of an artifact that is complete, before it measured it."""
     kept: bool = False
     """The artifact is in the store; it stays there even if publishing it fails."""
     published: dict[str, Any] | None = None
@@ -101,7 +109,8 @@ class _JobRun:
                 outcome = "failed"
                 self._save(self._bug(error))
             if outcome in ENDED:
-                workspace.drop(self.runtime.settings.artifact_dir, self.attempt.claim.job_id)
+                with suppress(OSError):  # housekeeping tries again
+                    workspace.drop(self.runtime.settings.artifact_dir, self.attempt.claim.job_id)
             if outcome == "canceled":  # while its artifact was being published
                 shutil.rmtree(self._stored(), ignore_errors=True)
         except (LeaseLostError, FencedError):
@@ -120,14 +129,29 @@ class _JobRun:
             self._publish()
             record = self._success()
         except ChildError as stopped:
-            return self._stopped(stopped)
+            try:
+                return self._stopped(stopped)
+            except OSError as error:
+                return self._broke(error)
         except FencedError:
             raise
         except Exception as error:  # noqa: BLE001  the edge of an attempt: a bug must not burn the others
-            if disk_is_full(error):
-                return self._stopped(ChildRetryError(DISK_FULL, str(error)))
-            return "failed", self._bug(error)
+            return self._broke(error)
         return "succeeded", record
+
+    def _broke(self, error: Exception) -> tuple[str, Callable[[], object]]:
+        """What an error comes to that nobody raised on purpose.
+
+        An attempt that lost its job finds its folders gone, and much else may follow from that. So it asks
+        whether the job is its own before it takes the error for a bug.
+
+        Raises:
+            LeaseLostError, FencedError: it is not.
+        """
+        self._save(partial(self.attempt.renew, self.runtime.settings.lease_seconds))
+        if disk_is_full(error):
+            return self._stopped(ChildRetryError(DISK_FULL, str(error)))
+        return "failed", self._bug(error)
 
     def _stopped(self, why: ChildError) -> tuple[str, Callable[[], object]]:
         """What a run that did not succeed comes to.
@@ -137,12 +161,7 @@ class _JobRun:
         """
         match why:
             case ChildFailedError(error=error):
-                if error["code"] in GATE_CODES and self._can_keep():
-                    with suppress(ChildFailedError):
-                        self._keep_artifact()
-                if not self.kept:
-                    self.files = {}
-                return "failed", partial(self._fail, error)
+                return "failed", self._failed(error)
             case ChildRetryError(reason=reason, detail=detail):
                 self.log.note(f"attempt ended: {reason}: {detail}")
                 return f"retry: {reason}", partial(
@@ -155,6 +174,19 @@ class _JobRun:
             case CancelRequestedError():
                 return "canceled", self.attempt.cancel
         raise why
+
+    def _failed(self, error: dict[str, Any]) -> Callable[[], object]:
+        """The write that ends the job with an error; what is finished is kept, except behind a gate."""
+        if self.finished is not None and not self.document:
+            self._take_finished({"code": error["code"], "message": error["message"]})
+        if error["code"] in GATE_CODES and not self._can_keep():
+            self.files = {}
+        if self.files and (self._work() / "artifact").is_dir():
+            with suppress(ChildFailedError):
+                self._keep_artifact()
+        if not self.kept:
+            self.files = {}
+        return partial(self._fail, error)
 
     def _bug(self, error: Exception) -> Callable[[], object]:
         """The write that ends the job after an error nobody expected."""
@@ -205,6 +237,10 @@ class _JobRun:
                     "model_not_found",
                     f"the worker has no local model {model['path']!r} in its SPQ_MODEL_DIRS",
                 )
+            try:
+                refuse_links_outside(found, settings.model_folders())
+            except SpqError as error:
+                raise failed(error.code, str(error)) from None
             folder = found
         self.source = {
             "folder": str(folder),
@@ -220,6 +256,7 @@ class _JobRun:
             "job_id": self.attempt.claim.job_id,
             "repo_id": model["repo_id"],
             "revision": model["revision"],
+            "recipe": self.attempt.claim.recipe,
             "model_folder": str(folder),
             "output": output,
             "texts": missing_texts(settings.data_dir, request, self.attempt.claim.recipe),
@@ -246,8 +283,30 @@ class _JobRun:
             "device": settings.device,
         }
         reads = [*folders, *readable_files(settings, Path(self.source["folder"]))]
-        with runner.started(spec, self.scratch, self._work(), reads=reads) as child:
-            self._follow(child)
+        try:
+            with runner.started(spec, self.scratch, self._work(), reads=reads) as child:
+                self._follow(child)
+        except (ChildFailedError, ChildRetryError) as why:
+            measuring = self.finished is not None and not self.document
+            if not (measuring and ends_unmeasured(why, claimed)):
+                raise
+            self._finish_unmeasured(why)
+
+    def _finish_unmeasured(self, why: ChildFailedError | ChildRetryError) -> None:
+        """Go on with a finished artifact without figures.
+
+        Raises:
+            ChildFailedError: the recipe has gates, which nobody can judge now.
+        """
+        missing = missing_figures(why)
+        self.log.note(missing["message"])
+        self._take_finished(missing)
+        require_no_gates(self.attempt.claim.recipe, missing)
+
+    def _take_finished(self, missing: dict[str, Any]) -> None:
+        """What the run told of its artifact before it measured it, in place of a result."""
+        told = self.finished or {}
+        self.files, self.document = told["files"], {**told["document"], "missing": missing}
 
     def _keep_artifact(self) -> None:
         """Move the artifact into the store; its final name appears in one step.
@@ -255,15 +314,10 @@ class _JobRun:
         Both moves go through this attempt's work folder, which a later attempt takes by renaming it: an
         attempt that was frozen here finds nothing to move when it wakes up.
         """
-        target, work = self._stored(), self._work()
-        renew = partial(self.attempt.renew, self.runtime.settings.lease_seconds)
-        self._save(renew)
-        try:
-            require_plain_files(work / "artifact", self.files)
-            move_into_store(work, target)
-        except FileNotFoundError:
-            self._save(renew)  # which raises, if that is what happened
-            raise
+        work = self._work()
+        self._save(partial(self.attempt.renew, self.runtime.settings.lease_seconds))
+        require_plain_files(work / "artifact", self.files)
+        move_into_store(work, self._stored())
         self.kept = True
 
     def _publish(self) -> None:
@@ -295,14 +349,22 @@ class _JobRun:
                 self._show(message)
             case "log":
                 self.log.note(str(message["text"]))
+            case "hub":
+                self.observed.hub_answers(message["answers"])
+            case _:
+                self._on_outcome(child, message)
+
+    def _on_outcome(self, child: Child, message: Message) -> None:
+        """Take in what a child came to."""
+        match message["type"]:
             case "fetched":
                 self.source |= {"revision": message["commit"], "license": message["license"]}
                 self._save(lambda: self.attempt.source_commit(message["commit"]))
+            case "finished":
+                self.finished = message
             case "result" | "kept":
                 self.document = message.get("document", {})
                 self.files = message["files"]
-            case "hub":
-                self.observed.hub_answers(message["answers"])
             case "ready":
                 self._save(self.attempt.begin_commit)
                 child.tell("commit")

@@ -8,10 +8,9 @@ ChildError
 └── LeaseLostError       another attempt may own the job: write nothing more
 """
 
-import errno
 from typing import Any
 
-DISK_FULL = "insufficient_disk"
+from spq_core.machine import DISK_FULL, machine_failure
 
 
 class ChildError(Exception):
@@ -52,7 +51,6 @@ class LeaseLostError(ChildError):
 
 
 def disk_is_full(error: BaseException) -> bool:
-    """Whether an error says that there is no room left; safetensors says so in words only."""
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return True
-    return f"os error {errno.ENOSPC}" in str(error)
+    """Whether an error says that there is no room left."""
+    failure = machine_failure(error)
+    return failure is not None and failure.code == DISK_FULL

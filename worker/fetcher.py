@@ -3,13 +3,27 @@
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import HfApi
+
+from spq_core.estimate.estimate import estimate, headers_shapes
+from spq_core.estimate.suitable import require_suitable
 from spq_core.hub.client import hub_api
 from spq_core.hub.datasets import fetch_text
 from spq_core.hub.errors import HubError, HubUnavailableError
 from spq_core.hub.fetch import FetchLimits, fetch_model
+from spq_core.hub.headers import fetch_headers
 from spq_core.hub.publish import Publisher
+from spq_core.recipe import parse_recipe
 from worker.child import PipeProgress, emit
 from worker.hub_child import serve_with_hub, with_retries
+
+
+def require_feasible(api: HfApi, spec: dict[str, Any]) -> None:
+    """Refuse a job that cannot work before any weight is fetched, from headers alone."""
+    recipe = parse_recipe(spec["recipe"])
+    shapes = headers_shapes(fetch_headers(api, spec["repo_id"], spec["revision"]))
+    require_suitable(recipe, shapes)
+    estimate(recipe, shapes)
 
 
 def fetch(spec: dict[str, Any]) -> None:
@@ -30,6 +44,7 @@ def fetch(spec: dict[str, Any]) -> None:
             emit("log", text=f"dataset {name} cannot be fetched: {error}")
     if spec["repo_id"] is None:
         return
+    with_retries(lambda: require_feasible(api, spec))
     progress = PipeProgress()
     progress.stage("downloading", 1, "models")
     fetched = with_retries(

@@ -16,10 +16,14 @@ def layer_rows(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def metric_rows(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row per model and figure: the summary, every dataset's perplexity, and the run's own cost."""
+    """One row per model and figure: the summary, every other dataset's figures, and the run's own cost."""
     if not document:
         return []
-    rows = [
+    compression = document["compression"]
+    rows = [_row("result", f"compression_{name}", "", compression[name]) for name in RUN_FIGURES]
+    if document["evaluation"] is None:
+        return rows
+    rows += [
         _row(row["name"], name, row["dataset"], value)
         for row in document["rows"]
         for name, value in row.items()
@@ -29,9 +33,11 @@ def metric_rows(document: dict[str, Any]) -> list[dict[str, Any]]:
     for model, figures in document["evaluation"]["models"].items():
         for dataset, quality in figures["quality"].items():
             if dataset != first:
-                rows.append(_row(model, f"perplexity.{dataset}", dataset, quality["perplexity"]))
-    compression = document["compression"]
-    rows += [_row("result", f"compression_{name}", "", compression[name]) for name in RUN_FIGURES]
+                rows += [
+                    _row(model, f"{name}.{dataset}", dataset, value)
+                    for name, value in quality.items()
+                    if value is not None
+                ]
     return rows
 
 
@@ -46,7 +52,8 @@ def job_result(document: dict[str, Any], published: dict[str, Any] | None) -> di
         "rows": document["rows"],
         "beaten_by_int8": document["beaten_by_int8"],
         "compression": {key: value for key, value in compression.items() if key != "modules"},
-        "evaluation": document["evaluation"]["settings"],
+        "evaluation": document["evaluation"] and document["evaluation"]["settings"],
+        "missing": document["missing"],
         "estimate": document["estimate"],
         "measured": document["measured"],
         "published": published,

@@ -27,7 +27,8 @@ class Heartbeat:
     canceled: threading.Event = field(default_factory=threading.Event)
     lost: threading.Event = field(default_factory=threading.Event)
     overdue: threading.Event = field(default_factory=threading.Event)
-    _renewed_at: float = field(default_factory=time.monotonic)
+    renewed_at: float = field(default_factory=time.monotonic)
+    """By `time.monotonic`, before the lease was asked for: it ends no earlier than its length after that."""
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -47,8 +48,7 @@ class Heartbeat:
             self._thread.join(timeout=30)
 
     def _run(self) -> None:
-        self._renewed_at = time.monotonic()
-        while not self._stop.wait(self.interval_seconds) and not self.lost.is_set():
+        while not self._stop.is_set() and not self.lost.is_set():
             try:
                 started = time.monotonic()
                 wish = self.attempt.renew(self.lease_seconds)
@@ -56,14 +56,15 @@ class Heartbeat:
                     self.canceled.set()
                 elif wish is Wish.STOP:
                     self.overdue.set()
-                self._renewed_at = started
+                self.renewed_at = started
             except FencedError:
                 self.lost.set()
             except SQLAlchemyError as error:
                 log.warning("heartbeat_failed", error=type(error).__name__)
                 if self.overran():
                     self.lost.set()
+            self._stop.wait(self.interval_seconds)
 
     def overran(self) -> bool:
         """Whether the lease must have ended, though the thread may not know: it can hang in a connection."""
-        return time.monotonic() - self._renewed_at > self.lease_seconds
+        return time.monotonic() - self.renewed_at > self.lease_seconds

@@ -16,6 +16,7 @@ allow is left out, and the program runs all the same, without tokens and told to
 
 import argparse
 import ctypes
+import json
 import os
 import runpy
 import signal
@@ -24,6 +25,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from spq_core.machine import machine_failure
 from worker.landlock import confine
 from worker.seccomp import give_up_calls
 
@@ -102,4 +104,12 @@ if __name__ == "__main__":
     if PROCESSES in kept_from:
         become_the_program()
     with suppress(KeyboardInterrupt):
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        except OSError as error:  # importing libraries already takes room on a disk
+            failure = machine_failure(error)
+            if failure is None:
+                raise
+            told = {"code": failure.code, "message": failure.message, "retryable": failure.may_pass}
+            sys.stdout.write(json.dumps({"type": "error", **told}) + "\n")
+            sys.exit(1)

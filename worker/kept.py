@@ -1,5 +1,6 @@
 """A last look at an artifact before it leaves the run's folder: the run may have made anything there."""
 
+import errno
 import os
 import stat
 import time
@@ -7,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from spq_core.artifact.manifest import artifact_files, is_inside
 from worker.errors import ChildFailedError, failed
 
 
@@ -22,8 +24,10 @@ def require_plain_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) ->
         ChildFailedError: it does not.
         FileNotFoundError: there is no such folder.
     """
-    found = {entry.name: entry.lstat() for entry in folder.iterdir()}
-    if folder.is_symlink() or set(found) != set(files):
+    if stat.S_ISLNK(folder.lstat().st_mode):
+        raise _damaged("a link")
+    found = {name: path.lstat() for name, path in artifact_files(folder).items()}
+    if set(found) != set(files) or not all(is_inside(name) for name in found):
         raise _damaged("other files than the run listed")
     for name, state in found.items():
         if not stat.S_ISREG(state.st_mode) or state.st_nlink != 1:
@@ -38,9 +42,16 @@ def move_into_store(work: Path, target: Path) -> None:
     Raises:
         FileNotFoundError: a later attempt has taken the work folder.
     """
-    if target.exists():  # of an attempt that was lost before it ended the job
-        os.replace(target, work / f"superseded.{time.time_ns()}")  # noqa: PTH105
-    os.replace(work / "artifact", target)  # noqa: PTH105
+    while True:
+        if target.exists():  # of an attempt that was lost before it ended the job
+            os.replace(target, work / f"superseded.{time.time_ns()}")  # noqa: PTH105
+        try:
+            os.replace(work / "artifact", target)  # noqa: PTH105
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+            continue  # another attempt put its own there meanwhile
+        return
 
 
 def _damaged(what: str) -> ChildFailedError:

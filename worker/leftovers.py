@@ -40,8 +40,9 @@ def remove_leftovers(database: Database, *roots: Path) -> None:
 def scratch_folder(root: Path, job_id: str, attempt: int) -> Iterator[Path]:
     """A folder for this attempt; those of its dead predecessors go, and it goes at the end."""
     root.mkdir(parents=True, exist_ok=True)
-    for old in root.glob(f"{job_id}.*"):
-        shutil.rmtree(old, ignore_errors=True)
+    for old in root.glob(f"{job_id}.*"):  # a later attempt may have come to this machine, too
+        if old.suffix[1:].isdigit() and int(old.suffix[1:]) < attempt:
+            shutil.rmtree(old, ignore_errors=True)
     folder = root / f"{job_id}.{attempt}"
     folder.mkdir()
     try:

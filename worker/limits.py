@@ -10,6 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from spq_core.machine import HOST_MEMORY
+
+EXCESS_CODES = frozenset({HOST_MEMORY, "too_many_processes", "disk_quota_exceeded"})
+"""Of runs that were ended because they took too much."""
 LOOK_SECONDS, DISK_LOOK_SECONDS = 1.0, 5.0
 PROCESSES = 64
 """At once; a run starts two or three."""
@@ -44,7 +48,7 @@ class Meter:
         self._look_at = moment + LOOK_SECONDS
         memory, processes = tree_usage(self.pid)
         if memory > self.limits.memory_bytes:
-            return _error("out_of_host_memory", "more memory than its worker's SPQ_MAX_RUN_BYTES")
+            return _error(HOST_MEMORY, "more memory than its worker's SPQ_MAX_RUN_BYTES")
         if processes > self.limits.processes:
             return _error(
                 "too_many_processes", f"more than {self.limits.processes} processes at once"

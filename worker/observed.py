@@ -66,7 +66,7 @@ class Observed:
         """A run has measured what an estimate foretold."""
         measured, facts = document["measured"], self._runtime.facts
         for kind, foretold in (document["estimate"] or {}).items():
-            if kind in COMPARED and foretold is not None:
+            if kind in COMPARED and foretold is not None and kind in measured:
                 expected = foretold["expected"] if isinstance(foretold, dict) else foretold
                 ratio = measured[kind] / expected if expected else math.inf
                 self._tallies += ESTIMATE_ERROR.observed(ratio, kind)

@@ -210,12 +210,13 @@ class Child:
 
     def _finished(self) -> bool:
         """It has ended and all it wrote is read; a process that left the group may hold its pipe for ever."""
+        lingering = any(reader.is_alive() for reader in self._readers)
+        # In this order: a reader may pass its last line on and end between two looks.
         if self.process.poll() is None or not self._lines.empty():
             self._quiet_since = None
             return False
         if self._quiet_since is None:
             self._quiet_since = time.monotonic()
-        lingering = any(reader.is_alive() for reader in self._readers)
         return not lingering or time.monotonic() - self._quiet_since > LINGER_SECONDS
 
     def _judge(self, error: Message | None) -> None:

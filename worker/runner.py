@@ -1,6 +1,7 @@
 """Child program: compress and measure. Opens untrusted models; has no token and needs no network."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +9,19 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-from spq_core.artifact.manifest import file_entry
+from spq_core.artifact.manifest import artifact_files, file_entry, read_manifest
 from spq_core.calibration.texts import Text, builtin_text, find_text
+from spq_core.clean_copy import SourceModel
 from spq_core.errors import DatasetError, StateMismatchError
 from spq_core.evaluation.measure import choose_device
 from spq_core.evaluation.settings import EvaluationSettings
+from spq_core.finished import finished_run
 from spq_core.load_gate import LoadGateError
-from spq_core.pipeline import SourceModel
+from spq_core.machine import machine_failure
 from spq_core.recipe import Recipe, parse_recipe
 from spq_core.resume import left_behind
-from spq_core.run import RunResult, compress_and_measure
+from spq_core.run import compress_and_measure
+from spq_core.run_result import RunResult
 from worker.child import PipeProgress, emit, serve
 
 
@@ -40,7 +44,17 @@ def run(spec: dict[str, Any]) -> None:
 
 def listed(folder: Path) -> dict[str, Any]:
     """Size and digest of each file."""
-    return {path.name: file_entry(path).model_dump() for path in sorted(folder.iterdir())}
+    return {name: file_entry(path).model_dump() for name, path in artifact_files(folder).items()}
+
+
+def tell_finished(out: Path, document: dict[str, Any]) -> None:
+    """Tell the supervisor that the artifact is finished, whatever happens while it is measured."""
+    known = read_manifest(out).files
+    files = {
+        name: (known[name] if name in known else file_entry(path)).model_dump()
+        for name, path in artifact_files(out).items()
+    }
+    emit("finished", document=document, files=files)
 
 
 def measured(spec: dict[str, Any], recipe: Recipe, out: Path) -> RunResult:
@@ -60,15 +74,19 @@ def measured(spec: dict[str, Any], recipe: Recipe, out: Path) -> RunResult:
     def compressed(*, resume: bool) -> RunResult:
         return compress_and_measure(
             source, recipe, out, texts=texts, evaluation=evaluation, scratch=Path(spec["scratch"]),
-            progress=PipeProgress(), license_id=spec["source"]["license"],
+            progress=PipeProgress(partial(tell_finished, out)), license_id=spec["source"]["license"],
             device=choose_device(spec["device"]), resume=resume,
         )  # fmt: skip
 
-    if left_behind(out):
-        emit("log", text="going on from the last finished layer of an earlier attempt")
+    if left_behind(out) or finished_run(out, recipe) is not None:
+        emit("log", text="going on with what an earlier attempt has finished")
         try:
             return compressed(resume=True)
         except (StateMismatchError, OSError, ValueError, KeyError, SafetensorError) as error:
+            of_others = isinstance(error, StateMismatchError)
+            finished = finished_run(out, recipe) is not None and not of_others
+            if machine_failure(error) is not None or finished:
+                raise  # what is finished has hours in it
             # That attempt's worker had other versions, or its machine died while it wrote.
             emit("log", text=f"starting anew: {type(error).__name__}: {error}")
     empty(out.parent)

@@ -36,7 +36,9 @@ class Runtime:
         threads = {"OMP_NUM_THREADS": str(self.settings.threads)} if self.settings.threads else {}
         spinning = SPINNING_THREADS if self.settings.spin else {}
         return replace(
-            self._program("worker.runner", OFFLINE | threads | spinning, "result", "kept"),
+            self._program(
+                "worker.runner", OFFLINE | threads | spinning, "result", "kept", "finished"
+            ),
             limits=Limits(
                 memory_bytes=self.settings.max_run_bytes or math.inf,
                 disk_bytes=self.settings.max_run_disk_bytes or math.inf,

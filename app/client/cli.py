@@ -14,6 +14,7 @@ import click
 from app.client.follow import follow
 from app.client.http import ApiError, Client
 from spq_core.artifact.card import figures_table, measured_on
+from spq_core.artifact.manifest import is_inside
 from spq_core.catalog import DEFAULT, read_request
 
 EXIT_CODES = {"succeeded": 0, "failed": 1, "canceled": 3}
@@ -205,6 +206,9 @@ def download_command(client: Client, job_id: str, out: Path | None) -> None:
     ) as part:
         for number, file in enumerate(files, start=1):
             click.echo(f"[{number}/{len(files)}] {file['path']}", err=True)
+            if not is_inside(file["path"]):
+                raise ApiError("artifact_damaged", f"{file['path']!r} is not a file of an artifact")
+            (Path(part) / file["path"]).parent.mkdir(exist_ok=True)
             client.download(
                 f"/jobs/{job_id}/artifacts/{file['path']}",
                 Path(part) / file["path"],
@@ -226,8 +230,11 @@ def _watch(client: Client, job_id: str, *, as_json: bool) -> None:
     else:
         click.echo(f"{job_id} {job['status']}")
         if job["result"]:
-            rows = job["result"]["rows"]
-            click.echo(figures_table(rows))
-            click.echo(f"perplexity: {measured_on(job['result']['evaluation'], rows[-1])}")
+            rows, missing = job["result"]["rows"], job["result"].get("missing")
+            if rows:
+                click.echo(figures_table(rows))
+                click.echo(f"perplexity: {measured_on(job['result']['evaluation'], rows[-1])}")
+            if missing:
+                click.echo(f"no figures: {missing['message']}; the artifact is complete")
             click.echo(f"artifact: spq jobs download {job_id}")
     sys.exit(EXIT_CODES[job["status"]])

@@ -18,14 +18,14 @@ function cell(row, text, number) {
 
 function bytes(job) {
   const rows = job.result && job.result.rows;
-  if (!rows) return "";
+  if (!rows || !rows.length) return "";
   const mb = (row) => (row.bytes_on_disk / 1e6).toFixed(1);
   return `${mb(rows[0])} → ${mb(rows[rows.length - 1])} MB`;
 }
 
 function perplexity(job) {
   const rows = job.result && job.result.rows;
-  return rows ? `${rows[0].perplexity.toFixed(2)} → ${rows[rows.length - 1].perplexity.toFixed(2)}` : "";
+  return rows && rows.length ? `${rows[0].perplexity.toFixed(2)} → ${rows[rows.length - 1].perplexity.toFixed(2)}` : "";
 }
 
 function show(jobs) {

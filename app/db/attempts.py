@@ -54,6 +54,7 @@ def claim(database: Database, job_id: str, worker_id: str, lease_seconds: float)
     The WHERE clause is the lock: a message delivered fifty times has one winner.
     """
     with database.write() as session:
+        _lock(session, job_id)
         moment = now(session)
         job = session.scalar(
             update(Job)
@@ -110,6 +111,7 @@ class Attempt:
     def renew(self, lease_seconds: float) -> Wish:
         """Extend the lease; return what the client wants of this attempt."""
         with self.database.write() as session:
+            _lock(session, self.claim.job_id)
             moment = now(session)
             job = self._update(session, lease_expires_at=moment + timedelta(seconds=lease_seconds))
             if job.status == JobStatus.CANCELING:
@@ -280,6 +282,11 @@ class Attempt:
             for number, report in enumerate(layers, start=1)
         )
         session.add_all(JobMetric(job_id=job_id, **metric) for metric in metrics)
+
+
+def _lock(session: Session, job_id: str) -> None:
+    """Wait for a job's row before the time is read: a lease counts from when it is written."""
+    session.execute(select(Job.id).where(Job.id == job_id).with_for_update())
 
 
 def announce(session: Session, job_id: str, at: datetime) -> None:

@@ -164,8 +164,9 @@ def _ping_unused(
     dialect: Dialect, connection: Any, record: ConnectionPoolEntry, _proxy: Any
 ) -> None:
     """Have a connection replaced that broke while nobody used it. One that worked a moment ago is not asked."""
-    if time.monotonic() - record.info.get("used", 0.0) < TRUSTED_SECONDS:
-        return
+    used = record.info.get("used")
+    if used is None or time.monotonic() - used < TRUSTED_SECONDS:
+        return  # a new one is not asked either: if it broke, its first statement says so
     try:
         dialect.do_ping(connection)
     except dialect.loaded_dbapi.Error as error:

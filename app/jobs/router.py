@@ -59,7 +59,8 @@ from app.jobs.service import JobService
 from app.jobs.stream import changed, event_stream, wanted_wait
 from app.jobs.views import job_view
 from app.problems import documented
-from spq_core.errors import RecipeError
+from spq_core.errors import ArtifactError, RecipeError, UnsafeModelError, UnsupportedModelError
+from spq_core.hub.errors import HubError
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 ETAG = re.compile(r'"(\d{1,9})"')
@@ -79,7 +80,8 @@ Jobs = Annotated[JobService, Depends(_service)]
     response_model=JobView,
     responses=documented(
         RecipeError, ModelNotAllowedError, UnknownDatasetError, RequestInProgressError,
-        UnsafeWebhookError, TokensDisabledError, QuotaExceededError,
+        UnsafeWebhookError, TokensDisabledError, QuotaExceededError, ArtifactError, UnsafeModelError,
+        UnsupportedModelError, HubError,
     ),
 )  # fmt: skip
 def submit_job(
@@ -271,7 +273,7 @@ def list_artifacts(job_id: JobId, jobs: Jobs, caller: Reader) -> Listing[Artifac
 
 
 @router.get(
-    "/{job_id}/artifacts/{path}",
+    "/{job_id}/artifacts/{path:path}",
     response_class=FileResponse,
     responses=documented(JobNotFoundError, ArtifactNotFoundError, ArtifactExpiredError),
 )

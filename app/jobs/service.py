@@ -35,6 +35,8 @@ from app.tracing import current_traceparent
 from app.workspace import drop_artifact
 from spq_core.calibration.texts import is_known
 from spq_core.catalog import resolve
+from spq_core.evaluation.settings import EvaluationSettings
+from spq_core.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,8 @@ class JobService:
     waiting: WaitingRoom
     check_webhook: Callable[[Session, str, str], None]
     """Raises if a tenant's jobs cannot have a webhook at a URL; makes the tenant's secret if need be."""
+    require_feasible: Callable[[Recipe, ModelReference, EvaluationSettings, str | None], None]
+    """Raises if a job could not work, as far as headers tell."""
 
     def submit(self, caller: Principal, body: JobSubmission, key: str | None) -> Accepted:
         """Accept a job: the row, its first event, its doorbell and the answer commit together.
@@ -73,7 +77,9 @@ class JobService:
             key: the Idempotency-Key; a request that came with it before gets the answer it got then.
 
         Raises:
-            RecipeError: the recipe is unknown or malformed.
+            RecipeError: the recipe is unknown or malformed, or not for this model.
+            UnsupportedModelError, UnsafeModelError, ArtifactError, HubError: the model cannot be compressed, as
+                far as its headers tell.
             ModelNotAllowedError: the local model is not in an allowed folder.
             UnknownDatasetError: a dataset is neither known nor in the data folder.
             UnsafeWebhookError, WebhooksDisabledError: its webhook cannot be called.
@@ -91,6 +97,8 @@ class JobService:
         recipe = resolve(body.recipe)
         self._check_local_model(body.model)
         self._check_datasets({*body.evaluation.perplexity, recipe.calibration.dataset})
+        token = None if body.hub_token is None else body.hub_token.get_secret_value()
+        self.require_feasible(recipe, body.model, body.evaluation, token)
         new = NewJob(
             request=body.model_dump(mode="json"),
             recipe=recipe.document(),

@@ -113,7 +113,7 @@ class Budget:
             "probabilities": self.embedding.probabilities,
             "gradients": self.embedding.gradients,
         }
-        weights = {f"weights.{name}": part.clone() for name, part in self.row_weights.items()}
+        weights = {f"weights.{name}": part for name, part in self.row_weights.items()}
         return values, tensors | weights
 
     def restore(self, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:

@@ -39,7 +39,8 @@ def write_card(
         metadata |= {"base_model": base_model, "base_model_relation": "quantized"}
     if license_id:
         metadata["license"] = license_id
-    metadata["model-index"] = _model_index(base_model, result)
+    if result["evaluation"] is not None:
+        metadata["model-index"] = _model_index(base_model, result)
     recipe = result["compression"]["recipe"]
     body = f"""# {_plain(base_model)}, compressed with `{_plain(recipe["metadata"]["name"])}`
 
@@ -48,9 +49,7 @@ def write_card(
 Source: {_plain(base_model)}{f", commit `{_plain(revision)}`" if revision else ""}.
 {_source_ratio(result)}
 
-{figures_table(result["rows"])}
-
-{_protocol(result)}
+{_figures(result)}
 {_verdict(result)}
 ## How to load
 
@@ -81,6 +80,16 @@ about instructions, safety, or languages other than the text's.
 """
     head = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
     (folder / CARD_FILE).write_text(f"---\n{head}---\n\n{body}", encoding="utf-8")
+
+
+def _figures(result: dict[str, Any]) -> str:
+    """The table and how it was measured, or why there is none."""
+    if result["evaluation"] is None:
+        return (
+            f"**No figures: {_plain(result['missing']['message'])}.** What this artifact lost against its source "
+            "is not known; measure it (`spq compare SOURCE ARTIFACT`) before you use it."
+        )
+    return f"{figures_table(result['rows'])}\n\n{_protocol(result)}"
 
 
 def figures_table(rows: list[dict[str, Any]]) -> str:

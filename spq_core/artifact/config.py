@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from transformers import PretrainedConfig
 
 from spq_core.artifact.format import CLASS_PREFIX, FORMAT_VERSION, METHOD
 from spq_core.families.architectures import ARTIFACT_PREFIX
@@ -20,9 +21,7 @@ def artifact_config(
         dtype: of floating-point tensors other than scales.
         shares: whether the head's tensors are the embedding's.
     """
-    config: dict[str, Any] = skeleton.config.to_dict()
-    for key in ("_name_or_path", "transformers_version"):
-        config.pop(key, None)
+    config = source_document(skeleton.config)
     tied = {}
     if shares and skeleton.head_path in layouts:
         names = _tied_parts(layouts[skeleton.head_path])
@@ -41,6 +40,15 @@ def artifact_config(
             "tied": tied,
         },
     }
+
+
+def source_document(config: PretrainedConfig) -> dict[str, Any]:
+    """The source's config.json, with the version that wrote it: tokenizers are repaired by version."""
+    document: dict[str, Any] = config.to_dict()
+    for key in ("_name_or_path", "transformers_version"):
+        document.pop(key, None)
+    written_by = getattr(config, "transformers_version", None)
+    return document | ({"transformers_version": written_by} if written_by else {})
 
 
 def _tied_parts(layout: Layout) -> tuple[str, ...]:

@@ -1,30 +1,37 @@
 """Program: load an artifact as anyone would, compare it with a probe, and generate.
 
-    python -m spq_core.artifact.load_check FOLDER PROBE THREADS
+    python -m spq_core.artifact.load_check FOLDER PROBE THREADS [SOURCE]
 
 A process of its own with nothing but the public loader. It prints one JSON object: the relative
-differences of `Figures`, or `error`.
+differences of a `LoadCheck`, and under `text` what differs from the source in reading and ending text; or
+`error`.
 """
 
 import json
 import sys
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 import spq_core  # noqa: F401 - teaches transformers the format
+from spq_core.artifact.same_text import differences
+from spq_core.errors import TokenizerError
+from spq_core.modeling.tokenizer import load_tokenizer
 
+SHOWN = 3
 GENERATED = 4
 DECODED = 4
 
 
-def compare(folder: Path, probe_file: Path) -> dict[str, float]:
-    """Load, run the probe, generate."""
+def compare(folder: Path, probe_file: Path, source: Path | None = None) -> dict[str, Any]:
+    """Load, run the probe, generate, and compare what reads text with the source's."""
     with safe_open(probe_file, "pt") as handle:
         probe = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a dict
         first_layer = handle.metadata()["first_layer"]
@@ -32,7 +39,7 @@ def compare(folder: Path, probe_file: Path) -> dict[str, float]:
         folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
     ).eval()
     embedded = model.get_input_embeddings()(probe["ids"])
-    found = {
+    found: dict[str, Any] = {
         "embedding": difference(embedded, probe["embedded"]),
         "logits": difference(entering(model, first_layer, probe, None), probe["logits"]),
         "decoding": difference(
@@ -40,7 +47,8 @@ def compare(folder: Path, probe_file: Path) -> dict[str, float]:
         ),
     }
     generate(model, folder, probe["ids"][:, :DECODED])
-    return found
+    text = [] if source is None else list(islice(differences(folder, source), SHOWN))
+    return found | {"text": text}
 
 
 def entering(model: Any, first_layer: str, probe: dict[str, Tensor], count: int | None) -> Tensor:
@@ -69,20 +77,21 @@ def generate(model: Any, folder: Path, ids: Tensor) -> None:
     )
     if made.shape[1] <= ids.shape[1]:
         raise RuntimeError("generate made no token")
-    if (folder / "tokenizer_config.json").is_file() or (folder / "tokenizer.json").is_file():
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        tokenizer.decode(made[0])
+    with suppress(
+        TokenizerError
+    ):  # where the source has one that can be used, `differences` says so
+        load_tokenizer(folder).decode(made[0])
 
 
 def main() -> None:
     """Read the arguments, answer on standard output."""
-    folder, probe_file, threads = sys.argv[1:]
+    folder, probe_file, threads, *source = sys.argv[1:]
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.set_num_threads(int(threads))
     try:
         with torch.no_grad():
-            answer: dict[str, Any] = compare(Path(folder), Path(probe_file))
+            answer: dict[str, Any] = compare(Path(folder), Path(probe_file), *map(Path, source))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
         answer = {"error": f"{type(error).__name__}: {error}"[:500]}
     sys.stdout.write(json.dumps(answer))

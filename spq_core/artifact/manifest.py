@@ -1,6 +1,7 @@
 """The manifest of an artifact: what was done, and the digest of every file. Free of torch."""
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,8 @@ from spq_core.errors import ArtifactError, DigestMismatchError
 
 MANIFEST_FILE = "compression_manifest.json"
 CARD_FILE = "README.md"
+DEPTH = 2
+"""Parts of a file's name: at most one subfolder."""
 
 
 class _Part(BaseModel):
@@ -89,7 +92,7 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
         )
     for name, entry in manifest.files.items():
         path = folder / name
-        if Path(name).name != name or not path.is_file():
+        if not is_inside(name) or not path.is_file():
             raise ArtifactError(
                 f"{name}: listed in the manifest but missing; fetch the artifact again"
             )
@@ -107,9 +110,34 @@ def verify_file(path: Path, entry: FileEntry) -> None:
         raise DigestMismatchError(path.name, entry.sha256, actual)
 
 
+def artifact_files(folder: Path) -> dict[str, Path]:
+    """All files of an artifact's folder by their names in it, with `/` for those in a subfolder."""
+    paths = sorted(path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
+    return {path.relative_to(folder).as_posix(): path for path in paths}
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name is that of a file in the folder or in one subfolder of it."""
+    parts = name.split("/")
+    plain = all(part not in {"", ".", ".."} and "\\" not in part for part in parts)
+    return plain and len(parts) <= DEPTH
+
+
 def file_entry(path: Path) -> FileEntry:
     """Size and digest of a file."""
     return FileEntry(bytes=path.stat().st_size, sha256=file_sha256(path))
+
+
+def known_sha256(path: Path) -> str:
+    """`file_sha256` of a file that only others change: it is read again when its size or time has changed."""
+    real = path.resolve()
+    state = real.stat()
+    return _sha256_once(real, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _sha256_once(path: Path, _inode: int, _size: int, _changed_ns: int) -> str:
+    return file_sha256(path)
 
 
 def file_sha256(path: Path) -> str:

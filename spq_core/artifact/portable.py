@@ -14,6 +14,7 @@ from jaxtyping import Int32, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from spq_core.artifact.config import source_document
 from spq_core.layers.packed_linear import PackedLinear
 from spq_core.modeling.skeleton import Skeleton
 from spq_core.recipe_stages import QuantizeStage
@@ -61,9 +62,7 @@ def portable_config(
         settings: of the quantize stage, if there is one.
         width: of every MLP, if it changed.
     """
-    config: dict[str, Any] = skeleton.config.to_dict()
-    for key in ("_name_or_path", "transformers_version"):
-        config.pop(key, None)
+    config = source_document(skeleton.config)
     if width is not None:
         config |= {key: width for key in WIDTH_KEYS if config.get(key) is not None}
     config |= {

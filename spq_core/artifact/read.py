@@ -6,6 +6,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from spq_core.artifact.manifest import read_manifest, verify_files
+from spq_core.errors import WeightsMismatchError
+
+SHOWN = 3
 
 
 def load_artifact(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
@@ -20,13 +23,32 @@ def load_artifact(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedM
 
 
 def load_model(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """Load any local model folder, ours or not, for inference; never runs code from it."""
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=dtype or "auto",
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-    )
+    """Load any local model folder, ours or not, for inference; never runs code from it.
+
+    Raises:
+        WeightsMismatchError: a tensor is missing, or has another shape than the model's.
+    """
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype or "auto",
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except RuntimeError as error:
+        if "mismatched" not in str(error):
+            raise
+        raise WeightsMismatchError(
+            f"{folder.name}: weights have other shapes than config.json asks for; they belong to different models"
+        ) from None
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise WeightsMismatchError(
+            f"{folder.name}: the weight files lack {', '.join(missing[:SHOWN])}"
+            f"{f' and {len(missing) - SHOWN} more' if len(missing) > SHOWN else ''}; "
+            "transformers would have filled them with random numbers"
+        )
     model.eval()
     return model

@@ -13,6 +13,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.quantizers import register_quantization_config, register_quantizer
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
+from spq_core.artifact.base_type import look_up_as_base
 from spq_core.artifact.format import CLASS_PREFIX, METHOD
 from spq_core.artifact.quantizer import SpqConfig, SpqQuantizer
 from spq_core.families.architectures import ARTIFACT_PREFIX, SUPPORTED_MODEL_TYPES
@@ -25,6 +26,7 @@ def register(_transformers: ModuleType | None = None) -> None:
         return
     register_quantization_config(METHOD)(SpqConfig)
     register_quantizer(METHOD)(SpqQuantizer)
+    look_up_as_base()
     for model_type in SUPPORTED_MODEL_TYPES:
         config_class: type[PretrainedConfig] = CONFIG_MAPPING[model_type]
         model_class: type[PreTrainedModel] = MODEL_FOR_CAUSAL_LM_MAPPING[config_class]

@@ -12,16 +12,22 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from spq_core.artifact.manifest import CARD_FILE, MANIFEST_FILE, Manifest, file_entry
+from spq_core.artifact.manifest import (
+    CARD_FILE,
+    MANIFEST_FILE,
+    Manifest,
+    artifact_files,
+    file_entry,
+)
 from spq_core.artifact.portable import store_portable
 from spq_core.artifact.tensors import distinct_tensors
-from spq_core.errors import NumericalError, OutputExistsError
+from spq_core.errors import NumericalError, OutputExistsError, SpqError
 from spq_core.layers.adapted_linear import AdaptedLinear
 from spq_core.layers.coded import Coded, stored_form
 from spq_core.layers.int8_linear import Int8Linear, Int8Weight
 from spq_core.layers.layout import Layout, layout_of, parse_layouts
 from spq_core.layers.low_rank_linear import LowRankLinear
-from spq_core.model_files import SIDE_FILES
+from spq_core.model_files import side_files
 from spq_core.modeling.finite import all_finite
 from spq_core.weight_files import INDEX_FILE, flush_to_disk
 
@@ -70,7 +76,7 @@ class ArtifactWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is not None and issubclass(kind, Exception):
+        if kind is not None and issubclass(kind, SpqError):  # after others a run can be resumed
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def write_block(self, number: int, path: str, block: nn.Module, original: nn.Module) -> None:
@@ -122,17 +128,17 @@ class ArtifactWriter:
         self._write_json("config.json", config)
 
     def carry_files(self, source: Path) -> None:
-        """Copy tokenizer, generation settings and licence from the source folder."""
-        for name in SIDE_FILES:
-            if (source / name).is_file() and _belongs_to(source / name, source):
-                shutil.copyfile(source / name, self.folder / name)
+        """Copy tokenizer, chat templates, generation settings and terms from the source folder."""
+        for name in side_files(source):
+            (self.folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / name, self.folder / name)
 
     def finish(self, manifest: Manifest) -> None:
         """Write the manifest over all files and give the folder its final name."""
         files = {
-            path.name: file_entry(path)
-            for path in sorted(self.folder.iterdir())
-            if path.name not in {MANIFEST_FILE, CARD_FILE}
+            name: file_entry(path)
+            for name, path in artifact_files(self.folder).items()
+            if name not in {MANIFEST_FILE, CARD_FILE}
         }
         complete = manifest.model_copy(update={"files": files})
         self._write_json(MANIFEST_FILE, complete.model_dump(mode="json"))
@@ -162,12 +168,6 @@ def store_coded(block: nn.Module) -> None:
         if coded is not None:
             stored[id(module.codes)] = coded
             block.set_submodule(name, coded)
-
-
-def _belongs_to(path: Path, folder: Path) -> bool:
-    """Whether a file really lies in its model's folder, or in the blobs of a Hub cache snapshot."""
-    real, home = path.resolve(), folder.resolve()
-    return real.parent in {home, home.parent.parent / "blobs"}
 
 
 def changed_layouts(path: str, block: nn.Module, original: nn.Module) -> dict[str, Layout]:

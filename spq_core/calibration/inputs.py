@@ -20,6 +20,8 @@ class InputMoments:
     mean: Float[Tensor, " n"]
     second: Float[Tensor, "n n"]
     """E[x xᵀ], not centred."""
+    tokens: int = 0
+    """How many both are means over; 0 where that is not known."""
 
 
 class _Reached(Exception):  # noqa: N818 - a signal, not an error
@@ -82,7 +84,7 @@ class LayerInputs:
             raise RuntimeError(f"no sample reached {name}")
         if not torch.isfinite(second).all():
             raise NumericalError("calibration", f"the input of {name}")
-        return InputMoments(total.div_(tokens), second.div_(tokens))
+        return InputMoments(total.div_(tokens), second.div_(tokens), tokens)
 
 
 @contextmanager

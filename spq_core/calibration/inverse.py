@@ -90,15 +90,16 @@ def inverse_factor(
     kept: Int64[Tensor, " k"] | None = None,
     *,
     mean: Float[Tensor, " n"] | None = None,
+    damping: float = DAMPING,
 ) -> Float[Tensor, "k k"]:
     """Return X with Xᵀ X = the inverse of the damped matrix, in float64.
 
     Args:
-        kept: the rows and columns to take; all when left out. mean: as for `damped_cholesky`.
+        kept: the rows and columns to take; all when left out. mean, damping: as for `damped_cholesky`.
     """
     if kept is None:
         kept = torch.arange(second_moment.shape[0], device=second_moment.device)
-    lower = damped_cholesky(second_moment, kept, mean=mean)
+    lower = damped_cholesky(second_moment, kept, damping, mean=mean)
     invert_triangle(lower)
     return lower
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from spq_core.calibration.texts import Text, non_blank_lines, refuse_shared_lines
 from spq_core.calibration.windows import consecutive_windows, padded_lines, spread_windows
 from spq_core.model_files import read_json_object
-from spq_core.modeling.tokenizer import load_tokenizer
+from spq_core.modeling.tokenizer import load_tokenizer, opening_tokens, require_rows
 from spq_core.recipe import Calibration
+from spq_core.recipe_stages import AUTO
 
 UNSEEN_WINDOWS = 8
 
@@ -23,12 +24,19 @@ class CalibrationSamples:
 
     rows: Int64[Tensor, "n length"]
     description: dict[str, Any]
+    pads: int = 0
+    """Tokens that are no text: lines are padded to one length."""
 
 
 def calibration_samples(
-    settings: Calibration, text: Text, model_folder: Path
+    settings: Calibration, text: Text, model_folder: Path, widest: int
 ) -> CalibrationSamples:
     """Encode the first non-blank lines, or evenly spaced windows, of the text's calibration part.
+
+    With `samples: auto` a shorter text gives as many as it has.
+
+    Args:
+        widest: inputs of the widest matrix in a layer.
 
     With `allow_evaluation_text` the lines are those of the evaluation part, which is what the SPQ
     authors do; the description then says so.
@@ -41,12 +49,15 @@ def calibration_samples(
     part = text.evaluation if leaked else text.calibration
     tokenizer = load_tokenizer(model_folder)
     length = within_positions(settings.length, model_folder)
+    pads, count = 0, settings.count(widest, length)
     if settings.form == "windows":
         lines = part.split("\n")
-        windows = spread_windows(tokenizer, part, length, settings.samples)
+        windows = spread_windows(tokenizer, part, length, count, fewer=settings.samples == AUTO)
     else:
-        lines = non_blank_lines(part, settings.samples)
+        lines = non_blank_lines(part, count, fewer=settings.samples == AUTO)
         windows = padded_lines(tokenizer, lines, length)
+        pads = sum(max(0, length - len(tokenizer(line)["input_ids"])) for line in lines)
+    require_rows(windows, tokenizer, model_folder)
     if not leaked:
         refuse_shared_lines(lines, text.evaluation)
     description = {
@@ -55,11 +66,12 @@ def calibration_samples(
         "text_sha256": text.fingerprint,
         "samples_sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
         "form": settings.form,
-        "samples": settings.samples,
+        "samples": len(windows),
         "length": length,
         "is_evaluation_text": leaked,
+        "opening_tokens": opening_tokens(tokenizer),
     }
-    return CalibrationSamples(windows, description)
+    return CalibrationSamples(windows, description, pads)
 
 
 def unseen_windows(text: str, length: int, model_folder: Path) -> Int64[Tensor, "m length"]:

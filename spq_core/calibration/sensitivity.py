@@ -194,7 +194,8 @@ def _back_through(
     tokens = states.shape[0] * states.shape[1]
     found: dict[str, MatrixStatistics] = {}
     for group in groups:
-        moments = InputMoments(*(total.div_(tokens) for total in sums[group]))
+        mean, second = (total.div_(tokens) for total in sums[group])
+        moments = InputMoments(mean, second, tokens)
         for name in group:
             found[name] = MatrixStatistics(moments, squares[name] / tokens)
     return found, passed

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from pydoc_data import topics
 
+from spq_core.calibration.text_files import read_text
 from spq_core.errors import CalibrationLeakError, DatasetError
 
 BUILTIN = "builtin"
@@ -17,7 +18,7 @@ HUB_DATASETS = ("wikitext2", "c4")
 """Names that can be fetched from the Hub."""
 CALIBRATION_SPLITS = ("valid", "validation", "train")
 EVALUATION_SPLIT = "test"
-SUFFIXES = (".raw.txt", ".txt")
+SUFFIXES = (".raw.txt", ".txt", ".jsonl", ".json", ".csv", ".tsv")
 DISTINCTIVE_CHARACTERS = 40
 """Lines at least this long count as the same text when they are equal; headings may recur."""
 PAPER_LINES = 100
@@ -60,7 +61,7 @@ def builtin_text() -> Text:
 
 
 def local_text(name: str, folder: Path) -> Text:
-    """Read `<name>-test.txt` and `<name>-valid.txt` (or -validation, -train; .raw.txt) of a folder.
+    """Read `<name>-test.txt` and `<name>-valid.txt` (or -validation, -train; .raw.txt, .jsonl, .csv) of a folder.
 
     Raises:
         DatasetError: naming the files looked for.
@@ -77,8 +78,8 @@ def local_text(name: str, folder: Path) -> Text:
         )
     return Text(
         name=name,
-        calibration=calibration.read_text(encoding="utf-8"),
-        evaluation=evaluation.read_text(encoding="utf-8"),
+        calibration=read_text(calibration),
+        evaluation=read_text(evaluation),
         origin=f"local files {calibration.name} and {evaluation.name}",
     )
 
@@ -128,14 +129,17 @@ def paper_text(text: str) -> str:
     return "\n".join(text.split("\n")[:PAPER_LINES])
 
 
-def non_blank_lines(text: str, count: int) -> list[str]:
+def non_blank_lines(text: str, count: int, *, fewer: bool = False) -> list[str]:
     """The first `count` lines that are not blank.
+
+    Args:
+        fewer: take all there are, if there are not so many.
 
     Raises:
         DatasetError: there are fewer.
     """
     lines = [line for line in text.split("\n") if line.strip()][:count]
-    if len(lines) < count:
+    if len(lines) < count and not (fewer and lines):
         raise DatasetError(
             f"calibration asks for {count} samples, the text has {len(lines)} non-blank lines"
         )

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from spq_core.errors import DatasetError
+from spq_core.modeling.tokenizer import opening_tokens
 
 
 def padded_lines(
@@ -27,26 +28,43 @@ def consecutive_windows(
 ) -> Int64[Tensor, "n length"]:
     """Encode a text once and cut it into windows that do not overlap; the remainder is dropped.
 
+    Where the tokenizer opens texts with a token (of the beginning of a sequence), every window begins with
+    it, as the model has seen every text begin: some models fall apart without.
+
     Raises:
         DatasetError: the text has fewer tokens than one window.
     """
-    ids = tokenizer(text, verbose=False)["input_ids"]
-    count = len(ids) // length
+    opening = opening_tokens(tokenizer)
+    ids = tokenizer(text, verbose=False, add_special_tokens=not opening)["input_ids"]
+    fresh = length - len(opening)
+    count = len(ids) // fresh
     if count == 0:
-        raise DatasetError(f"the text has {len(ids)} tokens, one window needs {length}")
+        raise DatasetError(f"the text has {len(ids)} tokens, one window needs {fresh}")
     count = count if limit is None else min(count, limit)
-    return torch.tensor(ids[: count * length], dtype=torch.int64).view(count, length)
+    cut = torch.tensor(ids[: count * fresh], dtype=torch.int64).view(count, fresh)
+    return torch.cat([torch.tensor([opening], dtype=torch.int64).expand(count, -1), cut], dim=1)
+
+
+def first_tokens(
+    tokenizer: PreTrainedTokenizerBase, text: str, count: int
+) -> Int64[Tensor, " length"]:
+    """The first tokens of a text as the tokenizer gives them; at most `count`."""
+    return torch.tensor(tokenizer(text, verbose=False)["input_ids"][:count], dtype=torch.int64)
 
 
 def spread_windows(
-    tokenizer: PreTrainedTokenizerBase, text: str, length: int, count: int
+    tokenizer: PreTrainedTokenizerBase, text: str, length: int, count: int, *, fewer: bool = False
 ) -> Int64[Tensor, "count length"]:
     """Encode a text once and take `count` windows of it, evenly spaced.
+
+    Args:
+        fewer: take all there are, if there are not so many.
 
     Raises:
         DatasetError: the text has fewer than `count` windows.
     """
     windows = consecutive_windows(tokenizer, text, length, None)
+    count = min(count, len(windows)) if fewer else count
     if len(windows) < count:
         raise DatasetError(
             f"calibration asks for {count} windows of {length} tokens, the text has {len(windows)}"

@@ -45,7 +45,7 @@ def compression_peak(recipe: Recipe, shapes: ModelShapes) -> float:
     layer = sum(part.elements for part in shapes.largest_layer.values()) * shapes.item_bytes
     tables = shapes.embedding.elements + (shapes.head.elements if shapes.head else 0)
     rest = tables * shapes.item_bytes
-    widest = max(part.n_in for part in shapes.largest_layer.values())
+    widest = shapes.widest_input
     if any(isinstance(stage, QuantizeStage) and stage.method == "rate" for stage in recipe.stages):
         at_rest = 727 * MB + 5.6 * rest
     elif _embedding_stays(recipe):
@@ -72,12 +72,12 @@ def _samples(recipe: Recipe, shapes: ModelShapes) -> float:
     """Hidden states of the calibration samples."""
     if not recipe.needs_calibration:
         return 0.0
-    return float(calibration_tokens(recipe) * shapes.hidden * FLOAT_BYTES)
+    return float(calibration_tokens(recipe, shapes) * shapes.hidden * FLOAT_BYTES)
 
 
-def calibration_tokens(recipe: Recipe) -> int:
+def calibration_tokens(recipe: Recipe, shapes: ModelShapes) -> int:
     """Tokens of all calibration samples."""
-    return recipe.calibration.samples * recipe.calibration.length
+    return recipe.calibration.count(shapes.widest_input) * recipe.calibration.length
 
 
 def evaluation_peak(
@@ -103,7 +103,7 @@ def scratch_bytes(recipe: Recipe, shapes: ModelShapes, artifact: float, *, basel
 def compression_seconds(recipe: Recipe, shapes: ModelShapes) -> Range:
     """Seconds on two cores; other machines, and other work on this one, change it most."""
     seconds = START_SECONDS + shapes.source_bytes / COPY_BYTES_PER_SECOND
-    tokens = calibration_tokens(recipe)
+    seconds += calibration_seconds(recipe, shapes)
     for stage in recipe.stages:
         match stage:
             case SvdStage():
@@ -120,11 +120,17 @@ def compression_seconds(recipe: Recipe, shapes: ModelShapes) -> Range:
                 seconds += TRAINED_SECONDS * trained * shapes.elements
             case _:
                 pass
-        if looks_at_text(stage) and not isinstance(stage, RecoverStage):
-            seconds += PASSED_SECONDS * tokens * shapes.layer_elements
     if recipe.target is not None:
         seconds += 3 * SCORED_SECONDS * SENSITIVITY_TOKENS * shapes.elements
     return Range(0.5 * seconds, seconds, 3 * seconds)
+
+
+def calibration_seconds(recipe: Recipe, shapes: ModelShapes) -> float:
+    """Seconds on two cores for passing the calibration tokens through the layers."""
+    looks = sum(
+        1 for stage in recipe.stages if looks_at_text(stage) and not isinstance(stage, RecoverStage)
+    )
+    return looks * PASSED_SECONDS * calibration_tokens(recipe, shapes) * shapes.layer_elements
 
 
 def evaluation_seconds(shapes: ModelShapes, settings: EvaluationSettings, models: int) -> Range:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from spq_core.estimate.costs import (
+    calibration_seconds,
+    calibration_tokens,
     compression_peak,
     compression_seconds,
     evaluation_peak,
@@ -16,7 +18,7 @@ from spq_core.estimate.shapes import ModelShapes, read_shapes
 from spq_core.estimate.sizes import Range, artifact_bytes
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.hub.headers import ModelHeaders
-from spq_core.model_files import check_model_folder, read_json_object
+from spq_core.model_files import check_model_folder, check_settings, read_json_object
 from spq_core.recipe import Recipe
 from spq_core.recipe_stages import QuantizeStage
 from spq_core.weight_files import WeightHeader, read_header, stored_bytes, weight_files
@@ -37,6 +39,10 @@ class Estimate:
     """None where nothing is evaluated."""
     scratch_bytes: float
     """Disk beside the source."""
+    calibration_tokens: int
+    """0 where nothing looks at text."""
+    calibration_seconds: float
+    """What passing them through the layers takes of `seconds`."""
     seconds: Range
     gpu_bytes: None = None
     """Not estimated: nothing was measured on a GPU."""
@@ -78,6 +84,8 @@ def estimate(
         if evaluation is None
         else evaluation_peak(shapes, evaluation, resident, baseline=baseline),
         scratch_bytes=scratch_bytes(recipe, shapes, made.expected, baseline=baseline),
+        calibration_tokens=calibration_tokens(recipe, shapes) if recipe.needs_calibration else 0,
+        calibration_seconds=calibration_seconds(recipe, shapes),
         seconds=seconds,
     )
 
@@ -92,7 +100,8 @@ def folder_shapes(folder: Path) -> ModelShapes:
     tensors: dict[str, WeightHeader] = {}
     for file in weight_files(folder):
         tensors |= read_header(folder / file)
-    return read_shapes(read_json_object(folder / "config.json"), tensors, stored_bytes(folder))
+    config = check_settings("config.json", read_json_object(folder / "config.json"))
+    return read_shapes(config, tensors, stored_bytes(folder))
 
 
 def headers_shapes(headers: ModelHeaders) -> ModelShapes:

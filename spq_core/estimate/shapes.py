@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from spq_core.errors import UnsupportedModelError
 from spq_core.families.architectures import check_config
 from spq_core.families.family import FAMILIES, Family
-from spq_core.weight_files import ITEM_BYTES, WeightHeader
+from spq_core.weight_files import ITEM_BYTES, WeightHeader, sixteen_bit_bytes
 
 LAYER = re.compile(r"(?:.*\.)?(?:layers|h)\.(\d+)\.(.+)")
 WEIGHT = ".weight"
@@ -23,6 +23,7 @@ NOT_STORED = (
 )
 """Endings of masks and tables that some checkpoints hold, and artifacts do not."""
 MATRIX_AXES = 2
+SIXTEEN_BITS = 2
 LAYER_COUNTS = ("num_hidden_layers", "n_layer")
 
 
@@ -55,8 +56,17 @@ class ModelShapes:
     """Norms, biases, positions: what no stage quantizes."""
     source_bytes: int
     """Of the weight files."""
+    reference_bytes: float
+    """Of the weight files with 16 bits a weight at most: what ratios are against."""
     kv_heads: int
     """Key-value heads of a layer."""
+
+    def in_sixteen_bits(self) -> "ModelShapes":
+        """The same model, with its floating-point weights in 16 bits at most."""
+        if self.item_bytes <= SIXTEEN_BITS:
+            return self
+        others = self.other_bytes * SIXTEEN_BITS // self.item_bytes
+        return replace(self, item_bytes=SIXTEEN_BITS, other_bytes=others)
 
     @property
     def layer_elements(self) -> int:
@@ -68,6 +78,11 @@ class ModelShapes:
         """Weights of all matrices; a tied head counts once."""
         head = 0 if self.head is None else self.head.elements
         return self.layer_elements + self.embedding.elements + head
+
+    @property
+    def widest_input(self) -> int:
+        """Inputs of the widest matrix in a decoder layer."""
+        return max(part.n_in for layer in self.layers for part in layer.values())
 
     @property
     def largest_layer(self) -> Mapping[str, Matrix]:
@@ -128,6 +143,7 @@ def read_shapes(
         item_bytes=ITEM_BYTES[embedding.dtype],
         other_bytes=sum(one.n_bytes for one in others if id(one) not in in_matrices | tables),
         source_bytes=source_bytes,
+        reference_bytes=sixteen_bit_bytes(tensors.values(), source_bytes),
         kv_heads=_kv_heads(config),
     )
 

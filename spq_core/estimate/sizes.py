@@ -12,6 +12,7 @@ from math import log2
 from spq_core.artifact.format import BYTES_PER_MATRIX, FIXED_BYTES
 from spq_core.errors import RecipeError
 from spq_core.estimate.shapes import Matrix, ModelShapes
+from spq_core.pruning.ratios import neurons_kept
 from spq_core.recipe import Recipe
 from spq_core.recipe_stages import (
     PruneHeadsStage,
@@ -75,11 +76,13 @@ class _Kept:
 
 def artifact_bytes(recipe: Recipe, shapes: ModelShapes) -> Range:
     """Bytes of weight files, index, configuration and manifest."""
+    if recipe.floats == "16-bit":
+        shapes = shapes.in_sixteen_bits()
     target = recipe.target
     quantize = next((one for one in recipe.stages if isinstance(one, QuantizeStage)), None)
     if target is not None:
         wanted = (
-            exactly(target.bytes_ratio * shapes.source_bytes)
+            exactly(target.bytes_ratio * shapes.reference_bytes)
             if target.bytes_ratio is not None
             else _bytes_for_divergence(target.max_kl or 0.0, shapes)
         )
@@ -130,10 +133,8 @@ def _kept_neurons(stage: PruneStage, recipe: Recipe, shapes: ModelShapes) -> Ran
     most = float(stage.max_ratio)
     if stage.layer_ratios != "activation":
         width = next(iter(shapes.layers))[shapes.family.mlp_out].n_in
-        left = round((1 - most) * width)
-        if recipe.profile == "portable":
-            left = max(PORTABLE_WIDTH, left // PORTABLE_WIDTH * PORTABLE_WIDTH)
-        return exactly(min(1.0, left / width))
+        multiple = PORTABLE_WIDTH if recipe.profile == "portable" else 1
+        return exactly(neurons_kept(width, most, multiple) / width)
     mean = stage.min_ratio + MEAN_RATIO * (most - stage.min_ratio)
     return Range(1 - most, 1 - mean, 1 - stage.min_ratio)
 

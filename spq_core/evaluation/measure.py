@@ -15,15 +15,16 @@ from transformers import AutoConfig, PreTrainedModel
 from spq_core.artifact.manifest import MANIFEST_FILE
 from spq_core.artifact.read import load_model
 from spq_core.calibration.texts import Text, paper_text
-from spq_core.calibration.windows import consecutive_windows
+from spq_core.calibration.windows import consecutive_windows, first_tokens
 from spq_core.errors import EvaluationError
 from spq_core.evaluation.agreement import Agreement, score_windows
+from spq_core.evaluation.comparable import common_tokenizer, require_whole
 from spq_core.evaluation.gguf import SUFFIX, GgufModel, LanguageModel, require_gguf_reader
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.throughput import Throughput, measure_throughput
 from spq_core.memory import peak_rss_bytes, reset_peak_rss, rss_bytes
 from spq_core.model_files import read_json_object
-from spq_core.modeling.tokenizer import load_tokenizer
+from spq_core.modeling.tokenizer import opening_tokens, require_rows
 from spq_core.progress import Progress
 from spq_core.weight_files import stored_bytes
 
@@ -93,18 +94,25 @@ def measure(
     """
     if any(folder.suffix == SUFFIX for folder in folders.values()):
         require_gguf_reader()
+    plain = {name: folder for name, folder in folders.items() if folder.suffix != SUFFIX}
+    for folder in plain.values():
+        require_whole(folder)
+    tokenizer = common_tokenizer(plain, [text.evaluation for text in texts.values()])
+    opening = opening_tokens(tokenizer)
     loaded: dict[str, LanguageModel] = {}
     load_figures: dict[str, LoadFigures] = {}
     length = window_length(folders.values(), settings)
-    progress.stage("load", len(folders), "models")
-    for name, folder in folders.items():
-        loaded[name], load_figures[name] = _load(folder, device, length)
-        progress.advance(name)
-    tokenizer = load_tokenizer(next(iter(folders.values())))
     windows = {
         name: consecutive_windows(tokenizer, text.evaluation, length, settings.limit)
         for name, text in texts.items()
     }
+    for folder in plain.values():
+        for cut in windows.values():
+            require_rows(cut, tokenizer, folder)
+    progress.stage("load", len(folders), "models")
+    for name, folder in folders.items():
+        loaded[name], load_figures[name] = _load(folder, device, length)
+        progress.advance(name)
     first = next(iter(texts))
     speeds = _speeds(loaded, windows[first], settings, progress)
     if device == "cpu":
@@ -114,8 +122,8 @@ def measure(
         dataset: _score(loaded, cut, reference, f"perplexity on {dataset}", progress)
         for dataset, cut in windows.items()
     }
-    short = consecutive_windows(tokenizer, paper_text(texts[first].evaluation), 2, None).flatten()
-    paper = score_windows(loaded, short[None, :PAPER_TOKENS], reference=None)
+    short = first_tokens(tokenizer, paper_text(texts[first].evaluation), PAPER_TOKENS)
+    paper = score_windows(loaded, short[None], reference=None)
     return Measurement(
         models={
             name: ModelFigures(
@@ -129,7 +137,8 @@ def measure(
         settings=settings.model_dump(mode="json")
         | {
             "length": length,
-            "stride": length,
+            "stride": length - len(opening),
+            "opening_tokens": opening,
             "windows": {name: len(cut) for name, cut in windows.items()},
             "datasets": {
                 name: {"origin": text.origin, "sha256": text.fingerprint}

@@ -18,6 +18,7 @@ SUPPORTED_MODEL_TYPES = (
 DTYPES = (None, "float32", "float16", "bfloat16")
 EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 ARTIFACT_PREFIX = "spq_"
+CAUSAL_SUFFIXES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
 LARGEST = {
@@ -38,15 +39,6 @@ LARGEST = {
     "n_positions": 1 << 24,
 }
 """Larger numbers in a config.json are a mistake or a trap: building the model would take all memory."""
-
-
-def check_tokenizer_config(config: Mapping[str, Any]) -> None:
-    """Refuse a tokenizer_config.json that asks for code of its own, or for other files.
-
-    Raises:
-        UnsafeModelError: it does.
-    """
-    refuse_unsafe_keys(config, "tokenizer_config.json")
 
 
 def _check_sizes(config: Mapping[str, Any]) -> None:
@@ -83,6 +75,21 @@ def _size(config: Mapping[str, Any], *names: str) -> int:
     return next((int(config[name]) for name in names if config.get(name) is not None), 0)
 
 
+def check_architectures(config: Mapping[str, Any]) -> None:
+    """Refuse a config.json that names a model of another kind than a causal language model.
+
+    Raises:
+        UnsupportedModelError: classifiers, encoders without a head, reward models.
+    """
+    named = config.get("architectures")
+    names = [str(name) for name in named] if isinstance(named, list) else []
+    if names and not any(name.endswith(CAUSAL_SUFFIXES) for name in names):
+        raise UnsupportedModelError(
+            f"config.json: architectures names {names[0][:80]!r}, which is not a causal language model "
+            "(…ForCausalLM): its own head would be lost. Name the language model it was made from"
+        )
+
+
 def check_config(config: Mapping[str, Any]) -> str:
     """Return the model type of a config.json that we are willing to build.
 
@@ -112,6 +119,7 @@ def check_config(config: Mapping[str, Any]) -> str:
         raise UnsupportedModelError(
             f"model type {model_type!r} is not supported; supported are {', '.join(SUPPORTED_MODEL_TYPES)}"
         )
+    check_architectures(config)
     _check_sizes(config)
     for name in ("dtype", "torch_dtype"):
         if config.get(name) not in DTYPES:

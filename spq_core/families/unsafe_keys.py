@@ -7,16 +7,15 @@ that has one is refused before a library reads it.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from spq_core.errors import UnsafeModelError
 
-CODE = frozenset(
-    {
-        "auto_map", "trust_remote_code", "sparsity_config", "custom_pipelines", "custom_generate",
-        "code_revision",
-    }
-)  # fmt: skip
+FORMER_CODE = frozenset(
+    {"auto_map", "trust_remote_code", "custom_pipelines", "custom_generate", "code_revision"}
+)
+"""Code for a type that transformers did not know once. Without them its own is used."""
+CODE = FORMER_CODE | {"sparsity_config"}
 """Refused wherever they have a value that means anything."""
 ATTENTION = frozenset({"attn_implementation", "_attn_implementation"})
 ATTENTIONS = frozenset(
@@ -29,7 +28,53 @@ HARMLESS = ATTENTION | {
 be a repository, a file or a module may not."""
 NESTED_MODEL = frozenset({"model_type", "_name_or_path", "architectures"})
 PATHS = frozenset({"tokenizer_file", "vocab_file", "merges_file", "spm_file"})
+FORMER_PATHS = PATHS | {"special_tokens_map_file", "added_tokens_file", "name_or_path"}
+"""Where files were on another machine."""
 LONGEST = 80
+
+
+class Cleaned(NamedTuple):
+    """A document without what is not for us."""
+
+    document: dict[str, Any]
+    left_out: tuple[str, ...]
+    """Paths of the keys that were left out."""
+
+
+def without_leftovers(document: Mapping[str, Any]) -> Cleaned:
+    """A copy of a model's JSON file without code for its type, and without paths of other machines.
+
+    Only for models of a type that transformers knows: it needs none of them.
+    """
+    left_out: list[str] = []
+    cleaned: dict[str, Any] = _kept(document, "", left_out)
+    return Cleaned(cleaned, tuple(left_out))
+
+
+def _kept(value: Any, path: str, left_out: list[str]) -> Any:
+    """A value without leftovers, nested ones too; their paths are added to `left_out`."""
+    if isinstance(value, Mapping):
+        kept = {}
+        for key, one in value.items():
+            inner = f"{path}.{key}" if path else str(key)
+            if _is_leftover(str(key), one):
+                left_out.append(inner)
+            else:
+                kept[key] = _kept(one, inner, left_out)
+        return kept
+    if isinstance(value, list):
+        return [_kept(one, f"{path}[]", left_out) for one in value]
+    return value
+
+
+def _is_leftover(key: str, value: Any) -> bool:
+    if key in FORMER_CODE:
+        return bool(value)
+    return key in FORMER_PATHS and isinstance(value, str) and _is_path(value)
+
+
+def _is_path(value: str) -> bool:
+    return bool({"/", "\\"} & set(value))
 
 
 def refuse_unsafe_keys(document: Mapping[str, Any], file: str) -> None:
@@ -64,7 +109,7 @@ def _dangers(path: str, key: str, value: Any) -> Iterator[tuple[str, bool]]:
     )
     yield (
         "points outside the model's folder",
-        key in PATHS and isinstance(value, str) and bool({"/", "\\"} & set(value)),
+        key in PATHS and isinstance(value, str) and _is_path(value),
     )
 
 

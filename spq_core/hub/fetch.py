@@ -14,15 +14,12 @@ from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 from spq_core.artifact.manifest import file_sha256
 from spq_core.errors import UnsafeModelError
-from spq_core.families.architectures import check_config
 from spq_core.hub.client import translated_errors
 from spq_core.hub.errors import HubError, HubUnavailableError
-from spq_core.model_files import SIDE_CHECKS, SIDE_FILES, read_json_object
-from spq_core.weight_files import INDEX_FILE
+from spq_core.hub.listing import choose_files
+from spq_core.hub.ranges import read_range
+from spq_core.model_files import SETTINGS_FILES, check_settings, read_json_object
 
-WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
-CODE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".h5", ".msgpack", ".ckpt")
-MAX_SIDE_BYTES = 64 << 20
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}(/[A-Za-z0-9][\w.\-]{0,95})?", re.ASCII)
 DISK_MARGIN_BYTES = 1 << 30
 SLACK_BYTES = 64 << 20
@@ -72,7 +69,10 @@ def fetch_model(
     with translated_errors(repo_id):
         info = api.model_info(repo_id, revision=revision, files_metadata=True)
         commit = str(info.sha)
-        chosen = choose_files(repo_id, info.siblings or [])
+        chosen = choose_files(
+            repo_id, info.siblings or [],
+            lambda file, most: read_range(api, repo_id, commit, file, 0, most),
+        ).all  # fmt: skip
         total = sum(sibling.size or 0 for sibling in chosen)
         _check_room(repo_id, total, target, limits)
         done = 0
@@ -84,10 +84,8 @@ def fetch_model(
                     )
                 )
             _check_download(sibling, path)
-            if sibling.rfilename == "config.json":
-                check_config(read_json_object(path))
-            elif sibling.rfilename in SIDE_CHECKS:
-                SIDE_CHECKS[sibling.rfilename](read_json_object(path))
+            if sibling.rfilename in SETTINGS_FILES:
+                check_settings(sibling.rfilename, read_json_object(path))
             done += sibling.size or 0
             report(sibling.rfilename, done, total)
     shutil.rmtree(target / ".cache", ignore_errors=True)
@@ -105,40 +103,6 @@ def require_named(model: str) -> None:
             "model_not_found",
             f"there is no folder {model[:200]!r}, and models on the Hub are named owner/name",
         )
-
-
-def choose_files(repo_id: str, siblings: list[RepoSibling]) -> list[RepoSibling]:
-    """The files we fetch, config.json first and weights last.
-
-    Raises:
-        UnsafeModelError: there are no safetensors weights, or a file is larger than it should be.
-    """
-    by_name = {sibling.rfilename: sibling for sibling in siblings}
-    if "config.json" not in by_name:
-        raise UnsafeModelError(
-            "unsupported_architecture",
-            f"{repo_id} has no config.json; it is not a transformers model",
-        )
-    weights = sorted(name for name in by_name if WEIGHTS.fullmatch(name))
-    if INDEX_FILE not in by_name and "model.safetensors" in by_name:
-        weights = ["model.safetensors"]
-    if not weights:
-        risky = sorted(name for name in by_name if name.endswith(CODE_SUFFIXES))
-        detail = f" It has {', '.join(risky[:5])}, which can run code when loaded." if risky else ""
-        raise UnsafeModelError(
-            "unsafe_format",
-            f"{repo_id} has no model.safetensors.{detail} Ask its owner for a safetensors version.",
-        )
-    side = sorted(
-        name for name in by_name if name in SIDE_FILES or (name == INDEX_FILE and weights)
-    )
-    small = ["config.json", *side]
-    for name in small:
-        if (by_name[name].size or 0) > MAX_SIDE_BYTES:
-            raise UnsafeModelError(
-                "unsafe_config", f"{repo_id}: {name} is larger than {MAX_SIDE_BYTES} bytes"
-            )
-    return [by_name[name] for name in (*small, *weights)]
 
 
 def _check_room(repo_id: str, total: int, target: Path, limits: FetchLimits) -> None:

@@ -3,20 +3,18 @@
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from huggingface_hub import HfApi, hf_hub_url
-from huggingface_hub.utils import (  # type: ignore[attr-defined]
-    build_hf_headers,
-    get_session,
-    hf_raise_for_status,
-)
+from huggingface_hub import HfApi
 
 from spq_core.errors import UnsafeModelError
 from spq_core.hub.client import translated_errors
 from spq_core.hub.errors import HubError
-from spq_core.hub.fetch import REPO_ID, WEIGHTS, choose_files
-from spq_core.model_files import parse_json_object
+from spq_core.hub.fetch import REPO_ID
+from spq_core.hub.listing import choose_files
+from spq_core.hub.ranges import read_range
+from spq_core.model_files import check_settings, parse_json_object
 from spq_core.weight_files import (
     INDEX_FILE,
     LENGTH_BYTES,
@@ -59,9 +57,11 @@ def fetch_headers(api: HfApi, repo_id: str, revision: str) -> ModelHeaders:
     with translated_errors(repo_id):
         info = api.model_info(repo_id, revision=revision, files_metadata=True)
         commit = str(info.sha)
-        chosen = choose_files(repo_id, info.siblings or [])
-        sizes = {sibling.rfilename: sibling.size or 0 for sibling in chosen}
-        files = [name for name in sizes if WEIGHTS.fullmatch(name)]
+        chosen = choose_files(
+            repo_id, info.siblings or [], partial(_first_bytes, api, repo_id, commit)
+        )
+        sizes = {sibling.rfilename: sibling.size or 0 for sibling in chosen.all}
+        files = [sibling.rfilename for sibling in chosen.weights]
         if len(files) > MAX_FILES:
             raise UnsafeModelError(
                 "unsafe_format",
@@ -87,23 +87,27 @@ def fetch_headers(api: HfApi, repo_id: str, revision: str) -> ModelHeaders:
 
 def _config(api: HfApi, repo_id: str, commit: str) -> dict[str, Any]:
     """As much of it as a configuration can be, whatever the Hub lists and sends."""
-    raw = _bytes(api, repo_id, commit, "config.json", 0, MAX_CONFIG_BYTES + 1)
+    raw = read_range(api, repo_id, commit, "config.json", 0, MAX_CONFIG_BYTES + 1)
     if len(raw) > MAX_CONFIG_BYTES:
         raise UnsafeModelError(
             "unsafe_config", f"{repo_id}: config.json is larger than {MAX_CONFIG_BYTES} bytes"
         )
-    return parse_json_object("config.json", raw)
+    return check_settings("config.json", parse_json_object("config.json", raw))
+
+
+def _first_bytes(api: HfApi, repo_id: str, commit: str, file: str, most: int) -> bytes:
+    return read_range(api, repo_id, commit, file, 0, most)
 
 
 def _header(api: HfApi, repo_id: str, commit: str, file: str) -> dict[str, WeightHeader]:
     """Two requests at most. The client's own reader takes minutes for some hostile headers."""
-    raw = _bytes(api, repo_id, commit, file, 0, FIRST_BYTES)
+    raw = read_range(api, repo_id, commit, file, 0, FIRST_BYTES)
     length = int.from_bytes(raw[:LENGTH_BYTES], "little")
     stop = LENGTH_BYTES + length
     if len(raw) < LENGTH_BYTES or length > MAX_HEADER_BYTES:
         raise UnsafeModelError("unsafe_format", f"{repo_id}: {file} is not a safetensors file")
     if stop > len(raw):
-        raw += _bytes(api, repo_id, commit, file, len(raw), stop)
+        raw += read_range(api, repo_id, commit, file, len(raw), stop)
     entries = parse_header(file, raw[LENGTH_BYTES:stop])
     return {
         name: checked_tensor(
@@ -113,19 +117,3 @@ def _header(api: HfApi, repo_id: str, commit: str, file: str) -> dict[str, Weigh
         )
         for name, entry in entries.items()
     }
-
-
-def _bytes(api: HfApi, repo_id: str, commit: str, file: str, start: int, stop: int) -> bytes:
-    """Bytes start to stop of a file, or all up to its end."""
-    url = hf_hub_url(repo_id, file, revision=commit, endpoint=api.endpoint)
-    headers = build_hf_headers(token=api.token) | {"Range": f"bytes={start}-{stop - 1}"}
-    found = bytearray()
-    with get_session().stream("GET", url, headers=headers, follow_redirects=True) as response:
-        if response.is_error:
-            response.read()
-        hf_raise_for_status(response)
-        for part in response.iter_bytes():
-            found += part
-            if len(found) >= stop - start:  # a server may ignore the range
-                break
-    return bytes(found[: stop - start])

@@ -6,9 +6,10 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.hf_api import ModelInfo
 
-from spq_core.artifact.manifest import MANIFEST_FILE
+from spq_core.artifact.manifest import MANIFEST_FILE, artifact_files
 from spq_core.hub.client import translated_errors
 from spq_core.hub.errors import HubError
+from spq_core.model_files import is_side_file
 
 TRAILER = "Spq-Job-Id"
 HARMLESS_FILES = frozenset({".gitattributes", "README.md"})
@@ -60,18 +61,18 @@ class Publisher:
         Raises:
             HubError: the repository holds something else, or is public though private was asked for.
         """
+        files = artifact_files(folder)
         with translated_errors(self.repo_id):
             self.api.create_repo(self.repo_id, private=private, exist_ok=True)
             info = self.api.model_info(self.repo_id)
             present = self._refuse_unsuitable(info, private=private)
             additions = [
-                CommitOperationAdd(path_in_repo=path.name, path_or_fileobj=path)
-                for path in sorted(folder.iterdir())
+                CommitOperationAdd(path_in_repo=name, path_or_fileobj=path)
+                for name, path in files.items()
                 if path.is_file() and not path.is_symlink()
             ]
             self.api.preupload_lfs_files(self.repo_id, additions, free_memory=False)
-        coming = {path.name for path in folder.iterdir()}
-        stale = [name for name in present if name not in coming and "/" not in name]
+        stale = [name for name in present if name not in files and _is_ours(name)]
         deletions = [CommitOperationDelete(path_in_repo=name) for name in stale]
         return Prepared(str(info.sha), [*additions, *deletions])
 
@@ -115,6 +116,11 @@ class Publisher:
     def _publication(self, commit: str) -> Publication:
         url = f"{self.api.endpoint}/{self.repo_id}/commit/{commit}"
         return Publication(repo_id=self.repo_id, commit=commit, url=url)
+
+
+def _is_ours(name: str) -> bool:
+    """Whether an earlier artifact can have left a file of this name."""
+    return "/" not in name or is_side_file(name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ turns them into 8-bit layers, which compute.
 """
 
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -31,20 +32,24 @@ CODES_PER_BYTE = 8
 
 
 def encode(codes: Int8[Tensor, "out n_in"], steps: Steps) -> CodedWeight:
-    """Store codes and their steps."""
-    shortest: tuple[bytes, Order] | None = None
-    for order in ("columns", "rows"):
-        arranged = codes.T if order == "columns" else codes[_by_step(steps)]
-        raw = arranged.cpu().contiguous().numpy()
-        for level in MEMORY_LEVELS:
-            packed = _deflate(raw, level)
-            if shortest is None or len(packed) < len(shortest[0]):
-                shortest = packed, order
-        del arranged, raw
-    assert shortest is not None  # noqa: S101 - there are two orders
-    stored = torch.from_numpy(np.frombuffer(bytearray(shortest[0]), dtype=np.uint8))
+    """Store codes and their steps, in the shortest of the ways there are; ways are tried in threads."""
+    orders: tuple[Order, Order] = ("columns", "rows")
+    arranged = {
+        order: (codes.T if order == "columns" else codes[_by_step(steps)])
+        .cpu()
+        .contiguous()
+        .numpy()
+        for order in orders
+    }
+    ways = [(order, level) for order in orders for level in MEMORY_LEVELS]
+    with ThreadPoolExecutor(
+        torch.get_num_threads()
+    ) as pool:  # zlib lets go of the interpreter's lock
+        packed = list(pool.map(lambda way: _deflate(arranged[way[0]], way[1]), ways))
+    best = min(range(len(ways)), key=lambda number: len(packed[number]))
+    stored = torch.from_numpy(np.frombuffer(bytearray(packed[best]), dtype=np.uint8))
     return CodedWeight(
-        torch.cat([steps.rows.cpu(), steps.columns.cpu(), stored]), steps.base, shortest[1]
+        torch.cat([steps.rows.cpu(), steps.columns.cpu(), stored]), steps.base, ways[best][0]
     )
 
 

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+LAST = 255
+"""Grid points above the first."""
 OCTAVE = 16
 """Grid points per doubling of a step."""
 
@@ -45,6 +47,16 @@ def powers(exponents: UInt8[Tensor, " n"]) -> Float[Tensor, " n"]:
     return table.to(exponents.device)[exponents.long()]
 
 
+def on_grid(steps: Float[Tensor, " n"]) -> tuple[float, UInt8[Tensor, " n"]]:
+    """The smallest step, and each step's grid point above it.
+
+    The grid spans 2^(255/16), some 60,000. Steps that are further apart than that have their smallest ones
+    raised, which costs little: a large step that came out smaller would clip its codes.
+    """
+    smallest = max(float(steps.min()), float(steps.max()) / 2.0 ** (LAST / OCTAVE))
+    return smallest, exponents_of(steps / smallest)
+
+
 def exponents_of(ratios: Float[Tensor, " n"]) -> UInt8[Tensor, " n"]:
     """The nearest grid point of each ratio; ratios go from 1 to 2^(255/16)."""
-    return (OCTAVE * ratios.log2()).round().clamp(0, 255).to(torch.uint8)
+    return (OCTAVE * ratios.log2()).round().clamp(0, LAST).to(torch.uint8)

@@ -1,6 +1,5 @@
 """A model folder's weights: which tensor is in which file, read a few at a time."""
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from spq_core.errors import ArtifactError, UnsafeModelError
+from spq_core.model_files import without_weights
 from spq_core.weight_files import WeightHeader, read_header, weight_files
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 
-CAUSAL_MASK = re.compile(r"\.(attn|attention)\.(masked_)?bias$")
-"""Constants that older files of GPT-2 and GPT-NeoX carry along; no model reads them."""
 FORMER_NAMES = {"lm_head.weight": "embed_out.weight"}
 """Names in files that transformers has since given up for others (GPT-NeoX)."""
 
@@ -51,11 +49,16 @@ class Checkpoint:
         Raises:
             ArtifactError: there is no such tensor.
         """
+        stored = self.place_of(name)
+        if stored is None:
+            raise ArtifactError(f"{self.folder.name}: the weight files have no tensor {name!r}")
+        return stored
+
+    def place_of(self, name: str) -> str | None:
+        """The same; None if there is no such tensor."""
         without_base = name.partition(".")[2]
-        for candidate in (name, without_base, FORMER_NAMES.get(name, name)):
-            if candidate in self.tensors:
-                return candidate
-        raise ArtifactError(f"{self.folder.name}: the weight files have no tensor {name!r}")
+        candidates = (name, without_base, FORMER_NAMES.get(name, name))
+        return next((one for one in candidates if one in self.tensors), None)
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Map the named tensors into memory, in their stored dtype.
@@ -91,19 +94,10 @@ def open_checkpoint(folder: Path, device: str = "cpu") -> Checkpoint:
     for file in weight_files(folder):
         tensors.update(read_header(folder / file))
     if not tensors:
-        pickles = sorted(
-            path.name for path in folder.glob("*") if path.suffix in {".bin", ".pt", ".pth"}
+        raise without_weights(folder)
+    if not any(header.dtype in DTYPES for header in tensors.values()):
+        raise UnsafeModelError(
+            "already_quantized",
+            f"{folder.name} holds no floating-point weights; name its base model",
         )
-        detail = (
-            f"; {', '.join(pickles)} can run code when loaded and is never opened"
-            if pickles
-            else ""
-        )
-        raise UnsafeModelError("unsafe_format", f"{folder.name} has no model.safetensors{detail}")
-    for name, header in tensors.items():
-        if header.dtype not in DTYPES and not CAUSAL_MASK.search(name):
-            raise UnsafeModelError(
-                "already_quantized",
-                f"tensor {name!r} is stored as {header.dtype}; only float weights are compressed",
-            )
     return Checkpoint(folder, tensors, device)

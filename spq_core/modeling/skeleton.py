@@ -8,6 +8,7 @@ import torch
 from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from spq_core.errors import UnsupportedModelError
 from spq_core.families.family import Family
@@ -35,6 +36,14 @@ class Skeleton:
     def n_layers(self) -> int:
         """Number of decoder layers."""
         return int(self.config.num_hidden_layers)
+
+    @property
+    def widest_input(self) -> int:
+        """Inputs of the widest matrix in a decoder layer."""
+        layers = self.model.get_submodule(self.layers_path)
+        shapes = [part.weight.shape for part in layers.modules() if isinstance(part, nn.Linear)]
+        shapes += [part.weight.T.shape for part in layers.modules() if isinstance(part, Conv1D)]
+        return max((int(n_in) for _, n_in in shapes), default=1)
 
     def layer_path(self, index: int) -> str:
         """Dotted name of one decoder layer."""

@@ -10,7 +10,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from spq_core.calibration.inputs import InputMoments
-from spq_core.calibration.inverse import inverse_factor
+from spq_core.calibration.inverse import DAMPING, inverse_factor
+from spq_core.calibration.shrinkage import extra_damping
 
 COLUMNS_AT_ONCE = 512
 
@@ -63,28 +64,38 @@ def compensate(
     """Return the columns `kept` and the bias, changed so that outputs stay as they were.
 
     `bias`: what the removed inputs contribute on average goes into the bias, if there is one.
-    `least_squares`: the columns are W C[:, K] C[K, K]⁻¹, the least output error for these inputs;
-    with a bias the moments are centred and the bias takes the difference of the means.
+    `least_squares`: with K kept and R removed, the columns are W_K + W_R C_RK (C_KK + D)⁻¹, the least
+    output error for these inputs. The damping D (of `inverse`, and more the fewer tokens C was measured on,
+    see `shrinkage`) pulls towards the columns as they were, so where nothing is removed nothing changes.
+    With a bias the moments are centred, and the bias takes the difference of the means.
     """
     exact, mean = weight.double(), moments.mean.double()
     chosen = exact[:, kept]
+    if kept.numel() == weight.shape[1]:
+        return Compensated(weight.float().contiguous(), bias)
     if rule == "least_squares":
         centre = None if bias is None else mean
-        chosen = _with_outputs(exact, kept, moments.second, centre)
-        factor = inverse_factor(moments.second, kept, mean=centre)
-        chosen = (chosen @ factor.T) @ factor
+        product = _lost_outputs(exact, kept, moments.second, centre)
+        damping = DAMPING + extra_damping(moments)
+        factor = inverse_factor(moments.second, kept, mean=centre, damping=damping)
+        chosen = chosen + (product @ factor.T) @ factor
     if bias is not None and rule != "none":
         bias = (bias.double() + exact @ mean - chosen @ mean[kept]).float()
     return Compensated(chosen.float().contiguous(), bias)
 
 
-def _with_outputs(
+def _lost_outputs(
     exact: Float[Tensor, "out n"],
     kept: Int64[Tensor, " k"],
     second: Float[Tensor, "n n"],
     mean: Float[Tensor, " n"] | None,
 ) -> Float[Tensor, "out k"]:
-    """W C[:, kept], some columns of C at a time: it is too large for a copy in float64."""
-    parts = [exact @ second[:, some].double() for some in torch.split(kept, COLUMNS_AT_ONCE)]
+    """W_R C_RK, some columns of C at a time: it is too large for a copy in float64."""
+    gone = torch.ones(exact.shape[1], dtype=torch.bool, device=exact.device)
+    gone[kept] = False
+    removed = exact[:, gone]
+    parts = [
+        removed @ second[:, some][gone].double() for some in torch.split(kept, COLUMNS_AT_ONCE)
+    ]
     product = torch.cat(parts, dim=1)
-    return product if mean is None else product.addr_(exact @ mean, mean[kept], alpha=-1)
+    return product if mean is None else product.addr_(removed @ mean[gone], mean[kept], alpha=-1)

@@ -7,22 +7,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from spq_core.calibration.inverse import inverse_factor
-from spq_core.errors import UnsupportedModelError
 from spq_core.families.family import Family
 from spq_core.layers.slicing import float_weight, keep_columns, keep_rows, linear_at
-
-
-def require_head_groups(family: Family) -> None:
-    """Refuse a family whose layers do not take fewer heads.
-
-    Raises:
-        UnsupportedModelError: that is so.
-    """
-    if not family.head_groups:
-        raise UnsupportedModelError(
-            f"prune-heads does not support {family.name} models, whose layers fix the number of "
-            "heads; leave the stage out"
-        )
 
 
 def groups_of(layer: nn.Module, family: Family) -> int:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from spq_core.families.family import Family
 from spq_core.layers.slicing import keep_columns, keep_rows, linear_at
+from spq_core.pruning.ratios import neurons_kept
 
 
 def strongest_neurons(
@@ -15,8 +16,7 @@ def strongest_neurons(
 
     Their number is rounded up to a multiple of `multiple`, or to all.
     """
-    kept = max(1, int(scores.numel() * (1 - ratio)))
-    kept = min(-(-kept // multiple) * multiple, scores.numel())
+    kept = neurons_kept(scores.numel(), ratio, multiple)
     return torch.topk(scores, kept).indices.sort().values
 
 

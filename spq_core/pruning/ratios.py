@@ -1,7 +1,16 @@
-"""Which share of an MLP's neurons each layer gives up."""
+"""Which share of an MLP's neurons each layer gives up. Free of torch."""
 
 import math
 from collections.abc import Sequence
+
+
+def neurons_kept(neurons: int, ratio: float, multiple: int = 1) -> int:
+    """How many of a layer's neurons stay: int(n·(1 − ratio)), at least one.
+
+    Rounded up to a multiple of `multiple`, or to all of them.
+    """
+    kept = max(1, int(neurons * (1 - ratio)))
+    return min(-(-kept // multiple) * multiple, neurons)
 
 
 def layer_ratios(

@@ -8,6 +8,7 @@ update pays for the removal and for the rounding at once.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -63,6 +64,26 @@ def feedback_of(
     return Feedback(order, lower)
 
 
+@dataclass(slots=True)
+class SharedFeedback:
+    """Keeps the factors of one second moment: matrices that come one after another share their input."""
+
+    second: Tensor | None = None
+    factors: Feedback | None = None
+
+    def of(self, second: Tensor, damping: float, *, strongest_first: bool) -> Feedback:
+        """`feedback_of`, from before if this second moment was the last one."""
+        if self.factors is None or self.second is not second:
+            self.forget()  # before the next: each is as large as all else there is
+            self.factors = feedback_of(second, damping, strongest_first=strongest_first)
+            self.second = second
+        return self.factors
+
+    def forget(self) -> None:
+        """Let go of the memory."""
+        self.second = self.factors = None
+
+
 def column_steps_of(
     second_moment: Float[Tensor, "n n"],
     damping: float = DAMPING,
@@ -105,34 +126,37 @@ def round_with_feedback(
         sparsity: share of each block of columns that is set to zero first: the elements that cost
             least, w² / U_jj².
     """
-    remaining = weight[:, feedback.order].float()
+    # Transposed: a column of the matrix is then contiguous, and so are its products with later ones.
+    remaining = weight[:, feedback.order].T.contiguous().float()
     rounded = torch.empty_like(remaining)
     order = feedback.order.tolist()
-    for start in range(0, remaining.shape[1], BLOCK_COLUMNS):
-        stop = min(start + BLOCK_COLUMNS, remaining.shape[1])
+    for start in range(0, remaining.shape[0], BLOCK_COLUMNS):
+        stop = min(start + BLOCK_COLUMNS, remaining.shape[0])
         factor = feedback.factor(start, stop)
-        block, local = remaining[:, start:stop], factor[:, : stop - start]
+        block, local = remaining[start:stop], factor[:, : stop - start]
         errors = torch.empty_like(block)
-        zeroed = _cheapest(block, local.diagonal(), sparsity)
+        pivots = local.diagonal()
+        zeroed = _cheapest(block, pivots, sparsity)
         for j in range(stop - start):
-            values = block[:, j]
-            kept = values if zeroed is None else values.masked_fill(zeroed[:, j], 0.0)
+            values = block[j]
+            kept = values if zeroed is None else values.masked_fill(zeroed[j], 0.0)
             stored = round_column(order[start + j], kept)
-            rounded[:, start + j] = stored
-            errors[:, j] = (values - stored) / local[j, j]
-            block[:, j + 1 :].addr_(errors[:, j], local[j, j + 1 :], alpha=-1)
-        remaining[:, stop:].addmm_(errors, factor[:, stop - start :], alpha=-1)
-    result = torch.empty_like(rounded)
-    result[:, feedback.order] = rounded
+            rounded[start + j] = stored
+            torch.sub(values, stored, out=errors[j])
+            errors[j].div_(pivots[j])
+            block[j + 1 :].addr_(local[j, j + 1 :], errors[j], alpha=-1)
+        remaining[stop:].addmm_(factor[:, stop - start :].T, errors, alpha=-1)
+    result = torch.empty_like(weight, dtype=torch.float32)
+    result[:, feedback.order] = rounded.T
     return result
 
 
 def _cheapest(block: Tensor, pivots: Tensor, sparsity: float) -> Tensor | None:
-    """Mask of the elements to drop, or None."""
+    """Mask of the elements of a block (columns, out) to drop, or None."""
     count = int(sparsity * block.numel())
     if count == 0:
         return None
-    cost = (block / pivots).square()
+    cost = (block / pivots[:, None]).square()
     return cost <= cost.flatten().kthvalue(count).values
 
 

@@ -119,14 +119,14 @@ def round_to_grid(
     if feedback is None:
         scale, zero = (per_column(part, grid.group_size, n_in) for part in grid[2:])
         return GridWeight(_codes(weight.float(), scale, zero, grid.bits).to(torch.uint8), grid)
-    codes = torch.empty_like(weight, dtype=torch.uint8)
+    codes = torch.empty(weight.T.shape, dtype=torch.uint8, device=weight.device)
+    scales, zeros = grid.scale.T.contiguous(), grid.zero.T.float().contiguous()
 
     def round_column(column: int, values: Tensor) -> Tensor:
-        group = column // grid.group_size
-        scale, zero = grid.scale[:, group], grid.zero[:, group]
+        scale, zero = scales[column // grid.group_size], zeros[column // grid.group_size]
         code = _codes(values, scale, zero, grid.bits)
-        codes[:, column] = code.to(torch.uint8)
+        codes[column] = code
         return (code - zero) * scale
 
     round_with_feedback(weight, feedback, round_column, sparsity=sparsity)
-    return GridWeight(codes, grid)
+    return GridWeight(codes.T.contiguous(), grid)

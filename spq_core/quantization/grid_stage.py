@@ -1,7 +1,7 @@
 """The quantization stage for integer grids: 8, 4 or 3 bits, rounded plainly or with feedback."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from spq_core.errors import RecipeError
 from spq_core.families.family import Family
 from spq_core.layers.packed_linear import PackedEmbedding, PackedLinear, pack
 from spq_core.layers.slicing import bias_of, embedding_and_head, output_scale_of
-from spq_core.quantization.feedback import Feedback, feedback_of
+from spq_core.quantization.feedback import Feedback, SharedFeedback
 from spq_core.quantization.grid import Grid, choose_grid, round_to_grid
 from spq_core.quantization.matrices import matrices
 from spq_core.quantization.row_blocks import row_blocks
@@ -34,6 +34,7 @@ class GridStage:
     """Leave embedding and head alone, and take whole groups only: what the portable profile holds."""
     name: str = "quantize"
     needs_survey: bool = False
+    shared: SharedFeedback = field(default_factory=SharedFeedback)
 
     @property
     def needs_calibration(self) -> bool:
@@ -63,6 +64,7 @@ class GridStage:
             packed, error = self._quantize(weight, matrix.second)
             block.set_submodule(matrix.name, packed.linear(bias_of(matrix.linear)))
             reports.append(self._report(f"{path}.{matrix.name}", packed, error))
+        self.shared.forget()
         return reports
 
     def state(self) -> StageState:
@@ -103,7 +105,7 @@ class GridStage:
         settings = self.settings
         feedback: Feedback | None = None
         if second is not None and settings.method == "gptq":
-            feedback = feedback_of(
+            feedback = self.shared.of(
                 second, settings.damping, strongest_first=settings.strongest_first
             )
         energy = (

@@ -25,7 +25,7 @@ from spq_core.allocation.curve import (
     fitted,
     sample_rows,
 )
-from spq_core.layers.steps import Steps, exponents_of
+from spq_core.layers.steps import Steps, on_grid
 from spq_core.quantization.feedback import Feedback, output_error, round_with_feedback
 from spq_core.quantization.row_blocks import row_blocks
 
@@ -37,6 +37,11 @@ class LatticeWeight(NamedTuple):
     steps: Steps
     relative_error: float
     """Root of the output error over the output's energy."""
+
+    @property
+    def clipped(self) -> float:
+        """Share of codes at the end of their range, 0 to 1: at most so many weights were cut to fit."""
+        return float((self.codes.abs() == LARGEST_CODE).float().mean())
 
     def widened(self) -> Float[Tensor, "out n_in"]:
         """The weight in float32."""
@@ -66,12 +71,10 @@ def choose_steps(
     rows = torch.cat(
         [fitted(weight[at].float().abs(), rows[at], columns) for at in row_blocks(weight)]
     )
-    smallest_row, smallest_column = float(rows.min()), float(columns.min())
-    return Steps(
-        base=float(torch.tensor(smallest_row * smallest_column, dtype=torch.float32)),
-        rows=exponents_of(rows / smallest_row),
-        columns=exponents_of(columns / smallest_column),
-    )
+    smallest_row, row_exponents = on_grid(rows)
+    smallest_column, column_exponents = on_grid(columns)
+    base = float(torch.tensor(smallest_row * smallest_column, dtype=torch.float32))
+    return Steps(base=base, rows=row_exponents, columns=column_exponents)
 
 
 def round_to_lattice(
@@ -91,22 +94,25 @@ def round_to_lattice(
     lost = energy = 0.0
     for at in row_blocks(weight):
         original = weight[at].float()
-        rounded = _round_rows(original, feedback, steps._replace(rows=steps.rows[at]), codes[at])
+        some, rounded = _round_rows(original, feedback, steps._replace(rows=steps.rows[at]))
+        codes[at] = some
         lost += float(output_error(original, rounded, second_moment).sum())
         energy += float(((original @ second_moment) * original).sum())
     relative = (max(lost, 0.0) / energy) ** 0.5 if energy > 0 else 0.0
     return LatticeWeight(codes, steps, relative)
 
 
-def _round_rows(weight: Tensor, feedback: Feedback, steps: Steps, codes: Tensor) -> Tensor:
-    """Fill `codes` and return what they stand for."""
+def _round_rows(weight: Tensor, feedback: Feedback, steps: Steps) -> tuple[Tensor, Tensor]:
+    """Codes, and what they stand for."""
     row_steps, column_steps = steps.row_steps, steps.column_steps.tolist()
+    codes = torch.empty(weight.T.shape, dtype=torch.int8, device=weight.device)
 
     def round_column(column: int, values: Tensor) -> Tensor:
         step = row_steps * column_steps[column]
         code = (values / step).round_().clamp_(-LARGEST_CODE, LARGEST_CODE)
-        codes[:, column] = code.to(torch.int8)
+        codes[column] = code
         stored: Tensor = code * step
         return stored
 
-    return round_with_feedback(weight, feedback, round_column)
+    rounded = round_with_feedback(weight, feedback, round_column)
+    return codes.T, rounded

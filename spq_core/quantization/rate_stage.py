@@ -1,7 +1,7 @@
 """The quantization stage that spends a budget of bytes: lattice codes, stored by entropy."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from spq_core.layers.coded import encode, lattice_embedding, lattice_linear, tie
 from spq_core.layers.slicing import bias_of, embedding_and_head, output_scale_of
 from spq_core.layers.steps import CodedWeight
 from spq_core.memory import return_freed_memory
-from spq_core.quantization.feedback import feedback_of
+from spq_core.quantization.feedback import SharedFeedback
 from spq_core.quantization.lattice import LatticeWeight, choose_steps, round_to_lattice
 from spq_core.quantization.matrices import Matrix, matrices
 from spq_core.recipe_stages import QuantizeStage as QuantizeSettings
@@ -47,6 +47,7 @@ class RateStage:
     needs_survey: bool = False
     needs_calibration: bool = True
     needs_inputs: bool = True
+    shared: SharedFeedback = field(default_factory=SharedFeedback)
 
     def survey(self, path: str, block: nn.Module, run_samples: Callable[[], None]) -> None:
         """Nothing to learn: the budget was planned before."""
@@ -56,12 +57,14 @@ class RateStage:
         if not path:
             return self._embedding_and_head(block)
         levels = self.budget.levels()
-        return [
+        reports = [
             _left_whole(f"{path}.{matrix.name}")
             if self.budget.stays(f"{path}.{matrix.source}")
             else self._linear(path, block, matrix, levels)
             for matrix in matrices(block, self.family, inputs)
         ]
+        self.shared.forget()
+        return reports
 
     def state(self) -> StageState:
         """The budget: its plan, and what is spent."""
@@ -148,7 +151,7 @@ class RateStage:
     def _round(
         self, weight: Tensor, second: Tensor, row_weights: Tensor, level: float
     ) -> tuple[LatticeWeight, CodedWeight]:
-        feedback = feedback_of(
+        feedback = self.shared.of(
             second, self.settings.damping, strongest_first=self.settings.strongest_first
         )
         steps = choose_steps(weight, feedback, row_weights, level)
@@ -163,5 +166,6 @@ class RateStage:
             figures={
                 "bits": round(8 * coded.packed.numel() / rounded.codes.numel(), 3),
                 "relative_output_error": round(rounded.relative_error, 5),
+                "clipped": round(rounded.clipped, 8),
             },
         )

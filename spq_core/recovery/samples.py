@@ -11,7 +11,7 @@ from spq_core.calibration.samples import within_positions
 from spq_core.calibration.texts import Text, refuse_shared_lines
 from spq_core.calibration.windows import consecutive_windows, padded_lines
 from spq_core.errors import DatasetError
-from spq_core.modeling.tokenizer import load_tokenizer
+from spq_core.modeling.tokenizer import load_tokenizer, require_rows
 from spq_core.recipe_stages import RecoverStage
 
 
@@ -45,6 +45,7 @@ def recovery_samples(settings: RecoverStage, text: Text, model_folder: Path) -> 
     if settings.form == "windows":
         rows = consecutive_windows(tokenizer, text.calibration, length, None)
         rows = rows[torch.randperm(len(rows), generator=generator)[:wanted]]
+        require_rows(rows, tokenizer, model_folder)
         return RecoverySamples(rows, torch.ones_like(rows, dtype=torch.bool))
     lengths = [len(tokenizer(line)["input_ids"]) for line in lines]
     usable = [index for index, count in enumerate(lengths) if count > 1]  # else nothing follows
@@ -54,5 +55,6 @@ def recovery_samples(settings: RecoverStage, text: Text, model_folder: Path) -> 
     picked = [usable[index] for index in order]
     tokenizer.padding_side = "right"  # so that no token sees a pad
     rows = padded_lines(tokenizer, [lines[index] for index in picked], length)
+    require_rows(rows, tokenizer, model_folder)
     real = torch.arange(length) < torch.tensor([lengths[index] for index in picked])[:, None]
     return RecoverySamples(rows, real)

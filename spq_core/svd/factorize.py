@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from spq_core.calibration.inverse import DAMPING
+
 LEAST_OUTPUT_WEIGHT = 0.01
 """Of the mean: weights are measured on few tokens."""
 
@@ -63,22 +65,29 @@ def decompose_output(
     weight: Float[Tensor, "out in"],
     second_moment: Float[Tensor, "in in"],
     output_weights: Float[Tensor, " out"] | None = None,
+    *,
+    damping: float = DAMPING,
 ) -> Spectrum:
     """Decompose the outputs W x: σ_i² and directions are those of D W E[x xᵀ] Wᵀ D, in float64.
 
     SVD-LLM (arXiv:2403.07378) whitens W by a Cholesky factor of E[x xᵀ] and inverts it again. The
     eigenvectors of the outputs' second moment give the same factors without either, so there is no
-    factorisation that can fail, and no damping; and as they are the optimum for both factors at
-    once, alternating least squares has nothing left to refine.
+    factorisation that can fail; and as they are the optimum for both factors at once, alternating least
+    squares has nothing left to refine. The energy of each input counts for more by `damping`, independent of
+    the others': else directions that the calibration never saw cost nothing, and other text pays for it.
 
     Args:
+        damping: share of each input's energy; with `extra_damping` the fewer tokens, the more.
         output_weights: how much each output's squared error counts; D is the diagonal of their
             roots, the identity when left out.
     """
     exact = weight.double()
     if output_weights is not None:
         exact = exact * _roots(output_weights)[:, None]
-    eigenvalues, vectors = torch.linalg.eigh(exact @ second_moment.double() @ exact.T)
+    energy = second_moment.diagonal().double()
+    product = exact @ second_moment.double() @ exact.T
+    product += damping * (exact * energy) @ exact.T
+    eigenvalues, vectors = torch.linalg.eigh(product)
     return Spectrum(eigenvalues.flip(0).clamp(min=0).sqrt(), vectors.flip(1))
 
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from spq_core.calibration.inputs import LayerInputs
+from spq_core.calibration.inverse import DAMPING
+from spq_core.calibration.shrinkage import extra_damping
 from spq_core.families.family import Family
 from spq_core.layers.low_rank_linear import LowRankLinear
 from spq_core.layers.slicing import bias_of, dense_linear, float_weight, linear_at
@@ -92,7 +94,10 @@ class SvdStage:
         plain = decompose(weight) if inputs is None or self.settings.rank_rule == "weight" else None
         outputs, weights = None, self.output_weights.get(f"{path}.{name}")
         if inputs is not None:
-            outputs = decompose_output(weight, inputs.moments(name).second, weights)
+            moments = inputs.moments(name)
+            outputs = decompose_output(
+                weight, moments.second, weights, damping=DAMPING + extra_damping(moments)
+            )
         judged = plain if plain is not None else outputs
         if judged is None:
             raise RuntimeError("no spectrum to choose a rank from")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from app.estimates import AT_ONCE
+from app.feasibility import AT_ONCE
 from tests.hub_server import stub_hub
 from tests.models import save_tiny
 
@@ -143,7 +143,7 @@ def test_a_hub_that_does_not_answer_is_said_so(api, hub):
 
 def test_only_so_many_at_once(api, hub, tiny_llama):
     hub.add_model("org/tiny", tiny_llama)
-    places = api.client.app.state.estimates
+    places = api.client.app.state.feasibility.places
     taken = [places.acquire(blocking=False) for _ in range(AT_ONCE)]
     assert all(taken)
     answer = ask(api)

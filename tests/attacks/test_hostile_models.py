@@ -83,21 +83,25 @@ def test_2_other_formats_under_the_name_of_safetensors_are_refused(hostile, tmp_
 
 
 CODE_IN_JSON = {
-    "3 auto_map": {"config": {"auto_map": {"AutoModelForCausalLM": "evil.Model"}}},
-    "3 auto_map of the tokenizer": {"tokenizer_config": {"auto_map": {"AutoTokenizer": ["evil.T", None]}}},
+    "3 auto_map of an unknown type": {"config": {"model_type": "evil", "auto_map": {"AutoModelForCausalLM": "evil.Model"}}},
     "4 kernels": {"config": {"_attn_implementation_internal": "evil/kernels"}},
     "4 kernels by the public name": {"config": {"attn_implementation": "evil/kernels:attend"}},
     "4 kernel configuration": {"config": {"kernel_config": {"RMSNorm": "evil/kernels"}}},
     "4 kernels of something else": {"config": {"_experts_implementation_internal": "evil/kernels"}},
-    "5 trust": {"config": {"trust_remote_code": True}},
-    "5 trust, nested": {"config": {"rope_scaling": {"rope_type": "default", "trust_remote_code": True}}},
     "5 two repositories": {"config": {"draft": {"model_type": "llama", "_name_or_path": "evil/code"}}},
     "6 quantization": {"config": {"quantization_config": {"quant_method": "x", "format": "./evil.py"}}},
     "6 sparsity": {"config": {"sparsity_config": {"format": "./evil.py"}}},
     "6 compression": {"config": {"compression_config": {"format": "./evil.py"}}},
+}  # fmt: skip
+LEFT_OUT = {
+    "3 auto_map": {"config": {"auto_map": {"AutoModelForCausalLM": "evil.Model"}}},
+    "3 auto_map of the tokenizer": {"tokenizer_config": {"auto_map": {"AutoTokenizer": ["evil.T", None]}}},
+    "5 trust": {"config": {"trust_remote_code": True}},
+    "5 trust, nested": {"config": {"rope_scaling": {"rope_type": "default", "trust_remote_code": True}}},
     "3 a repository that generates": {"generation_config": {"custom_generate": "evil/code"}},
     "6 files elsewhere": {"tokenizer_config": {"tokenizer_file": "/etc/passwd"}},
 }  # fmt: skip
+"""What models of known types carry along from times when they were not: no library gets to see it."""
 
 
 @pytest.mark.parametrize("name", CODE_IN_JSON)
@@ -109,6 +113,22 @@ def test_3_to_6_json_that_names_code_is_refused_at_both_doors(hub, hostile, tmp_
             enter()
         assert refused.value.code in {"unsafe_config", "already_quantized"}
     assert not {"model.safetensors", "evil.py"} & set(hub.downloaded())
+    assert not sign.exists()
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_3_to_6_what_a_known_type_does_not_need_is_seen_by_no_library(hub, hostile, tmp_path, name):
+    sign, code = canary(tmp_path)
+    folder = hostile({"evil.py": code, "__init__.py": code}, **LEFT_OUT[name])
+    got = fetch(hub, folder, tmp_path)
+    assert "evil.py" not in hub.downloaded()
+    for number, door in enumerate((got, folder)):
+        (tmp_path / str(number)).mkdir()
+        assert compressed(door, tmp_path / str(number)).notes
+        kept = "".join(
+            path.read_text() for path in (tmp_path / str(number) / "out").glob("*config.json")
+        )
+        assert not [word for word in ("evil", "trust_remote_code", "/etc/passwd") if word in kept]
     assert not sign.exists()
 
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests.hub_server import WRITE_TOKEN, stub_hub
 from tests.models import save_tiny
 from worker.cli import main
 
@@ -271,3 +272,63 @@ def test_mistakes_around_files_are_one_line(model, tmp_path, failing):
         assert code == 1, arguments
         assert words in said, said
         assert not (tmp_path / "o").exists()
+
+
+def hub_environment(hub, tmp_path, **more):
+    kept = {name: value for name, value in os.environ.items() if "TOKEN" not in name}
+    return kept | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")} | more
+
+
+def test_a_gated_model_is_named_with_the_token_of_whoever_types(model, tmp_path):
+    with stub_hub() as hub:
+        hub.add_model("org/gated", model, gated=True)
+        arguments = ("compress", "org/gated", "--recipe", "int8", "--out", tmp_path / "out")
+        refused = spq(*arguments, env=hub_environment(hub, tmp_path), check=False)
+        assert refused.returncode == 1
+        assert "gated_model" in refused.stderr
+        assert "no token was found: set HF_TOKEN or SPQ_HUB_TOKEN" in refused.stderr
+        env = hub_environment(hub, tmp_path, HF_TOKEN=WRITE_TOKEN)
+        done = spq(*arguments, check=False, env=env)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "out" / "config.json").is_file()
+        assert WRITE_TOKEN not in done.stdout + done.stderr
+        env = hub_environment(hub, tmp_path, SPQ_HUB_TOKEN=WRITE_TOKEN)
+        estimated = spq("estimate", "org/gated", "--recipe", "int8", check=False, env=env)
+        assert estimated.returncode == 0, estimated.stderr
+
+
+def test_a_full_disk_is_one_line_and_can_be_resumed(model, tmp_path):
+    """A limit on the size of files stands for it: writes fail in the middle of a run."""
+    out = tmp_path / "out"
+    program = (
+        "import errno, sys, spq_core.artifact.write as write\n"
+        "real, count = write.save_file, [0]\n"
+        "def save_file(*args, **named):\n"
+        "    count[0] += 1\n"
+        "    if count[0] == 7: raise OSError(errno.ENOSPC, 'No space left on device')\n"
+        "    return real(*args, **named)\n"
+        "write.save_file = save_file\n"
+        "from worker.cli import main\n"
+        "main()"
+    )
+    arguments = [
+        "compress",
+        str(model),
+        "--recipe",
+        "gptq-8",
+        "--dataset",
+        "builtin",
+        "--out",
+        str(out),
+    ]
+    broken = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False
+    )
+    assert broken.returncode == 1
+    lines = [line for line in broken.stderr.splitlines() if "rror" in line]
+    assert lines == [line for line in lines if "insufficient_disk" in line]
+    assert "--resume goes on from there" in broken.stderr
+    assert "Traceback" not in broken.stderr
+    done = spq(*arguments, "--resume", env=dict(os.environ), check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import select, text
 from transformers import AutoModelForCausalLM
 
+from app.client.http import ApiError
 from app.db.models import JobSecret
 from spq_core.artifact.manifest import read_manifest, verify_files
 from tests.e2e.conftest import wait_until
@@ -20,6 +21,8 @@ from tests.models import some_ids
 SLOW = {"perplexity": ["builtin"], "length": 64, "limit": 2, "trials": 12, "new_tokens": 150}
 PAPER = {"extends": "spq-paper", "calibration": {"dataset": "builtin", "samples": 3, "length": 32}}
 
+HEADERS = ["config.json", "model.safetensors"]
+"""What is read of before a job is accepted."""
 LONG = {
     "extends": "spq-paper",
     "stages": [
@@ -145,10 +148,9 @@ def test_an_unsafe_model_fails_with_the_reason_and_costs_no_weights(stack):
     files = dict(repo.commits[-1].files)
     files["pytorch_model.bin"] = files.pop("model.safetensors")
     repo.add(files, "pickled")
-    job = stack.finish(stack.submit())
-    assert (job["status"], job["error"]["code"]) == ("failed", "unsafe_format")
-    assert "pytorch_model.bin" in job["error"]["message"]
-    assert job["attempt"] == 1, "what would fail again is not tried again"
+    with pytest.raises(ApiError, match="pytorch_model.bin") as refused:  # before there is a job
+        stack.submit()
+    assert refused.value.code == "unsafe_format"
     assert stack.hub.downloaded() == []
 
 
@@ -186,7 +188,7 @@ def test_a_job_that_could_not_be_published_is_told_before_any_work(stack, tiny_l
     job = stack.finish(stack.submit(output={"repo_id": "me/out"}))
     assert (job["status"], job["error"]["code"]) == ("failed", "hub_permission_denied")
     assert "SPQ_HUB_TOKEN" in job["error"]["message"]
-    assert stack.hub.downloaded() == []
+    assert stack.hub.downloaded() == HEADERS
     own = stack.finish(stack.submit(output={"repo_id": "me/out"}, hub_token=WRITE_TOKEN))
     assert own["status"] == "succeeded", own
     assert len(stack.hub.models["me/out"].commits) == 2
@@ -198,7 +200,7 @@ def test_a_foreign_output_repository_is_refused_before_any_work(stack, tiny_llam
     stack.hub.add_model("me/theirs", tiny_llama, private=True)
     job = stack.finish(stack.submit(output={"repo_id": "me/theirs"}))
     assert job["error"]["code"] == "output_not_empty"
-    assert stack.hub.downloaded() == []
+    assert stack.hub.downloaded() == HEADERS
 
 
 def test_an_artifact_that_could_not_be_published_is_still_there(stack):
@@ -262,7 +264,7 @@ def test_another_worker_goes_on_from_the_last_finished_layer(stack):
     assert job["status"] == "succeeded", job
     assert job["attempt"] == 2
     lines = [line["text"] for line in stack.client.call("GET", f"/jobs/{job_id}/logs")["data"]]
-    assert any("going on from the last finished layer" in line for line in lines)
+    assert any("going on with what an earlier attempt has finished" in line for line in lines)
     model = AutoModelForCausalLM.from_pretrained(stack.root / "artifacts" / job_id)
     assert model(some_ids()).logits.isfinite().all()
     wait_until(lambda: nothing_left(stack), 10, "an empty scratch folder")
@@ -355,3 +357,39 @@ def test_commands_explain_themselves(arguments):
         [sys.executable, "-m", "worker.cli", *arguments], capture_output=True, text=True, check=True
     )
     assert "Usage:" in shown.stdout
+
+
+MEASURED = {"perplexity": ["builtin"], "length": 64, "limit": 900, "throughput": False}
+
+
+def kill_while_measuring(stack, job_id):
+    """End the runner as the kernel does when memory runs out."""
+    attempt = stack.job(job_id)["attempt"]
+    stack.wait_for_stage(job_id, "perplexity")
+    for runner in stack.runners():
+        runner.kill()
+    wait_until(lambda: stack.job(job_id)["attempt"] > attempt, 60, "the next attempt")
+
+
+def test_a_finished_artifact_survives_every_kill_of_what_measures_it(stack):
+    """Once: the next attempt measures and compresses nothing again. Twice: a result that says what it lacks."""
+    once = stack.submit(evaluation=MEASURED)
+    kill_while_measuring(stack, once)
+    job = stack.finish(once)
+    assert (job["status"], job["attempt"]) == ("succeeded", 2), job
+    assert job["result"]["missing"] is None
+    assert len(job["result"]["rows"]) == 2
+    log = stack.client.call("GET", f"/jobs/{once}/logs")
+    assert "going on with what an earlier attempt has finished" in str(log)
+    twice = stack.submit(evaluation=MEASURED)
+    kill_while_measuring(stack, twice)
+    kill_while_measuring(stack, twice)
+    job = stack.finish(twice)
+    assert (job["status"], job["attempt"]) == ("succeeded", 3), job
+    assert job["result"]["missing"]["code"] == "evaluation_killed"
+    assert job["result"]["rows"] == []
+    folder = stack.root / "artifacts" / twice
+    verify_files(folder, read_manifest(folder))
+    assert AutoModelForCausalLM.from_pretrained(folder)(some_ids()).logits.isfinite().all()
+    assert stack.client.call("GET", f"/jobs/{twice}/artifacts")["data"]
+    assert nothing_left(stack)

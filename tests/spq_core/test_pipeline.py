@@ -23,6 +23,7 @@ from spq_core.errors import (
     RecipeError,
     UnsafeModelError,
     UnsupportedModelError,
+    WeightsMismatchError,
 )
 from spq_core.layers.int8_linear import Int8Linear
 from spq_core.layers.low_rank_linear import LowRankLinear
@@ -41,7 +42,8 @@ PAPER_LIKE = parse_recipe({"stages": [SVD, PRUNE, QUANTIZE], "calibration": SMAL
 
 def run(folder, out, recipe=PAPER_LIKE):
     source = SourceModel(folder=folder, name="tiny")
-    return compress(source, recipe, out, text=builtin_text())
+    exact = recipe.model_copy(update={"floats": "source"})
+    return compress(source, exact, out, text=builtin_text())
 
 
 def dense_twin(artifact, folder):
@@ -268,9 +270,13 @@ def test_nan_in_a_weight_is_an_error_and_leaves_nothing(tmp_path, tiny_llama):
     [
         ({"model_type": "mamba"}, UnsupportedModelError, "mamba"),
         ({"quantization_config": {"quant_method": "gptq"}}, UnsafeModelError, "quantized"),
-        ({"auto_map": {"AutoModel": "evil.Model"}}, UnsafeModelError, "auto_map"),
+        ({"model_type": "odd", "auto_map": {"AutoModel": "e.M"}}, UnsafeModelError, "auto_map"),
         ({"model_type": "spq_llama"}, UnsafeModelError, "artifact already"),
-        ({"hidden_size": 128}, ArtifactError, "do not fit config.json"),
+        (
+            {"hidden_size": 88},
+            WeightsMismatchError,
+            r"\[259, 96\], config.json asks for \[259, 88\]",
+        ),
     ],
 )
 def test_unsuitable_models_are_refused_with_the_reason(tmp_path, tiny_llama, changes, error, word):
@@ -322,8 +328,11 @@ def test_code_beside_a_tokenizer_is_never_run(tmp_path, tiny_llama, monkeypatch)
         (folder / "evil.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')\n")
 
     evil = damaged(tiny_llama, tmp_path, plant)
-    with pytest.raises(UnsafeModelError, match="tokenizer_config.json: auto_map loads code"):
+    with pytest.raises(
+        ArtifactError, match="no usable tokenizer"
+    ):  # without that code, which never runs
         run(evil, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
     # The loader itself refuses as well, even if somebody says yes on stdin.
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
     with pytest.raises(ArtifactError, match="no usable tokenizer"):
@@ -377,10 +386,12 @@ def test_weights_the_manifest_does_not_list_are_refused(tmp_path, tiny_llama):
         load_artifact(tmp_path / "out")
 
 
-def test_links_out_of_the_model_folder_are_not_carried_along(tmp_path, tiny_llama):
-    (tmp_path / "secret").write_text("TOPSECRET")
+def test_a_link_that_its_own_user_made_is_carried_as_a_file(tmp_path, tiny_llama):
+    """A service refuses it (`refuse_links_outside`)."""
+    (tmp_path / "secret").write_text("my own terms")
     source = damaged(
         tiny_llama, tmp_path, lambda folder: (folder / "LICENSE").symlink_to(tmp_path / "secret")
     )
     run(source, tmp_path / "out")
-    assert not (tmp_path / "out" / "LICENSE").exists()
+    assert (tmp_path / "out" / "LICENSE").read_text() == "my own terms"
+    assert not (tmp_path / "out" / "LICENSE").is_symlink()

@@ -69,7 +69,11 @@ def test_configurations_as_they_are_released_have_a_toy(tmp_path, model_type):
 def test_heads_left_to_a_target_fly_too(tmp_path):
     heads = {"type": "prune-heads", "ratio": "auto"}
     recipe = parse_recipe(
-        {"stages": [heads], "target": {"bytes_ratio": 0.95}, "calibration": {"dataset": "builtin"}}
+        {
+            "stages": [heads],
+            "target": {"bytes_ratio": 0.95},
+            "calibration": {"dataset": "builtin", "form": "windows"},
+        }
     )
     assert "loaded" in fly(without_weights(tmp_path, "llama"), recipe, tmp_path)[-1]
 

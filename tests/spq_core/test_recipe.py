@@ -51,3 +51,18 @@ def test_extending_changes_only_what_is_named():
 
 def test_the_paper_does_not_calibrate_on_evaluation_text_unless_told():
     assert not PAPER.calibration.allow_evaluation_text
+
+
+@pytest.mark.parametrize("name", ["balanced", "small", "gptq-4", "spq"])
+def test_calibration_grows_with_the_widest_input(name):
+    """8,192 tokens say nothing about 14,336 inputs."""
+    calibration = resolve(name).calibration
+    small, large = (calibration.count(widest) * calibration.length for widest in (1536, 14_336))
+    assert small == calibration.least_tokens
+    assert large == pytest.approx(5 * 14_336, rel=0.01)
+    assert resolve({"extends": name, "calibration": {"samples": 7}}).calibration.count(14_336) == 7
+
+
+def test_windows_shorter_than_asked_for_are_as_many_more():
+    calibration = resolve("balanced").calibration
+    assert calibration.count(1536, length=256) == 2 * calibration.count(1536)

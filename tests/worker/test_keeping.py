@@ -11,16 +11,19 @@ from app.db.attempts import Attempt, claim
 from app.db.housekeeping import free_lost_jobs
 from app.db.jobs import JobRepository, NewJob
 from app.db.session import connect, now
-from app.domain.errors import FencedError
 from app.workspace import FOLDER, take_over
 from worker.compression import _JobRun
-from worker.errors import CancelRequestedError, ChildFailedError
+from worker.errors import CancelRequestedError, ChildFailedError, ChildRetryError
+from worker.kept import move_into_store
+from worker.leftovers import scratch_folder
 from worker.observed import Observed
 from worker.spans import AttemptSpans
 
 NEW = NewJob(
     request={"output": None},
-    recipe={"gates": {"on_fail": "keep"}},
+    recipe={
+        "gates": {"on_fail": "keep", "max_kl": None, "max_perplexity_ratio": None, "min_top1": None}
+    },
     recipe_sha256="d",
     model_name="m",
     max_attempts=3,
@@ -70,8 +73,8 @@ def test_an_attempt_frozen_at_the_last_moment_harms_no_later_one(
         return wish
 
     monkeypatch.setattr(Attempt, "renew", renew_and_freeze)
-    with pytest.raises(FencedError):
-        first._keep_artifact()
+    outcome_of(first, monkeypatch)
+    assert load(database, job_id).status == "running"
     assert (tmp_path / job_id / "config.json").read_text() == "2"
 
 
@@ -209,3 +212,147 @@ def test_a_report_that_makes_no_sense_ends_the_job_once(
     run.document = document
     outcome_of(run, monkeypatch)
     assert load(database, job_id).error["code"] == "internal"
+
+
+FINISHED = {
+    "document": {
+        "compression": {
+            "modules": [], "seconds": 1.0, "peak_rss_bytes": 1, "ratio_to_source": 0.5, "ratio_to_fp32": 0.25,
+        },
+        "evaluation": None, "rows": [], "beaten_by_int8": False, "estimate": None,
+        "measured": {"artifact_bytes": 1}, "missing": {"code": "not_measured", "message": "not yet"},
+    },
+    "files": {"config.json": {"bytes": 1, "sha256": "0" * 64}},
+}  # fmt: skip
+
+
+def finishing_then(error):
+    """A runner that finishes its artifact, and ends like this while it measures."""
+
+    def started(self, child, *, drains=True):
+        del child, drains
+        self.finished = FINISHED
+        raise error
+
+    return started
+
+
+class NoChild:
+    """Stands for a program that is never started."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+def measuring_ends(run, monkeypatch, error):
+    """Bring an attempt to its outcome whose runner ends so while it measures."""
+    program = SimpleNamespace(
+        home=lambda scratch: scratch, started=lambda *_args, **_named: NoChild()
+    )
+    run.runtime.runner = lambda: program
+    run.runtime.settings.data_dir = None
+    run.runtime.settings.run_reads = ""
+    run.runtime.settings.threads = None
+    run.runtime.settings.device = "cpu"
+    run.source = {"folder": str(run.scratch)}
+    run.attempt.claim.request["evaluation"] = {}
+    run.files = {}
+    monkeypatch.setattr(_JobRun, "_fetch", lambda _self: None)
+    monkeypatch.setattr(_JobRun, "_follow", finishing_then(error))
+    run.to_outcome()
+
+
+MEMORY = {
+    "code": "out_of_host_memory",
+    "message": "more than SPQ_MAX_RUN_BYTES",
+    "retryable": False,
+}
+
+
+def test_memory_that_measuring_lacks_costs_figures_and_no_artifact(
+    database, job_id, tmp_path, monkeypatch
+):
+    run = begin(database, job_id, tmp_path)
+    measuring_ends(run, monkeypatch, ChildFailedError(MEMORY))
+    job = load(database, job_id)
+    assert job.status == "succeeded"
+    assert job.result["missing"]["code"] == "out_of_host_memory"
+    assert (tmp_path / job_id / "config.json").is_file()
+
+
+def test_gates_without_figures_fail_the_job_and_keep_the_artifact(
+    database, job_id, tmp_path, monkeypatch
+):
+    run = begin(database, job_id, tmp_path)
+    run.attempt.claim.recipe["gates"] |= {"max_kl": 0.1, "on_fail": "discard"}
+    measuring_ends(run, monkeypatch, ChildFailedError(MEMORY))
+    job = load(database, job_id)
+    assert (job.status, job.error["code"]) == ("failed", "evaluation_failed")
+    assert (tmp_path / job_id / "config.json").is_file()
+    with database.read() as session:
+        assert JobRepository(session, "t").artifact_files(job_id)
+
+
+def test_a_run_killed_while_it_measures_is_tried_again_and_then_a_result(
+    database, job_id, tmp_path, monkeypatch
+):
+    crash = ChildRetryError("runner_crashed", "ended with status -9")
+    for _ in range(2):
+        measuring_ends(begin(database, job_id, tmp_path), monkeypatch, crash)
+        assert load(database, job_id).status == "queued"
+        assert not (tmp_path / job_id).exists()
+    measuring_ends(begin(database, job_id, tmp_path), monkeypatch, crash)
+    job = load(database, job_id)
+    assert (job.status, job.result["missing"]["code"]) == ("succeeded", "runner_crashed")
+    assert (tmp_path / job_id / "config.json").is_file()
+
+
+def test_a_clients_time_limit_ends_the_job_and_keeps_what_is_finished(
+    database, job_id, tmp_path, monkeypatch
+):
+    overdue = {"code": "deadline_exceeded", "message": "its time is up", "retryable": False}
+    measuring_ends(begin(database, job_id, tmp_path), monkeypatch, ChildFailedError(overdue))
+    assert load(database, job_id).error == overdue
+    assert (tmp_path / job_id / "config.json").is_file()
+
+
+@pytest.mark.parametrize("step", ["_fetch", "_compress", "_publish"])
+def test_an_error_that_came_of_losing_the_job_is_no_bug(
+    database, job_id, tmp_path, monkeypatch, step
+):
+    """Its folders were removed by whoever has the job now; so whatever is raised, the job is asked first."""
+    run = begin(database, job_id, tmp_path, lease_seconds=0.0)
+    free_lost_jobs(database)
+    begin(database, job_id, tmp_path)
+    bugs = []
+    monkeypatch.setattr(_JobRun, "_bug", lambda _self, error: bugs.append(error))
+    lost = FileNotFoundError("no such folder")
+    outcome_of(run, monkeypatch, **{step: raising(lost)})
+    assert bugs == []
+    assert load(database, job_id).status == "running"
+
+
+def test_a_slow_attempt_leaves_the_folder_of_a_later_one_alone(tmp_path):
+    with scratch_folder(tmp_path, "job_1", 2) as later, scratch_folder(tmp_path, "job_1", 1):
+        assert later.is_dir()
+    (tmp_path / "job_1.1").mkdir()
+    with scratch_folder(tmp_path, "job_1", 2):
+        assert not (tmp_path / "job_1.1").exists()
+
+
+def test_an_artifact_that_appears_in_the_store_meanwhile_is_moved_aside(tmp_path, monkeypatch):
+    work, target = tmp_path / "work", tmp_path / "target"
+    (work / "artifact").mkdir(parents=True)
+    (work / "artifact" / "mine").touch()
+    target.mkdir()
+    (target / "theirs").touch()
+    looks = iter([False])
+    seen = type(target).exists
+    monkeypatch.setattr(
+        type(target), "exists", lambda path: next(looks, None) is not False and seen(path)
+    )
+    move_into_store(work, target)
+    assert [path.name for path in target.iterdir()] == ["mine"]

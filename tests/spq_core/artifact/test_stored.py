@@ -18,7 +18,7 @@ RECIPE = parse_recipe(
             {"type": "svd", "variance": 0.9},
             {"type": "quantize", "method": "gptq", "bits": 4, "group_size": 32},
         ],
-        "calibration": SMALL,
+        "calibration": SMALL | {"form": "windows"},
     }
 )
 SHARD = "model-00002-of-00004.safetensors"

@@ -6,12 +6,16 @@ import json
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+from safetensors.torch import load, save
 
 from spq_core.errors import DatasetError, UnsafeModelError, UnsupportedModelError
+from spq_core.estimate.estimate import folder_shapes, headers_shapes
 from spq_core.hub.client import hub_api
 from spq_core.hub.datasets import fetch_text
 from spq_core.hub.errors import HubError, HubUnavailableError
 from spq_core.hub.fetch import FetchLimits, fetch_model
+from spq_core.hub.headers import fetch_headers
+from spq_core.hub.own_token import own_hub, own_token
 from spq_core.hub.publish import Publisher
 from tests.hub_server import READ_TOKEN, WRITE_TOKEN, Repo, stub_hub
 
@@ -67,7 +71,12 @@ def changed(hub, tiny_llama, name, **changes):
     [
         ({"model_type": "mamba"}, UnsupportedModelError, "mamba"),
         ({"quantization_config": {"quant_method": "awq"}}, UnsafeModelError, "quantized"),
-        ({"auto_map": {"AutoConfig": "x.Y"}}, UnsafeModelError, "auto_map"),
+        ({"model_type": "odd", "auto_map": {"AutoConfig": "x.Y"}}, UnsafeModelError, "auto_map"),
+        (
+            {"architectures": ["LlamaForSequenceClassification"]},
+            UnsupportedModelError,
+            "not a causal",
+        ),
     ],
 )
 def test_unsuitable_models_cost_no_weights(hub, tiny_llama, tmp_path, changes, error, words):
@@ -210,3 +219,118 @@ def test_wikitext_from_the_hub_equals_the_raw_file(hub, tmp_path):
     assert (tmp_path / "wikitext2-valid.txt").exists()
     with pytest.raises(DatasetError, match="unknown dataset 'pile'"):
         fetch_text(hub_api(hub.url, None), "pile", tmp_path)
+
+
+def sharded(hub, tiny_llama, name, shards):
+    """A repository whose shards have names of their own."""
+    commit = hub.add_model(name, tiny_llama)
+    tensors = load(commit.files.pop("model.safetensors"))
+    weight_map = {key: shards[number % len(shards)] for number, key in enumerate(sorted(tensors))}
+    for shard in shards:
+        own = {key: part for key, part in tensors.items() if weight_map[key] == shard}
+        commit.files[shard] = save(own, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": weight_map}
+    commit.files["model.safetensors.index.json"] = json.dumps(index).encode()
+    return commit
+
+
+SHARDS = ("model.safetensors-00001-of-00002.safetensors", "weights_b.safetensors")
+
+
+def test_the_index_decides_which_files_are_weights(hub, tiny_llama, tmp_path):
+    sharded(hub, tiny_llama, "org/odd", SHARDS)
+    got = fetch(hub, "org/odd", tmp_path)
+    assert set(SHARDS) <= {path.name for path in got.folder.iterdir()}
+    headers = fetch_headers(hub_api(hub.url, WRITE_TOKEN), "org/odd", "main")
+    local = folder_shapes(got.folder)
+    assert headers_shapes(headers).elements == local.elements
+    assert headers.source_bytes == local.source_bytes
+
+
+def test_a_single_file_comes_before_an_index_as_it_does_for_transformers(hub, tiny_llama, tmp_path):
+    whole = dict(hub.add_model("org/whole", tiny_llama).files)
+    commit = sharded(hub, tiny_llama, "org/both", SHARDS)
+    commit.files["model.safetensors"] = whole["model.safetensors"]
+    names = {path.name for path in fetch(hub, "org/both", tmp_path).folder.iterdir()}
+    assert "model.safetensors" in names
+    assert not set(SHARDS) & names
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("missing.safetensors", "does not have"),
+        ("../x.safetensors", "not a file"),
+        ("x.bin", "not a file"),
+    ],
+)
+def test_an_index_that_names_what_is_not_there_costs_no_weights(
+    hub, tiny_llama, tmp_path, target, words
+):
+    commit = sharded(hub, tiny_llama, "org/odd", SHARDS)
+    index = json.dumps({"weight_map": {"a": target}}).encode()
+    commit.files["model.safetensors.index.json"] = index
+    with pytest.raises(UnsafeModelError, match=words):
+        fetch(hub, "org/odd", tmp_path)
+    assert not set(SHARDS) & set(hub.downloaded())
+
+
+def test_templates_and_terms_are_fetched(hub, tiny_llama, tmp_path):
+    commit = hub.add_model("org/tiny", tiny_llama)
+    more = {"additional_chat_templates/tool_use.jinja", "NOTICE", "USE_POLICY.md"}
+    commit.files |= dict.fromkeys(more, b"x")
+    folder = fetch(hub, "org/tiny", tmp_path).folder
+    assert all((folder / name).is_file() for name in more)
+
+
+OTHERS = {
+    "an adapter": (
+        {"adapter_config.json": b'{"base_model_name_or_path": "org/base"}', "adapter_model.safetensors": b"x"},
+        r"adapter.*'org/base'",
+    ),
+    "GGUF files": ({"a.Q4_K_M.gguf": b"x"}, r"GGUF files \(a\.Q4_K_M\.gguf\)"),
+    "a subfolder": ({"inner/config.json": b"{}"}, "subfolders inner do"),
+    "nothing": ({"README.md": b"x"}, "not a transformers model"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_repositories_of_another_kind_say_what_to_name_instead(hub, tiny_llama, tmp_path, name):
+    files, words = OTHERS[name]
+    commit = hub.add_model("org/other", tiny_llama)
+    commit.files.clear()
+    commit.files |= files
+    with pytest.raises(UnsafeModelError, match=words):
+        fetch(hub, "org/other", tmp_path)
+
+
+TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "SPQ_HUB_TOKEN")
+
+
+@pytest.fixture
+def no_tokens(monkeypatch, tmp_path):
+    for name in TOKENS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    return monkeypatch
+
+
+def test_a_command_line_uses_the_first_token_there_is_and_names_where_it_is_from(
+    no_tokens, tmp_path
+):
+    assert own_token() == (None, "")
+    no_tokens.setenv("SPQ_HUB_TOKEN", "hf_ours")
+    assert own_token() == ("hf_ours", "SPQ_HUB_TOKEN")
+    (tmp_path / "token").write_text("hf_stored")
+    assert own_token() == ("hf_stored", "the stored login")
+    no_tokens.setenv("HF_TOKEN", "hf_named")
+    assert own_token() == ("hf_named", "HF_TOKEN")
+
+
+def test_a_refusal_names_the_origin_of_the_token_and_never_the_token(no_tokens):
+    with pytest.raises(HubError, match=r"is gated.*no token was found: set HF_TOKEN"), own_hub():
+        raise HubError("gated_model", "org/gated is gated")
+    no_tokens.setenv("HF_TOKEN", "hf_secret")
+    with pytest.raises(HubError, match="the token of HF_TOKEN was used") as refused, own_hub():
+        raise HubError("gated_model", "org/gated is gated")
+    assert "hf_secret" not in str(refused.value)

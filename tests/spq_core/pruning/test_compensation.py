@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from spq_core.calibration.inputs import InputMoments
+from spq_core.calibration.shrinkage import TOKENS_PER_SAMPLE
 from spq_core.pruning.compensation import compensate, score_neurons
 
 
@@ -62,7 +63,7 @@ def test_an_obs_score_is_the_loss_after_the_best_update():
         kept = torch.tensor([j for j in range(12) if j != neuron])
         updated = compensate("least_squares", weight, None, kept, moments(rows))
         loss = 5 * output_loss(rows, weight, None, kept, updated)
-        assert float(scores[neuron]) == pytest.approx(loss, rel=0.5)
+        assert loss < 1.01 * float(scores[neuron]) < 2 * loss  # damping makes the score a bound
 
 
 def test_flap_forgives_an_input_that_never_varies_and_wanda_does_not():
@@ -71,3 +72,40 @@ def test_flap_forgives_an_input_that_never_varies_and_wanda_does_not():
     weight = torch.ones(5, 12)
     assert score_neurons("flap", weight, moments(rows)).argmin() == 3
     assert score_neurons("wanda", weight, moments(rows)).argmin() != 3
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_where_nothing_is_removed_nothing_changes(with_bias):
+    weight = torch.randn(5, 12, generator=torch.Generator().manual_seed(4))
+    bias = torch.randn(5, generator=torch.Generator().manual_seed(5)) if with_bias else None
+    updated = compensate("least_squares", weight, bias, torch.arange(12), moments(inputs()))
+    assert torch.equal(updated.weight, weight)
+    assert updated.bias is bias or torch.equal(updated.bias, bias)
+
+
+@pytest.mark.parametrize("tokens", [16, 64, 256, 4096])
+@pytest.mark.parametrize("common", [0.0, 0.5, 1.0])
+def test_an_update_is_never_worse_than_none_on_rows_it_has_not_seen(tokens, common):
+    """However few tokens there were, and whether or not inputs have something in common."""
+    n = 64
+    generator = torch.Generator().manual_seed(tokens)
+    mixing = torch.randn(8, n, generator=generator)
+    for trial in range(5):
+        seeded = torch.Generator().manual_seed(trial)
+
+        def rows(count, seeded=seeded):
+            shared = torch.randn(count, 8, generator=seeded) @ mixing
+            return common * shared + torch.randn(count, n, generator=seeded)
+
+        seen, held_out = rows(tokens), rows(4000)
+        weight = torch.randn(24, n, generator=seeded)
+        kept = torch.randperm(n, generator=seeded)[:48].sort().values
+        known = InputMoments(
+            seen.mean(dim=0), seen.T @ seen / tokens, int(TOKENS_PER_SAMPLE * tokens)
+        )
+        none = compensate("none", weight, None, kept, known)
+        fitted = compensate("least_squares", weight, None, kept, known)
+        before = output_loss(held_out, weight, None, kept, none)
+        assert output_loss(held_out, weight, None, kept, fitted) < 1.02 * before
+        if common and tokens >= 256:
+            assert output_loss(held_out, weight, None, kept, fitted) < 0.9 * before

@@ -22,7 +22,9 @@ GROUPED = [name for name in FAMILIES if name not in {"phi3", "gpt-neox", "gpt2",
 
 
 def run(folder, out, *stages, **rest):
-    what = parse_recipe({"stages": list(stages), "calibration": WINDOWS, **rest})
+    what = parse_recipe(
+        {"stages": list(stages), "calibration": WINDOWS, "floats": "source", **rest}
+    )
     source = SourceModel(folder=folder, name="tiny")
     return compress(source, what, out, text=builtin_text())
 

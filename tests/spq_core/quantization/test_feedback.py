@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from spq_core.calibration.inverse import damp
+from spq_core.quantization import feedback as feedback_module
 from spq_core.quantization.feedback import (
     column_steps_of,
     feedback_of,
@@ -111,3 +112,16 @@ def test_sparsity_removes_the_share_it_names_and_pays_for_it():
     assert (
         output_error(weight, sparse, second).sum() < 0.5 * output_error(weight, cut, second).sum()
     )
+
+
+def test_matrices_with_one_input_are_factorised_once(monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        feedback_module,
+        "feedback_of",
+        lambda second, *_args, **_named: made.append(second) or second,
+    )
+    shared, one, other = feedback_module.SharedFeedback(), torch.eye(3), torch.eye(3)
+    for second in (one, one, one, other, other, one):
+        assert shared.of(second, 0.01, strongest_first=True) is second
+    assert [second is one for second in made] == [True, False, True]

@@ -109,3 +109,16 @@ def test_a_layer_of_lattice_codes_multiplies_by_the_widened_weight(tokens):
     expected = x @ lattice.widened().T
     assert (layer(x) - expected).norm() < 0.01 * expected.norm()
     assert layer.to(torch.bfloat16).input_scale.dtype == torch.float32
+
+
+@pytest.mark.parametrize("apart", [1e3, 1e6, 1e9])
+def test_rows_that_are_far_apart_clip_nothing(apart):
+    """Steps have a byte a row: what does not fit on their grid makes small rows coarser, never large ones clip."""
+    weight, second, _ = example()
+    weight = weight * torch.cat([torch.full((48,), apart), torch.ones(48)])[:, None]
+    row_weights = torch.cat([torch.full((48,), apart**-2.0), torch.ones(48)])
+    rounded = rounded_at(1e-4, weight, second, row_weights)
+    large = slice(0, 48)
+    error = (rounded.widened() - weight)[large].abs().max() / weight[large].abs().max()
+    assert float(error) < 0.02
+    assert rounded.clipped < 0.001

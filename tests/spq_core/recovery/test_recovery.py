@@ -36,7 +36,7 @@ RECOVER = {
 
 
 def recipe(*stages):
-    return parse_recipe({"stages": list(stages), "calibration": LINES})
+    return parse_recipe({"stages": list(stages), "calibration": LINES, "floats": "source"})
 
 
 def run(folder, out, what, **options):

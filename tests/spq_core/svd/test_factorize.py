@@ -31,7 +31,7 @@ def test_output_error_is_the_dropped_energy_and_below_plain_svd(shape, singular_
     weight = torch.randn(shape, generator=generator)
     rows = torch.randn(500, shape[1], generator=generator) * torch.logspace(0, -2, shape[1])
     second = rows.T @ rows / 500
-    outputs = decompose_output(weight, second)
+    outputs = decompose_output(weight, second, damping=0.0)
     up, down = project_outputs(weight, outputs, 8, singular_values)
     error = float(((rows @ (up @ down - weight).T).square().sum(dim=1)).mean())
     dropped = float(outputs.singular_values[8:].square().sum())
@@ -50,7 +50,7 @@ def test_outputs_that_count_more_are_kept_better():
     weights[:5] = 100.0
     errors = []
     for given in (None, weights):
-        outputs = decompose_output(weight, second, given)
+        outputs = decompose_output(weight, second, given, damping=0.0)
         up, down = project_outputs(weight, outputs, 8, output_weights=given)
         error = (rows @ (up @ down - weight).T).square().mean(dim=0)
         errors.append(error)
@@ -61,3 +61,17 @@ def test_outputs_that_count_more_are_kept_better():
     even, weighted = errors
     assert weighted[:5].sum() < 0.2 * even[:5].sum()
     assert weighted @ weights < even @ weights
+
+
+def test_directions_that_calibration_never_saw_are_not_given_away():
+    """Few tokens span few directions; on others an undamped choice of directions loses more."""
+    generator = torch.Generator().manual_seed(4)
+    weight = torch.randn(40, 64, generator=generator)
+    seen = torch.randn(24, 64, generator=generator)
+    others = torch.randn(4000, 64, generator=generator)
+    losses = {}
+    for damping in (0.0, 0.01, 0.5):
+        outputs = decompose_output(weight, seen.T @ seen / len(seen), damping=damping)
+        up, down = project_outputs(weight, outputs, 20)
+        losses[damping] = float((others @ (up @ down - weight).T).square().mean())
+    assert losses[0.5] < losses[0.01] < losses[0.0]

@@ -1,0 +1,91 @@
+"""What must hold on a GPU: every recipe, agreement with the CPU, speed of decoding.
+
+Skipped by name where torch sees no CUDA device. `SPQ_TEST_DEVICE=cpu` runs them without one, to try
+the suite itself.
+"""
+
+import os
+
+import pytest
+import torch
+
+from spq_core.artifact.read import load_artifact
+from spq_core.calibration.texts import builtin_text
+from spq_core.catalog import catalog, resolve
+from spq_core.clean_copy import SourceModel
+from spq_core.evaluation.measure import measure
+from spq_core.evaluation.settings import EvaluationSettings
+from spq_core.pipeline import compress
+from spq_core.progress import Silent
+from tests.models import save_tiny, some_ids
+
+DEVICE = os.environ.get("SPQ_TEST_DEVICE", "cuda")
+CALIBRATION = {"dataset": "builtin", "samples": 6, "length": 48}
+LARGEST_DIFFERENCE = 0.05
+"""Of logits in float32, relative to their norm: codes may fall on the other side of a half."""
+SMALLER = {"target": {"bytes_ratio": 0.7}}
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        DEVICE == "cuda" and not torch.cuda.is_available(), reason="no CUDA device is there"
+    ),
+]
+
+
+def made(tmp_path, name, device, place="out"):
+    folder = tmp_path / "model"
+    if not folder.exists():
+        save_tiny(folder, "llama", torch.bfloat16, hidden=192)
+    recipe = resolve(name)
+    calibration = CALIBRATION | {"form": recipe.calibration.form}
+    changes = {"extends": name, "calibration": calibration}
+    if recipe.target is not None:
+        changes |= SMALLER
+    stages = [stage.model_dump(mode="json") for stage in recipe.stages]
+    if any(
+        stage.get("group_size") for stage in stages
+    ):  # which must divide the tiny model's widths
+        grouped = [
+            stage | ({"group_size": 32} if stage.get("group_size") else {}) for stage in stages
+        ]
+        changes |= {"stages": grouped}
+    out = tmp_path / place
+    source = SourceModel(folder=folder, name="tiny")
+    compress(source, resolve(changes), out, text=builtin_text(), device=device)
+    return out
+
+
+@pytest.mark.parametrize("name", sorted(catalog()))
+def test_a_recipe_gives_on_a_gpu_what_it_gives_on_a_cpu(tmp_path, name):
+    here = load_artifact(made(tmp_path, name, "cpu", "here"), torch.float32)
+    there = load_artifact(made(tmp_path, name, DEVICE, "there"), torch.float32).to(DEVICE)
+    with torch.no_grad():
+        wanted = here(some_ids()).logits
+        found = there(some_ids().to(DEVICE)).logits.cpu()
+    assert float((found - wanted).norm() / wanted.norm()) < LARGEST_DIFFERENCE
+
+
+@pytest.mark.parametrize("name", ["int8", "balanced", "gptq-4"])
+@pytest.mark.parametrize("rows", [1, 8, 128])
+def test_products_on_a_gpu_are_those_of_the_cpu(tmp_path, name, rows):
+    model = load_artifact(made(tmp_path, name, "cpu"), torch.bfloat16)
+    ids = some_ids(rows)
+    with torch.no_grad():
+        wanted = model(ids).logits.float()
+        found = model.to(DEVICE)(ids.to(DEVICE)).logits.float().cpu()
+    assert float((found - wanted).norm() / wanted.norm()) < LARGEST_DIFFERENCE
+
+
+def test_measuring_on_a_gpu_agrees_with_measuring_on_a_cpu(tmp_path):
+    out = made(tmp_path, "int8", DEVICE)
+    settings = EvaluationSettings(perplexity=("builtin",), limit=4, length=64, throughput=False)
+    folders, texts = {"source": tmp_path / "model", "result": out}, {"builtin": builtin_text()}
+    before, after = (
+        measure(folders, texts, settings, Silent(), reference="source", device=device)
+        .models["result"]
+        .quality["builtin"]
+        for device in ("cpu", DEVICE)
+    )
+    assert after.perplexity == pytest.approx(before.perplexity, rel=0.02)
+    assert after.top1 == pytest.approx(before.top1, abs=0.05)
