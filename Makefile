@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # Idle OpenMP threads that spin slow neighbouring torch processes down many times.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help faults openapi demo test check bench up migrate clean
+.PHONY: help faults openapi demo test check bench bench-gpu up migrate clean
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -33,6 +33,10 @@ check: $(VENV)/.ready ## Lint, format, types, import contracts, known vulnerabil
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	.ci/audit
+
+bench-gpu: $(VENV)/.ready ## On a machine with a GPU: its tests, then minutes, memory and speed
+	$(BIN)/python -m pytest tests/gpu
+	PYTHONPATH=. $(BIN)/python benchmarks/gpu.py
 
 bench: $(VENV)/.ready ## Run the benchmarks, side by side with peers
 	$(BIN)/python benchmarks/stages.py

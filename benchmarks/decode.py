@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.model import CACHE, generated, q8_0_file, smollm2
+from benchmarks.model import CACHE, ONE_BILLION, generated, q8_0_file, smollm2
 from spq_core.calibration.texts import builtin_text, find_text
 from spq_core.catalog import resolve
 from spq_core.pipeline import SourceModel, compress
@@ -31,7 +31,6 @@ from worker.process import PASSIVE_THREADS, SPINNING_THREADS
 
 RESULTS = Path(__file__).parent / "results" / "decode.json"
 CHILD = Path(__file__).parent / "decode_child.py"
-LAYERS_OF_1B = 17
 PREFILL_TOKENS, SHORT_PROMPT = 512, 64
 BANDWIDTH_BYTES = 512 << 20
 THREADS = PASSIVE_THREADS | SPINNING_THREADS
@@ -112,7 +111,7 @@ def small_rows(options: argparse.Namespace) -> dict[str, Row]:
 
 
 def large_rows() -> dict[str, Row]:
-    source = generated(LAYERS_OF_1B)
+    source = generated(ONE_BILLION)
     return {
         "source bf16": Row("checkpoint", source),
         "source fp32": Row("checkpoint", source, "float32"),

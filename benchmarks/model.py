@@ -13,7 +13,7 @@ from spq_core.modeling.gguf_checkpoint import write_checkpoint
 from worker.demo import GGUF_FILE, PYPI_MODEL
 
 CACHE = Path(__file__).parent / ".cache"
-BIG = {
+BIG: dict[str, int] = {
     "hidden_size": 2048,
     "intermediate_size": 8192,
     "num_hidden_layers": 34,
@@ -21,6 +21,17 @@ BIG = {
     "num_key_value_heads": 8,
     "head_dim": 64,
 }
+"""4.3 GB."""
+ONE_BILLION = BIG | {"num_hidden_layers": 17}
+EIGHT_BILLION = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+}
+"""The layers of Llama-3.1-8B."""
 
 
 def smollm2() -> Path:
@@ -34,31 +45,31 @@ def smollm2() -> Path:
     return target
 
 
-def generated(layers: int = BIG["num_hidden_layers"]) -> Path:
-    """A random Llama in bfloat16, of more than 4 GB unless `layers` says fewer; written layer by layer."""
-    target = CACHE / ("generated" if layers == BIG["num_hidden_layers"] else f"generated-{layers}")
+def generated(shape: dict[str, int] = BIG) -> Path:
+    """A random Llama in bfloat16, written layer by layer."""
+    width, layers = shape["hidden_size"], shape["num_hidden_layers"]
+    target = CACHE / f"generated-{width}-{layers}"
     if (target / "model.safetensors.index.json").is_file():
         return target
     target.mkdir(parents=True, exist_ok=True)
     source = smollm2()
-    config = json.loads((source / "config.json").read_text(encoding="utf-8")) | BIG
-    config["num_hidden_layers"] = layers
+    config = json.loads((source / "config.json").read_text(encoding="utf-8")) | shape
     (target / "config.json").write_text(json.dumps(config), encoding="utf-8")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(source / name, target / name)
     generator = torch.Generator().manual_seed(0)
     weight_map = {}
-    blocks = [_layer(index) for index in range(layers)]
+    blocks = [_layer(index, shape) for index in range(layers)]
     blocks.append(
-        {"model.embed_tokens.weight": (config["vocab_size"], 2048), "model.norm.weight": (2048,)}
+        {"model.embed_tokens.weight": (config["vocab_size"], width), "model.norm.weight": (width,)}
     )
     for number, shapes in enumerate(blocks, start=1):
         file = f"model-{number:05d}-of-{len(blocks):05d}.safetensors"
         tensors = {
-            name: torch.ones(shape, dtype=torch.bfloat16)
-            if len(shape) == 1
-            else (torch.randn(shape, generator=generator) * 0.02).to(torch.bfloat16)
-            for name, shape in shapes.items()
+            name: torch.ones(sizes, dtype=torch.bfloat16)
+            if len(sizes) == 1
+            else (torch.randn(sizes, generator=generator) * 0.02).to(torch.bfloat16)
+            for name, sizes in shapes.items()
         }
         save_file(tensors, target / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, file)
@@ -67,18 +78,21 @@ def generated(layers: int = BIG["num_hidden_layers"]) -> Path:
     return target
 
 
-def _layer(index: int) -> dict[str, tuple[int, ...]]:
+def _layer(index: int, shape: dict[str, int]) -> dict[str, tuple[int, ...]]:
     prefix = f"model.layers.{index}"
+    width, inner = shape["hidden_size"], shape["intermediate_size"]
+    queries = shape["num_attention_heads"] * shape["head_dim"]
+    keys = shape["num_key_value_heads"] * shape["head_dim"]
     return {
-        f"{prefix}.self_attn.q_proj.weight": (2048, 2048),
-        f"{prefix}.self_attn.k_proj.weight": (512, 2048),
-        f"{prefix}.self_attn.v_proj.weight": (512, 2048),
-        f"{prefix}.self_attn.o_proj.weight": (2048, 2048),
-        f"{prefix}.mlp.gate_proj.weight": (8192, 2048),
-        f"{prefix}.mlp.up_proj.weight": (8192, 2048),
-        f"{prefix}.mlp.down_proj.weight": (2048, 8192),
-        f"{prefix}.input_layernorm.weight": (2048,),
-        f"{prefix}.post_attention_layernorm.weight": (2048,),
+        f"{prefix}.self_attn.q_proj.weight": (queries, width),
+        f"{prefix}.self_attn.k_proj.weight": (keys, width),
+        f"{prefix}.self_attn.v_proj.weight": (keys, width),
+        f"{prefix}.self_attn.o_proj.weight": (width, queries),
+        f"{prefix}.mlp.gate_proj.weight": (inner, width),
+        f"{prefix}.mlp.up_proj.weight": (inner, width),
+        f"{prefix}.mlp.down_proj.weight": (width, inner),
+        f"{prefix}.input_layernorm.weight": (width,),
+        f"{prefix}.post_attention_layernorm.weight": (width,),
     }
 
 

@@ -17,10 +17,11 @@ from spq_core.errors import UnsafeModelError
 from spq_core.families.unsafe_keys import without_leftovers
 from spq_core.model_files import (
     SETTINGS_FILES,
-    TEMPLATE_FOLDER,
+    SIDE_FOLDERS,
     check_model_folder,
     check_settings,
     is_side_file,
+    names_in,
     read_json_object,
     side_files,
 )
@@ -89,16 +90,18 @@ def _refuse_dangling_links(folder: Path) -> None:
     """
     if not folder.is_dir():
         return
-    inside = folder / TEMPLATE_FOLDER
-    paths = [*folder.iterdir(), *(inside.iterdir() if inside.is_dir() else ())]
-    for path in sorted(paths):
-        name = path.relative_to(folder).as_posix()
-        wanted = name == "config.json" or is_side_file(name) or name.endswith(".safetensors")
-        if wanted and path.is_symlink() and not path.exists():
+    for name in names_in(folder):
+        path = folder / name
+        if _may_be_used(name) and path.is_symlink() and not path.exists():
             raise UnsafeModelError(
                 "unsafe_link",
                 f"{folder.name}: {name} is a link to a file that does not exist; restore the file, or remove the link",
             )
+
+
+def _may_be_used(name: str) -> bool:
+    known = name in {"config.json", INDEX_FILE} or is_side_file(name)
+    return known or name.endswith(".safetensors") or name in SIDE_FOLDERS
 
 
 def _without(names: list[str]) -> list[str]:
@@ -133,11 +136,9 @@ def refuse_links_outside(folder: Path, allowed: Sequence[Path]) -> None:
     homes = [home, *(path.resolve() for path in allowed)]
     if home.parent.name == "snapshots":
         homes.append(home.parent.parent / "blobs")
-    names = [path.name for path in folder.iterdir()]
-    if (folder / TEMPLATE_FOLDER).is_dir():
-        names += [f"{TEMPLATE_FOLDER}/{path.name}" for path in (folder / TEMPLATE_FOLDER).iterdir()]
-    used = set(used_files(folder))
-    for name in sorted(used & set(names)):
+    for name in names_in(folder):  # before any of them is read
+        if not _may_be_used(name):
+            continue
         real = Path(os.path.realpath(folder / name))
         if not any(real.is_relative_to(one) for one in homes):
             raise UnsafeModelError(

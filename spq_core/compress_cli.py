@@ -2,9 +2,6 @@
 
 import json
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,14 +16,14 @@ from spq_core.catalog import DEFAULT, read_request, resolve
 from spq_core.clean_copy import SourceModel
 from spq_core.cli_options import DATA_OPTION, DEVICE_OPTION, JSON_OPTION, named_text
 from spq_core.console import ConsoleProgress
-from spq_core.errors import RecipeError
+from spq_core.errors import OutputExistsError, RecipeError
 from spq_core.evaluation.measure import choose_device
 from spq_core.evaluation.settings import EvaluationSettings
-from spq_core.finished import finished_run, forget_notes, note_path
+from spq_core.finished import finished_run, forget_notes
 from spq_core.gates import QualityGateError
 from spq_core.hub.fetch import FetchLimits, fetch_model, require_named
 from spq_core.hub.own_token import own_hub
-from spq_core.machine import machine_failure
+from spq_core.interruption import naming_resume, scratch_folder, stopped_like_by_hand
 from spq_core.output_lock import output_lock
 from spq_core.recipe import Recipe
 from spq_core.run import compress_and_load, compress_and_measure
@@ -94,18 +91,19 @@ def compress_command(
             )
         with (
             output_lock(out),
-            _naming_resume(out),
-            tempfile.TemporaryDirectory(prefix="spq-", dir=_existing_parent(out)) as scratch,
+            stopped_like_by_hand(),
+            naming_resume(out),
+            scratch_folder(out) as scratch,
         ):
             if not resume or finished_run(out, recipe) is None:
-                require_unused(out)
-            source = _source(model, revision, Path(scratch))
+                _require_unused(out, recipe)
+            source = _source(model, revision, scratch)
             text: Text | None = None
             if recipe.needs_calibration or windows is not None:
-                text = named_text(recipe.calibration.dataset, data_dir, Path(scratch))
+                text = named_text(recipe.calibration.dataset, data_dir, scratch)
             if windows is None or text is None:
                 finished = compress_and_load(
-                    source, recipe, out, text, Path(scratch), progress,
+                    source, recipe, out, text, scratch, progress,
                     resume=resume, device=choose_device(device),
                 )  # fmt: skip
                 forget_notes(out)
@@ -117,7 +115,7 @@ def compress_command(
                 settings = EvaluationSettings(perplexity=(text.name,), limit=windows, length=length)
                 result = compress_and_measure(
                     source, recipe, out, texts={text.name: text, recipe.calibration.dataset: text},
-                    evaluation=settings, scratch=Path(scratch), progress=progress,
+                    evaluation=settings, scratch=scratch, progress=progress,
                     device=choose_device(device), resume=resume,
                 )  # fmt: skip
                 document = result.document()
@@ -128,6 +126,22 @@ def compress_command(
         click.echo(json.dumps({"artifact": str(out), **document}, indent=1))
     else:
         _tell(out, document)
+
+
+def _require_unused(out: Path, recipe: Recipe) -> None:
+    """Refuse to write where something is.
+
+    Raises:
+        OutputExistsError: saying how to go on, if it is an artifact of this recipe that was not measured.
+    """
+    try:
+        require_unused(out)
+    except OutputExistsError:
+        if finished_run(out, recipe) is None:
+            raise
+        raise OutputExistsError(
+            str(out), "it is the artifact of an interrupted run, which --resume goes on with"
+        ) from None
 
 
 def _tell(out: Path, document: dict[str, Any]) -> None:
@@ -174,35 +188,3 @@ def _gate(recipe: Recipe, out: Path, result: RunResult) -> None:
         if recipe.gates.on_fail == "discard":
             shutil.rmtree(out)
         raise
-
-
-@contextmanager
-def _naming_resume(out: Path) -> Iterator[None]:
-    """Tell whoever interrupts a run how to go on with it."""
-    try:
-        yield
-    except Exception as error:
-        failure = machine_failure(error)
-        if failure is None:
-            raise
-        left = note_path(out).is_file() or out.with_name(f"{out.name}.state").is_dir()
-        go_on = "; the same command with --resume goes on from there" if left else ""
-        raise click.ClickException(f"{failure.code}: {failure.message}{go_on}") from None
-    except KeyboardInterrupt:
-        if note_path(out).is_file():
-            told = f"interrupted while measuring; {out} is complete, and the same command with --resume measures it"
-        elif out.is_dir():
-            told = f"interrupted while measuring; {out} is complete, `spq compare` measures it"
-        elif out.with_name(f"{out.name}.state").is_dir():
-            told = (
-                "interrupted; the same command with --resume goes on from the last finished layer"
-            )
-        else:
-            told = "interrupted; nothing was finished yet"
-        raise click.ClickException(told) from None
-
-
-def _existing_parent(out: Path) -> Path:
-    parent = out.absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    return parent

@@ -129,12 +129,12 @@ class OutputExistsError(SpqError):
 
     code = "output_exists"
 
-    def __init__(self, folder: str) -> None:
-        super().__init__(folder)
-        self.folder = folder
+    def __init__(self, folder: str, remedy: str = "name another folder") -> None:
+        super().__init__(folder, remedy)
+        self.folder, self.remedy = folder, remedy
 
     def __str__(self) -> str:
-        return f"{self.folder} exists and is not empty; name another folder"
+        return f"{self.folder} exists and is not empty; {self.remedy}"
 
 
 class OutputLockedError(SpqError):

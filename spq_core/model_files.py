@@ -14,10 +14,14 @@ from spq_core.families.architectures import (
 )
 from spq_core.families.unsafe_keys import refuse_unsafe_keys, without_leftovers
 from spq_core.other_repositories import what_instead_of_a_folder
-from spq_core.weight_files import INDEX_FILE, read_header, weight_files
+from spq_core.weight_files import INDEX_FILE, pointer_instead, read_header, weight_files
 
 TEMPLATE_FOLDER = "additional_chat_templates"
 """Where transformers keeps chat templates beside the first one."""
+TERMS_FOLDER = "LICENSES"
+"""Where projects with several licences keep their texts (https://reuse.software)."""
+SIDE_FOLDERS = (TEMPLATE_FOLDER, TERMS_FOLDER)
+MAX_SETTINGS_BYTES = 64 << 20
 SIDE_FILE = re.compile(
     r"generation_config\.json|special_tokens_map\.json|added_tokens\.json"
     r"|tokenizer(_config)?\.json|(tokenizer|spiece|spm|sentencepiece(\.bpe)?)\.model|tekken\.json"
@@ -27,16 +31,18 @@ SIDE_FILE = re.compile(
 )
 """Tokenizer, chat templates and generation settings, as transformers names them."""
 TERMS_FILE = re.compile(
-    r"[\w.\- ]{0,64}(licen[cs]e|notice|copying|copyright|policy|terms|attribution)[\w.\- ]{0,64}",
+    r"[\w.\- ]{0,64}(licen[cs]e|notice|copying|copyright|policy|terms|attribution|acceptable[_\- ]?use)[\w.\- ]{0,64}",
     re.IGNORECASE | re.ASCII,
 )
 """Terms that whoever passes a model on has to pass on, too."""
+TERMS_TEXT = re.compile(r"[\w.\- ]{1,100}\.(txt|md)", re.ASCII)
 TERMS_SUFFIXES = frozenset({"", ".txt", ".md", ".pdf", ".rst", ".html"})
 
 
 def is_side_file(name: str) -> bool:
     """Whether a file is fetched and carried along beside configuration and weights."""
-    if SIDE_FILE.fullmatch(name):
+    folder, _, own = name.rpartition("/")
+    if SIDE_FILE.fullmatch(name) or (folder == TERMS_FOLDER and TERMS_TEXT.fullmatch(own)):
         return True
     return bool(TERMS_FILE.fullmatch(name)) and _suffix(name) in TERMS_SUFFIXES
 
@@ -48,13 +54,19 @@ def _suffix(name: str) -> str:
 
 
 def side_files(folder: Path) -> list[str]:
-    """Names of a folder's side files, those of its template folder with that folder's name."""
-    names = [path.name for path in folder.iterdir() if path.is_file()]
-    templates = folder / TEMPLATE_FOLDER
-    if templates.is_dir():
-        found = (path for path in templates.iterdir() if path.is_file())
-        names += [f"{TEMPLATE_FOLDER}/{path.name}" for path in found]
-    return sorted(name for name in names if is_side_file(name))
+    """Names of a folder's side files, those of its side folders with that folder's name."""
+    return sorted(
+        name for name in names_in(folder) if is_side_file(name) and (folder / name).is_file()
+    )
+
+
+def names_in(folder: Path) -> list[str]:
+    """Names of all that lies in a model folder and its side folders, broken links too."""
+    names = [path.name for path in folder.iterdir()]
+    for side in SIDE_FOLDERS:
+        if (folder / side).is_dir():
+            names += [f"{side}/{path.name}" for path in (folder / side).iterdir()]
+    return sorted(names)
 
 
 SETTINGS_FILES = frozenset(
@@ -91,7 +103,13 @@ def read_json_object(path: Path) -> dict[str, Any]:
         UnsafeModelError: it is missing or is none.
     """
     try:
-        return parse_json_object(path.name, path.read_bytes())
+        with path.open("rb") as handle:
+            text = handle.read(MAX_SETTINGS_BYTES + 1)
+        if len(text) > MAX_SETTINGS_BYTES:
+            raise UnsafeModelError(
+                "unsafe_config", f"{path.name} has more than {MAX_SETTINGS_BYTES >> 20} MiB"
+            )
+        return parse_json_object(path.name, text)
     except FileNotFoundError:
         reason = f"{path.parent.name} has no {path.name}; it is not a transformers model"
         if path.name == "config.json":
@@ -105,12 +123,16 @@ def parse_json_object(name: str, text: bytes) -> dict[str, Any]:
     Raises:
         UnsafeModelError: it does not.
     """
+    reason = "is not a JSON object"
     try:
         document = json.loads(text.decode("utf-8-sig"))
+    except json.JSONDecodeError as error:
+        document = None
+        reason = f"is not valid JSON: {error.msg} (line {error.lineno}, column {error.colno})"
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
-        raise UnsafeModelError("unsafe_config", f"{name} is not a JSON object")
+        raise UnsafeModelError("unsafe_config", f"{name} {pointer_instead(text) or reason}")
     return document
 
 

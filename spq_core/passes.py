@@ -210,7 +210,7 @@ class Run:
             widen_small_parts(block, self.skeleton)
             groups = ((self.skeleton.head_path,),)
             run = partial(stream.through_rest, self.skeleton, block)
-        return LayerInputs(block, groups, run, self._n_fitted())
+        return LayerInputs(block, groups, run, stream.batches(range(self._n_fitted())))
 
     def _n_fitted(self) -> int:
         """Samples that stages may look at; those behind them in the stream are for measuring."""

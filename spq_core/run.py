@@ -20,7 +20,7 @@ from spq_core.clean_copy import SourceModel, clean_copy
 from spq_core.errors import SpqError
 from spq_core.estimate.estimate import estimate, folder_shapes
 from spq_core.estimate.room import require_room
-from spq_core.evaluation.measure import measure, window_length
+from spq_core.evaluation.measure import measure, require_measurable
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.summary import beaten_by, summary_rows
 from spq_core.finished import (
@@ -92,7 +92,7 @@ def compress_and_measure(
         expected = _estimated(recipe, copy, evaluation)
         if expected is not None:
             progress.record("estimate", expected)
-        window_length([copy.folder], evaluation)
+        require_measurable(copy.folder, [texts[name] for name in evaluation.perplexity], evaluation)
         finished = compress_and_load(
             copy, recipe, out, texts.get(recipe.calibration.dataset), scratch, progress,
             resume=resume, device=device, evaluation=evaluation,

@@ -24,6 +24,7 @@ MAX_TENSORS = 100_000
 MAX_SIZE = 1 << 48
 MAX_AXES = 8
 PAIR = 2
+POINTER = b"version https://git-lfs"
 FILE_NAME = re.compile(r"[A-Za-z0-9][\w.\- ()+]{0,200}\.safetensors", re.ASCII)
 TENSOR_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,256}")
 ITEM_BYTES = {
@@ -102,12 +103,23 @@ def read_header(path: Path) -> dict[str, WeightHeader]:
     with path.open("rb") as handle:
         length = int.from_bytes(handle.read(LENGTH_BYTES), "little")
         if length > min(MAX_HEADER_BYTES, size - LENGTH_BYTES):
+            handle.seek(0)
+            pointer = pointer_instead(handle.read(len(POINTER)))
+            if pointer:
+                raise ArtifactError(f"{path.name} {pointer}")
             raise ArtifactError(f"{path.name}: not a safetensors file, or cut short ({size} bytes)")
         raw = handle.read(length)
     header = parse_header(path.name, raw)
     spans = [_span(path.name, name, entry) for name, entry in header.items()]
     _check_spans(path.name, spans, size - LENGTH_BYTES - length)
     return {name: tensor for name, tensor, _, _ in spans}
+
+
+def pointer_instead(text: bytes) -> str:
+    """What is wrong with a file that git-lfs has not replaced yet; nothing with any other."""
+    if not text.startswith(POINTER):
+        return ""
+    return "is a Git LFS pointer instead of the file itself; run `git lfs pull` in the repository"
 
 
 def parse_header(file: str, raw: bytes) -> dict[str, Any]:

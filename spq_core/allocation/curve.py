@@ -4,6 +4,7 @@ Measured by rounding a sample of the matrix's weights, without error feedback; f
 weights by less than their spread, so the entropy is that of the final codes within a few percent.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-LEVELS = tuple(2.0**exponent for exponent in range(-60, 41))
+FIRST_OCTAVE = -60
+LEVELS = tuple(2.0**exponent for exponent in range(FIRST_OCTAVE, 41))
 """Levels at which a curve is measured, an octave (half a bit) apart."""
 SAMPLE_ROWS = 64
 LARGEST_CODE = 127
@@ -57,7 +59,9 @@ class Curve:
 
 
 def _between(values: tuple[float, ...], level: float) -> float:
-    return float(np.interp(np.log2(level), np.log2(LEVELS), values))
+    place = min(max(math.log2(level) - FIRST_OCTAVE, 0.0), len(values) - 1.0)
+    before = min(int(place), len(values) - 2)
+    return values[before] + (place - before) * (values[before + 1] - values[before])
 
 
 def _inverse(rising: list[float] | tuple[float, ...], wanted: float) -> float:
@@ -89,9 +93,9 @@ def column_floors(
     return torch.quantile(sizes / rows[:, None], 1 - ROWS_LEFT_OUT, dim=0) / HEADROOM
 
 
-def sample_rows(weight: Float[Tensor, "out n_in"]) -> Tensor:
-    """Indices of some rows, evenly spaced."""
-    return torch.linspace(0, weight.shape[0] - 1, min(weight.shape[0], SAMPLE_ROWS)).long()
+def sample_rows(weight: Float[Tensor, "out n_in"], most: int = SAMPLE_ROWS) -> Tensor:
+    """Indices of at most so many rows, evenly spaced."""
+    return torch.linspace(0, weight.shape[0] - 1, min(weight.shape[0], most)).long()
 
 
 def curve_of(

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import nn
@@ -51,20 +52,24 @@ def tied_parts(model: nn.Module, tied: Iterable[tuple[str, str]]) -> dict[str, s
 
 
 def _expand_coded(model: nn.Module) -> None:
-    """Decode what is stored by entropy."""
+    """Decode what is stored by entropy, each matrix once, in threads."""
     coded = [(name, module) for name, module in model.named_modules() if isinstance(module, Coded)]
     # Embeddings first: a head tied to one takes over its codes.
     coded.sort(key=lambda pair: isinstance(pair[1], CodedLinear))
-    embeddings: dict[int, Int8Embedding] = {}
+    once = {id(module.packed): module for _, module in reversed(coded)}
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # zlib lets go of the interpreter
+        made = dict(zip(once, pool.map(_expanded, once.values()), strict=True))
     for name, module in coded:
-        if isinstance(module, CodedEmbedding):
-            embedding = module.expand()
-            embeddings[id(module.packed)] = embedding
-            model.set_submodule(name, embedding)
-        elif isinstance(module, CodedLinear):
-            shared = embeddings.get(id(module.packed))
-            model.set_submodule(name, module.expand() if shared is None else tied_head(shared))
-        _let_go(module.packed)
+        found = made[id(module.packed)]
+        if isinstance(module, CodedLinear) and isinstance(found, Int8Embedding):
+            found = tied_head(found)
+        model.set_submodule(name, found)
+
+
+def _expanded(module: CodedEmbedding | CodedLinear) -> Int8Embedding | Int8Linear:
+    made = module.expand()
+    _let_go(module.packed)
+    return made
 
 
 def _order_packed(model: nn.Module) -> None:

@@ -22,7 +22,9 @@ def load_artifact(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedM
     return load_model(folder, dtype)
 
 
-def load_model(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+def load_model(
+    folder: Path, dtype: torch.dtype | None = None, device: str = "cpu"
+) -> PreTrainedModel:
     """Load any local model folder, ours or not, for inference; never runs code from it.
 
     Raises:
@@ -36,6 +38,7 @@ def load_model(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedMode
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            device_map=None if device == "cpu" else device,
         )
     except RuntimeError as error:
         if "mismatched" not in str(error):

@@ -1,6 +1,6 @@
 """What the matrices of a block receive from the calibration samples, measured when asked for."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -40,9 +40,10 @@ class LayerInputs:
     block: nn.Module
     groups: tuple[Group, ...]
     """Names of matrices in the order data meets them; those of one group receive the same input."""
-    run_sample: Callable[[int], object]
-    """Send sample `i` through the block, once."""
-    n_samples: int
+    run: Callable[[Sequence[int]], object]
+    """Send some samples through the block, once."""
+    batches: Sequence[Sequence[int]]
+    """The samples to measure on, as many at a time as go through together."""
     measured: dict[Group, InputMoments] = field(default_factory=dict)
 
     def moments(self, name: str) -> InputMoments:
@@ -69,9 +70,9 @@ class LayerInputs:
         second: Tensor | None = None
         tokens = 0
         with _stopping_at(self.block.get_submodule(name)) as received:
-            for index in range(self.n_samples):
+            for batch in self.batches:
                 try:
-                    self.run_sample(index)
+                    self.run(batch)
                 except _Reached:
                     rows = received.pop().flatten(0, -2).float()
                     tokens += rows.shape[0]

@@ -55,7 +55,7 @@ class Probe:
         if isinstance(rest.get_submodule(skeleton.head_path), nn.Linear):  # in its stored dtype
             states = self.stream.at_head(skeleton, rest, [0])[0]
             return Head(rest, skeleton).logits(states).values
-        return self.stream.through_rest(skeleton, rest, 0)[0].float()
+        return self.stream.through_rest(skeleton, rest, [0])[0].float()
 
 
 def begin_probe(skeleton: Skeleton, rest: PreTrainedModel, states: Tensor | None = None) -> Probe:

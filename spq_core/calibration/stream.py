@@ -1,6 +1,6 @@
 """Calibration samples on their way through a model that is never whole in memory."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +15,9 @@ from spq_core.calibration.inputs import input_of
 from spq_core.modeling.blocked import BlockedModel
 from spq_core.modeling.skeleton import Skeleton
 
+TOKENS_AT_ONCE = 2048
+"""Samples go through a layer together up to this many tokens: enough for a processor's products to be
+at their fastest, few enough for the widest layer's activations."""
 LayerArguments = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and named ones, behind the states."""
 
@@ -33,27 +36,45 @@ class CalibrationStream:
     """Plain attributes of the first layer, for whoever stands in its place."""
 
     @torch.no_grad()
-    def advance(self, index: int, layer: nn.Module, positions: Iterable[int] | None = None) -> None:
+    def advance(self, index: int, layer: nn.Module, positions: range | None = None) -> None:
         """Push samples through decoder layer `index`; all of them, if not said which."""
-        for position in range(len(self.hidden)) if positions is None else positions:
-            self.hidden[position] = self.through_layer(index, layer, position)
+        for batch in self.batches(positions):
+            outputs = self.through_layer(index, layer, batch)
+            for position, output in zip(batch, torch.split(outputs, 1), strict=True):
+                self.hidden[position] = output
 
-    def through_layer(self, index: int, layer: nn.Module, position: int) -> Tensor:
-        """Output of decoder layer `index` for one sample; its states stay as they are."""
+    def batches(self, positions: range | None = None) -> list[range]:
+        """Cut positions into batches of `TOKENS_AT_ONCE`; those of all samples, if not said which."""
+        positions = range(len(self.hidden)) if positions is None else positions
+        if not positions:
+            return []
+        size = max(1, TOKENS_AT_ONCE // self.hidden[positions[0]].shape[1])
+        return [positions[start : start + size] for start in range(0, len(positions), size)]
+
+    def through_layer(
+        self, index: int, layer: nn.Module, positions: Sequence[int]
+    ) -> Float[Tensor, "batch length dim"]:
+        """Outputs of decoder layer `index` for some samples; their states stay as they are."""
         positional, named = self.arguments[index]
-        output: Tensor = layer(self.hidden[position], *positional, **named)
+        output: Tensor = layer(self._states(positions), *positional, **named)
         return output
 
-    def through_rest(self, skeleton: Skeleton, rest: PreTrainedModel, position: int) -> Tensor:
-        """Logits for one sample whose states have passed all layers.
+    def _states(self, positions: Sequence[int]) -> Tensor:
+        states = [self.hidden[position] for position in positions]
+        return states[0] if len(states) == 1 else torch.cat(states)
+
+    def through_rest(
+        self, skeleton: Skeleton, rest: PreTrainedModel, positions: Sequence[int]
+    ) -> Float[Tensor, "batch length vocabulary"]:
+        """Logits for some samples whose states have passed all layers.
 
         `rest` is the model without layers; it is given one that answers with those states.
         """
-        replay = _Recorder(self.attributes, answer=self.hidden[position])
+        states = self._states(positions)
+        replay = _Recorder(self.attributes, answer=states)
         rest.set_submodule(skeleton.layers_path, nn.ModuleList([replay]))
         embedding = rest.get_submodule(skeleton.embedding_path)
         widening = embedding.register_forward_hook(lambda _module, _inputs, output: output.float())
-        states = self.hidden[position]
         ids = torch.zeros(states.shape[:2], dtype=torch.int64, device=states.device)
         try:
             logits: Tensor = rest(input_ids=ids, use_cache=False).logits
@@ -64,12 +85,12 @@ class CalibrationStream:
 
     @torch.no_grad()
     def at_head(
-        self, skeleton: Skeleton, rest: PreTrainedModel, positions: Iterable[int]
+        self, skeleton: Skeleton, rest: PreTrainedModel, positions: Sequence[int]
     ) -> list[Float[Tensor, "length dim"]]:
         """What the head receives for some samples whose states have passed all layers."""
         head = rest.get_submodule(skeleton.head_path)
         return [
-            input_of(head, partial(self.through_rest, skeleton, rest, position))[0]
+            input_of(head, partial(self.through_rest, skeleton, rest, [position]))[0]
             for position in positions
         ]
 

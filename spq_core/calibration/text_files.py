@@ -69,12 +69,21 @@ def _json_records(path: Path, text: str, *, told: bool) -> list[Any] | None:
     try:
         whole = json.loads(text)
     except (ValueError, RecursionError):
-        if not told:
+        if not told and not _is_object(lines[0]):
             return None
         raise DatasetError(
-            f"{path.name} is not valid JSON, and not JSON lines; one object a line is expected"
+            f"{path.name} is not valid JSON, and not JSON lines{_first_broken(text)}; one object a line is expected"
         ) from None
     return whole if isinstance(whole, list) else [whole]
+
+
+def _first_broken(text: str) -> str:
+    """Where the first line is that is no JSON, if the one before it is."""
+    lines = text.split("\n")
+    for number, line in enumerate(lines, start=1):
+        if line.strip() and not _is_object(line):
+            return f" (line {number}: {line.strip()[:40]!r})" if number > 1 else ""
+    return ""
 
 
 def _is_json(text: str) -> bool:

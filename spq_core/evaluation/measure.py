@@ -19,12 +19,13 @@ from spq_core.calibration.windows import consecutive_windows, first_tokens
 from spq_core.errors import EvaluationError
 from spq_core.evaluation.agreement import Agreement, score_windows
 from spq_core.evaluation.comparable import common_tokenizer, require_whole
+from spq_core.evaluation.float_head import widen_head
 from spq_core.evaluation.gguf import SUFFIX, GgufModel, LanguageModel, require_gguf_reader
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.throughput import Throughput, measure_throughput
 from spq_core.memory import peak_rss_bytes, reset_peak_rss, rss_bytes
 from spq_core.model_files import read_json_object
-from spq_core.modeling.tokenizer import opening_tokens, require_rows
+from spq_core.modeling.tokenizer import load_tokenizer, opening_tokens, require_rows
 from spq_core.progress import Progress
 from spq_core.weight_files import stored_bytes
 
@@ -81,7 +82,7 @@ def measure(
 ) -> Measurement:
     """Load every folder, time it in its stored dtype, then score it.
 
-    Scoring runs in float32 on a CPU and in the stored dtype on a GPU.
+    Scoring runs in float32 on a CPU; on a GPU in the stored dtype, and the head in float32.
 
     Args:
         folders: name → model folder; all but the first may be GGUF files. texts: dataset name → text, one per `settings.perplexity`.
@@ -115,9 +116,9 @@ def measure(
         progress.advance(name)
     first = next(iter(texts))
     speeds = _speeds(loaded, windows[first], settings, progress)
-    if device == "cpu":
-        for model in loaded.values():
-            _widen(model)
+    for model in loaded.values():
+        if isinstance(model, PreTrainedModel):
+            _widen(model, device)
     quality = {
         dataset: _score(loaded, cut, reference, f"perplexity on {dataset}", progress)
         for dataset, cut in windows.items()
@@ -155,6 +156,20 @@ def measure(
     )
 
 
+def require_measurable(folder: Path, texts: Iterable[Text], settings: EvaluationSettings) -> None:
+    """Find out all that can be known before a model is loaded: hours of work may come first.
+
+    Raises:
+        EvaluationError: windows do not fit into the model's positions, or a text is too short.
+        TokenizerError: there is no tokenizer, or it makes tokens that the model has no rows for.
+    """
+    tokenizer = load_tokenizer(folder)
+    length = window_length([folder], settings)
+    for text in texts:
+        windows = consecutive_windows(tokenizer, text.evaluation, length, settings.limit)
+        require_rows(windows, tokenizer, folder)
+
+
 def choose_device(wanted: str) -> str:
     """Resolve `auto` to a CUDA device where there is one.
 
@@ -184,7 +199,7 @@ def window_length(folders: Iterable[Path], settings: EvaluationSettings) -> int:
     if smallest is not None and max(length, prompt) > smallest:
         raise EvaluationError(
             f"the model has {smallest} positions, the evaluation needs {max(length, prompt)}; "
-            "lower evaluation.length, or prompt_tokens and new_tokens"
+            "choose shorter windows (--length, or evaluation.length), or fewer prompt_tokens and new_tokens"
         )
     return length
 
@@ -223,7 +238,7 @@ def _load(folder: Path, device: str, length: int) -> tuple[LanguageModel, LoadFi
         on_disk, resident, dtype = folder.stat().st_size, model.resident_bytes, model.dtype
     else:
         try:
-            found = load_model(folder)
+            found = load_model(folder, device=device)
         except ImportError as error:  # another library's artifact, without that library
             raise EvaluationError(f"{folder.name}: {error}") from None
         on_disk = stored_bytes(folder, COUNTED_FILES)
@@ -237,11 +252,16 @@ def _load(folder: Path, device: str, length: int) -> tuple[LanguageModel, LoadFi
     )
 
 
-def _widen(model: LanguageModel) -> None:
-    """Compute in float32, unless another library quantized the model and does not let it be cast."""
-    if isinstance(model, PreTrainedModel):
-        with contextlib.suppress(ValueError):
-            model.to(torch.float32)
+def _widen(model: PreTrainedModel, device: str) -> None:
+    """Compute in float32, on a GPU the head alone.
+
+    Unless another library quantized the model and does not let it be cast.
+    """
+    if device != "cpu":
+        widen_head(model)
+        return
+    with contextlib.suppress(ValueError):
+        model.to(torch.float32)
 
 
 def _speeds(

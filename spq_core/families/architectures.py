@@ -66,7 +66,8 @@ def check_stored_sizes(config: Mapping[str, Any], stored: int) -> None:
     if least > stored:
         raise UnsafeModelError(
             "unsafe_config",
-            f"config.json describes at least {least} parameters, the weights have {stored}",
+            f"config.json describes at least {least:,} parameters (num_hidden_layers {layers}, hidden_size "
+            f"{hidden}), the weights have {stored:,}; they belong to different models, or files are missing",
         )
 
 
@@ -121,6 +122,13 @@ def check_config(config: Mapping[str, Any]) -> str:
         )
     check_architectures(config)
     _check_sizes(config)
+    padding, rows = config.get("pad_token_id"), config.get("vocab_size")
+    if isinstance(padding, int) and isinstance(rows, int) and padding >= rows:
+        raise UnsafeModelError(
+            "unsafe_config",
+            f"config.json: pad_token_id {padding} is no row of an embedding of vocab_size {rows}; the tokenizer was "
+            "extended without the model: resize the embeddings and save the model again, or set pad_token_id to null",
+        )
     for name in ("dtype", "torch_dtype"):
         if config.get(name) not in DTYPES:
             raise UnsupportedModelError(

@@ -9,7 +9,7 @@ Two routes, chosen per call by the number of activation rows:
 * many rows (prefill): tiles of a few hundred weight rows are widened into a reused scratch and
   multiplied by the dense kernel, so at most one tile exists in floating point.
 
-On CUDA only the tiled route is used, as one tile; those lines have not run on a GPU yet.
+On CUDA few rows go through `cuda_decode`, and many through one tile; those lines have not run on a GPU yet.
 
 Under torch.compile, and where a gradient is asked for, the product is one operator of torch's library,
 `spq::int8_linear`; its gradient reaches activations, never codes.
@@ -22,6 +22,8 @@ import torch
 from jaxtyping import Float, Int8
 from torch import Tensor
 from torch.nn import functional
+
+from spq_core.kernels import cuda_decode
 
 DECODE_ROWS = 16
 """Up to this many activation rows the packed kernel beats widening (measured on AVX2, AVX-512)."""
@@ -76,8 +78,10 @@ def _product(
     decoding = rows.shape[0] <= DECODE_ROWS and x.device.type == "cpu"
     if decoding and is_aligned(codes) and packed_kernel_works():
         scaled = _packed(rows, codes, scale, input_scale).to(x.dtype)
+    elif cuda_decode.takes(entering := _scaled_inputs(rows, input_scale)):
+        scaled = cuda_decode.int8_rows(entering, codes, scale)
     else:
-        product = _tiled(_scaled_inputs(rows, input_scale), codes)
+        product = _tiled(entering, codes)
         scaled = product.mul_(scale.to(product.dtype)).to(x.dtype)
     if bias is not None:
         scaled = scaled + bias.to(scaled.dtype)

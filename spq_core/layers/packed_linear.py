@@ -9,12 +9,13 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from spq_core.kernels import cuda_decode
 from spq_core.layers.exact_parts import ExactParts
 from spq_core.layers.int8_linear import scaled_rows
 
 CODES_PER_PACK = 8
 BYTE = 0xFF
-HALF_BYTE = 4
+HALF_BYTE, WHOLE_BYTE = 4, 8
 TILE_BYTES = 4 << 20
 
 
@@ -24,6 +25,8 @@ def pack(codes: UInt8[Tensor, "out n_in"], bits: int) -> UInt8[Tensor, "out n_by
     Columns are filled up with zeros to a multiple of eight.
     """
     padded = functional.pad(codes, (0, -codes.shape[1] % CODES_PER_PACK))
+    if bits == WHOLE_BYTE:
+        return padded
     if bits == HALF_BYTE:
         return padded[:, ::2] | (padded[:, 1::2] << HALF_BYTE)
     groups = padded.view(codes.shape[0], -1, CODES_PER_PACK).long()
@@ -34,6 +37,8 @@ def pack(codes: UInt8[Tensor, "out n_in"], bits: int) -> UInt8[Tensor, "out n_by
 
 def unpack(packed: UInt8[Tensor, "out n_bytes"], bits: int, n_in: int) -> UInt8[Tensor, "out n_in"]:
     """The inverse of `pack`."""
+    if bits == WHOLE_BYTE:
+        return packed[:, :n_in]
     if bits == HALF_BYTE:
         low, high = packed & (BYTE >> HALF_BYTE), packed >> HALF_BYTE
         return torch.stack([low, high], dim=-1).flatten(1)[:, :n_in]
@@ -107,6 +112,11 @@ class PackedLinear(PackedWeight):
     def forward(self, x: Float[Tensor, "*batch n_in"]) -> Float[Tensor, "*batch n_out"]:
         """Apply the layer in x's dtype."""
         n_out = self.out_features
+        flat = x.reshape(-1, x.shape[-1])
+        if self._decodes(flat):
+            made = cuda_decode.int4_rows(flat, self.packed, self.scale, self.zero, self.group_size)
+            product = made.view(*x.shape[:-1], n_out)
+            return product if self.bias is None else product + self.bias.to(product.dtype)
         rows = max(64, TILE_BYTES // (4 * self.n_in)) if x.device.type == "cpu" else n_out
         tiles = [
             functional.linear(x, self.widened(slice(start, start + rows)).to(x.dtype))
@@ -114,6 +124,12 @@ class PackedLinear(PackedWeight):
         ]
         product = tiles[0] if len(tiles) == 1 else torch.cat(tiles, dim=-1)
         return product if self.bias is None else product + self.bias.to(product.dtype)
+
+    def _decodes(self, rows: Tensor) -> bool:
+        """Whether the kernel for few rows on a GPU can take the call."""
+        inference = not (torch.is_grad_enabled() and rows.requires_grad)
+        known = self.bits == HALF_BYTE and cuda_decode.group_columns(self.group_size) is not None
+        return known and inference and cuda_decode.takes(rows)
 
 
 class PackedEmbedding(PackedWeight):

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable
 from spq_core.errors import UnsafeModelError, WeightsMismatchError
 from spq_core.modeling.checkpoint import DTYPES, FORMER_NAMES, Checkpoint
 from spq_core.modeling.skeleton import Skeleton
+from spq_core.weight_files import INDEX_FILE, SINGLE_FILE
 
 CONSTANT = re.compile(
     r"(.*\.)?((attn|attention|self_attn)\.(masked_)?bias|rotary_emb\.(inv_freq|cos_cached|sin_cached)|inv_freq)"
@@ -39,7 +40,15 @@ def check_fit(skeleton: Skeleton, checkpoint: Checkpoint, name: str) -> tuple[st
     used = {stored for stored in places.values() if stored is not None}
     unread = sorted(set(checkpoint.tensors) - used)
     if missing:
-        raise WeightsMismatchError(_missing(name, missing, unread, skeleton))
+        stale = ""
+        if (checkpoint.folder / INDEX_FILE).is_file() and {
+            one.file for one in checkpoint.tensors.values()
+        } == {SINGLE_FILE}:
+            stale = (
+                f"; {SINGLE_FILE} is read although there is {INDEX_FILE}, as transformers does: remove the "
+                "one that is left over"
+            )
+        raise WeightsMismatchError(_missing(name, missing, unread, skeleton) + stale)
     for key, shape in wanted.items():
         header = checkpoint.tensors[checkpoint.stored_name(key)]
         if header.shape != shape:
@@ -68,7 +77,23 @@ def _missing(name: str, missing: list[str], unread: list[str], skeleton: Skeleto
             f"{message}; without a head it predicts nothing. If the head is the embedding, set "
             "tie_word_embeddings: true in config.json; else name the causal language model itself"
         )
+    layers = {_layer_of(key, skeleton) for key in missing}
+    if None not in layers and len(layers) < skeleton.n_layers:
+        return f"{message}; {_layers_hint(skeleton)}"
     return f"{message}; fetch the model again, or ask its owner to complete it"
+
+
+def _layer_of(key: str, skeleton: Skeleton) -> int | None:
+    """The decoder layer that a tensor's name says it belongs to."""
+    found = re.search(rf"(^|\.){skeleton.layers_path.rpartition('.')[2]}\.(\d+)\.", key)
+    return None if found is None else int(found[2])
+
+
+def _layers_hint(skeleton: Skeleton) -> str:
+    return (
+        f"config.json says that there are {skeleton.n_layers} layers (num_hidden_layers): correct it if the "
+        "weights are right, or fetch the weights again"
+    )
 
 
 def _hint(key: str, skeleton: Skeleton) -> str:
@@ -95,14 +120,17 @@ def _judge_unread(
         else:
             notes.append(key)
     if lost:
-        raise WeightsMismatchError(_lost(name, lost))
+        raise WeightsMismatchError(_lost(name, lost, skeleton))
     return (f"{_some(notes)} left out: no part of the model reads it",) if notes else ()
 
 
-def _lost(name: str, lost: list[str]) -> str:
+def _lost(name: str, lost: list[str], skeleton: Skeleton) -> str:
     message = f"{name}: the model has no place for {_some(lost)}, so it would be lost"
     if any(ADAPTER.search(key) for key in lost):
         return f"{message}; an adapter is not merged: merge it (merge_and_unload) and save the model again"
+    layers = [_layer_of(key, skeleton) for key in lost]
+    if all(layer is not None and layer >= skeleton.n_layers for layer in layers):
+        return f"{message}; {_layers_hint(skeleton)}"
     return f"{message}; name a model that is only a causal language model, or save it again without"
 
 

@@ -10,6 +10,16 @@ from spq_core.errors import TokenizerError
 from spq_core.model_files import read_json_object
 
 PROBE = "a b"
+FILE_STARTS = (
+    "token",
+    "vocab",
+    "merges",
+    "spiece",
+    "spm",
+    "sentencepiece",
+    "tekken",
+    "added_tokens",
+)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -20,6 +30,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     Raises:
         TokenizerError: the folder has none that transformers can build here.
     """
+    if not any(path.name.startswith(FILE_STARTS) for path in folder.iterdir()):
+        raise TokenizerError(
+            f"{folder.name} has no tokenizer; put the files of its base model beside the weights (tokenizer.json, "
+            "tokenizer_config.json)"
+        )
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (

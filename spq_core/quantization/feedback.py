@@ -12,14 +12,25 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
 from spq_core.calibration.inverse import DAMPING, damped_cholesky, invert_triangle
 
 BLOCK_COLUMNS = 128
-RoundColumn = Callable[[int, Float[Tensor, " out"]], Float[Tensor, " out"]]
-"""(column's index in the matrix, its values now) → the values it is stored with."""
+INNER_COLUMNS = 32
+
+
+class Cells(NamedTuple):
+    """What the weights of some columns may become: integers from `low` to `high`, times a step."""
+
+    steps: Float[Tensor, "columns out"]
+    low: Float[Tensor, "columns out_or_1"]
+    high: Float[Tensor, "columns out_or_1"]
+
+
+CellsOf = Callable[[Int64[Tensor, " columns"]], Cells]
+"""Indices of columns in the matrix → their cells."""
 
 
 class Feedback(NamedTuple):
@@ -115,40 +126,69 @@ def _by_column(order: Tensor, steps: Tensor) -> Tensor:
 def round_with_feedback(
     weight: Float[Tensor, "out n_in"],
     feedback: Feedback,
-    round_column: RoundColumn,
+    cells_of: CellsOf,
     *,
     sparsity: float = 0.0,
-) -> Float[Tensor, "out n_in"]:
-    """Return the rounded matrix, columns in the matrix's own order.
+    dtype: torch.dtype = torch.int16,
+) -> Int[Tensor, "out n_in"]:
+    """Return the codes, columns in the matrix's own order.
+
+    Rows do not depend on each other, so those of matrices that share an input may be given as one matrix.
 
     Args:
-        round_column: called once per column, in `feedback.order`.
+        weight: in any float dtype; one float32 copy of it is made.
+        cells_of: called once per block of columns.
         sparsity: share of each block of columns that is set to zero first: the elements that cost
             least, w² / U_jj².
+        dtype: of the codes.
     """
     # Transposed: a column of the matrix is then contiguous, and so are its products with later ones.
-    remaining = weight[:, feedback.order].T.contiguous().float()
-    rounded = torch.empty_like(remaining)
-    order = feedback.order.tolist()
+    remaining = weight.T[feedback.order].float()
+    codes = torch.empty(remaining.shape, dtype=dtype, device=weight.device)
     for start in range(0, remaining.shape[0], BLOCK_COLUMNS):
         stop = min(start + BLOCK_COLUMNS, remaining.shape[0])
+        columns = feedback.order[start:stop]
         factor = feedback.factor(start, stop)
-        block, local = remaining[start:stop], factor[:, : stop - start]
-        errors = torch.empty_like(block)
-        pivots = local.diagonal()
+        pivots = factor.diagonal()[:, None].clone()
+        block, cells = remaining[start:stop], cells_of(columns)
         zeroed = _cheapest(block, pivots, sparsity)
-        for j in range(stop - start):
-            values = block[j]
-            kept = values if zeroed is None else values.masked_fill(zeroed[j], 0.0)
-            stored = round_column(order[start + j], kept)
-            rounded[start + j] = stored
-            torch.sub(values, stored, out=errors[j])
-            errors[j].div_(pivots[j])
-            block[j + 1 :].addr_(local[j, j + 1 :], errors[j], alpha=-1)
+        factor.div_(pivots)
+        rounded, errors = _round_block(block, factor[:, : stop - start], cells, zeroed)
+        codes[columns] = rounded.to(dtype)
         remaining[stop:].addmm_(factor[:, stop - start :].T, errors, alpha=-1)
-    result = torch.empty_like(weight, dtype=torch.float32)
-    result[:, feedback.order] = rounded.T
-    return result
+    return codes.T.contiguous()
+
+
+def _round_block(
+    block: Float[Tensor, "columns out"],
+    factor: Float[Tensor, "columns columns"],
+    cells: Cells,
+    zeroed: Bool[Tensor, "columns out"] | None,
+) -> tuple[Float[Tensor, "columns out"], Float[Tensor, "columns out"]]:
+    """Codes and errors of a block, which is overwritten; no number of a column is read back.
+
+    Errors reach later columns one by one within `INNER_COLUMNS`, and beyond them in one product.
+
+    Args:
+        factor: U_jk / U_jj.
+    """
+    count = len(block)
+    codes, errors = torch.empty_like(block), torch.empty_like(block)
+    low, high, steps, values = (
+        part.unbind() for part in (cells.low, cells.high, cells.steps, block)
+    )
+    masks = block.new_zeros(count, 0).unbind() if zeroed is None else zeroed.unbind()
+    for start in range(0, count, INNER_COLUMNS):
+        stop = min(start + INNER_COLUMNS, count)
+        for j in range(start, stop):
+            code = torch.div(values[j], steps[j], out=codes[j]).round_()
+            code.clamp_(low[j], high[j])
+            if zeroed is not None:
+                code.masked_fill_(masks[j], 0.0)
+            torch.addcmul(values[j], code, steps[j], value=-1, out=errors[j])
+            block[j + 1 : stop].addr_(factor[j, j + 1 : stop], errors[j], alpha=-1)
+        block[stop:].addmm_(factor[start:stop, stop:].T, errors[start:stop], alpha=-1)
+    return codes, errors
 
 
 def _cheapest(block: Tensor, pivots: Tensor, sparsity: float) -> Tensor | None:
@@ -156,7 +196,7 @@ def _cheapest(block: Tensor, pivots: Tensor, sparsity: float) -> Tensor | None:
     count = int(sparsity * block.numel())
     if count == 0:
         return None
-    cost = (block / pivots[:, None]).square()
+    cost = (block / pivots).square()
     return cost <= cost.flatten().kthvalue(count).values
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from spq_core.quantization.feedback import Feedback, round_with_feedback
+from spq_core.quantization.feedback import Cells, Feedback, round_with_feedback
 
 SHRINKS = tuple(1 - step / 40 for step in range(17))
 """Shares of the full range that the scale search tries: 1 down to 0.6."""
@@ -119,14 +119,13 @@ def round_to_grid(
     if feedback is None:
         scale, zero = (per_column(part, grid.group_size, n_in) for part in grid[2:])
         return GridWeight(_codes(weight.float(), scale, zero, grid.bits).to(torch.uint8), grid)
-    codes = torch.empty(weight.T.shape, dtype=torch.uint8, device=weight.device)
     scales, zeros = grid.scale.T.contiguous(), grid.zero.T.float().contiguous()
 
-    def round_column(column: int, values: Tensor) -> Tensor:
-        scale, zero = scales[column // grid.group_size], zeros[column // grid.group_size]
-        code = _codes(values, scale, zero, grid.bits)
-        codes[column] = code
-        return (code - zero) * scale
+    def cells_of(columns: Tensor) -> Cells:
+        groups = columns // grid.group_size
+        zero = zeros[groups]
+        return Cells(scales[groups], -zero, grid.largest_code - zero)
 
-    round_with_feedback(weight, feedback, round_column, sparsity=sparsity)
-    return GridWeight(codes.T.contiguous(), grid)
+    codes = round_with_feedback(weight, feedback, cells_of, sparsity=sparsity)
+    zero = per_column(grid.zero, grid.group_size, n_in)
+    return GridWeight(codes.add_(zero).to(torch.uint8), grid)

@@ -1,6 +1,6 @@
 """The quantization stage for integer grids: 8, 4 or 3 bits, rounded plainly or with feedback."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,9 +12,9 @@ from spq_core.families.family import Family
 from spq_core.layers.packed_linear import PackedEmbedding, PackedLinear, pack
 from spq_core.layers.slicing import bias_of, embedding_and_head, output_scale_of
 from spq_core.quantization.feedback import Feedback, SharedFeedback
-from spq_core.quantization.grid import Grid, choose_grid, round_to_grid
+from spq_core.quantization.grid import Grid, GridWeight, choose_grid, round_to_grid
 from spq_core.quantization.matrices import matrices
-from spq_core.quantization.row_blocks import row_blocks
+from spq_core.quantization.row_blocks import row_blocks, stacks
 from spq_core.recipe_stages import QuantizeStage as QuantizeSettings
 from spq_core.report import ModuleReport
 from spq_core.stage import StageState
@@ -54,16 +54,15 @@ class GridStage:
         if not path:
             return [] if self.layers_only else self._embedding_and_head(block, inputs)
         reports: list[ModuleReport] = []
-        for matrix in matrices(block, self.family, inputs if self.needs_calibration else None):
-            weight, size = matrix.linear.weight.data, self.settings.group_size
-            if self.layers_only and size is not None and weight.shape[1] % size:
-                raise RecipeError(
-                    f"profile portable: {path}.{matrix.name} has {weight.shape[1]} columns, which groups "
-                    f"of {size} do not divide; choose another group_size"
-                )
-            packed, error = self._quantize(weight, matrix.second)
-            block.set_submodule(matrix.name, packed.linear(bias_of(matrix.linear)))
-            reports.append(self._report(f"{path}.{matrix.name}", packed, error))
+        calibrated = inputs if self.needs_calibration else None
+        for together in matrices(block, self.family, calibrated):
+            names = [f"{path}.{one.name}" for one in together]
+            weights = [one.linear.weight.data for one in together]
+            self._require_whole_groups(names, weights)
+            found = self._quantize(weights, together[0].second)
+            for matrix, name, (packed, error) in zip(together, names, found, strict=True):
+                block.set_submodule(matrix.name, packed.linear(bias_of(matrix.linear)))
+                reports.append(self._report(name, packed, error))
         self.shared.forget()
         return reports
 
@@ -83,7 +82,7 @@ class GridStage:
         calibrated = inputs is not None and self.needs_calibration
         if not tied or self.settings.embedding:
             second = inputs.moments(self.head_path).second if inputs and calibrated else None
-            packed, error = self._quantize(head.weight.data, second)
+            ((packed, error),) = self._quantize([head.weight.data], second)
             block.set_submodule(self.head_path, packed.linear(bias_of(head)))
             reports.append(self._report(self.head_path, packed, error))
             if tied:
@@ -93,39 +92,74 @@ class GridStage:
                     setattr(table, part, getattr(linear, part))
                 block.set_submodule(self.embedding_path, table)
         if self.settings.embedding and not tied:
-            packed, error = self._quantize(embedding.weight.data, None)
+            ((packed, error),) = self._quantize([embedding.weight.data], None)
             block.set_submodule(
                 self.embedding_path, packed.embedding(self.dtype, output_scale_of(embedding))
             )
             reports.append(self._report(self.embedding_path, packed, error))
         return reports
 
-    def _quantize(self, weight: Tensor, second: Tensor | None) -> tuple["_Packed", float]:
-        """Round some rows at a time, and measure the relative error of the weights."""
+    def _require_whole_groups(self, names: Sequence[str], weights: Sequence[Tensor]) -> None:
+        size = self.settings.group_size
+        if not self.layers_only or size is None:
+            return
+        for name, weight in zip(names, weights, strict=True):
+            if weight.shape[1] % size:
+                raise RecipeError(
+                    f"profile portable: {name} has {weight.shape[1]} columns, which groups "
+                    f"of {size} do not divide; choose another group_size"
+                )
+
+    def _quantize(
+        self, weights: Sequence[Tensor], second: Tensor | None
+    ) -> list[tuple["_Packed", float]]:
+        """Round matrices that share an input, and measure the relative error of their weights."""
         settings = self.settings
         feedback: Feedback | None = None
         if second is not None and settings.method == "gptq":
             feedback = self.shared.of(
                 second, settings.damping, strongest_first=settings.strongest_first
             )
+        parts: list[list[_Packed]] = [[] for _ in weights]
+        lost, energy = [0.0] * len(weights), [0.0] * len(weights)
+        for stack in stacks(weights) if feedback is not None else _one_by_one(weights):
+            rows = torch.cat([weights[index][some] for index, some in stack])
+            grid = self._grid(rows, second)
+            codes = round_to_grid(rows, grid, feedback, sparsity=settings.sparsity).codes
+            start = 0
+            for index, some in stack:
+                height = some.stop - some.start
+                for at in row_blocks(weights[index][some]):
+                    here = slice(start + at.start, start + at.stop)
+                    own = grid._replace(scale=grid.scale[here], zero=grid.zero[here])
+                    parts[index].append(_Packed.of(codes[here], own))
+                    original = rows[here].double()
+                    rounded = GridWeight(codes[here], own).widened()
+                    lost[index] += float((rounded - original).square().sum())
+                    energy[index] += float(original.square().sum())
+                start += height
+        errors = [(a / b) ** 0.5 if b else 0.0 for a, b in zip(lost, energy, strict=True)]
+        return list(zip(map(_Packed.joined, parts), errors, strict=True))
+
+    def _grid(self, rows: Tensor, second: Tensor | None) -> Grid:
+        """Scales and zero points of rows, some at a time."""
+        settings = self.settings
         energy = (
-            (second.diagonal() if second is not None else torch.ones_like(weight[0]))
+            (second.diagonal() if second is not None else torch.ones_like(rows[0]))
             if settings.scale_search
             else None
         )
-        parts: list[_Packed] = []
-        lost = total = 0.0
-        for at in row_blocks(weight):
-            rows = weight[at].float()
-            grid = choose_grid(
-                rows, settings.bits, settings.group_size,
+        grids = [
+            choose_grid(
+                rows[at], settings.bits, settings.group_size,
                 symmetric=settings.symmetric, column_weights=energy,
-            )  # fmt: skip
-            rounded = round_to_grid(rows, grid, feedback, sparsity=settings.sparsity)
-            parts.append(_Packed.of(rounded.codes, grid))
-            lost += float((rounded.widened() - rows).double().square().sum())
-            total += float(rows.double().square().sum())
-        return _Packed.joined(parts), (lost / total) ** 0.5 if total else 0.0
+            )
+            for at in row_blocks(rows)
+        ]  # fmt: skip
+        scale, zero = (
+            torch.cat([getattr(one, part) for one in grids]) for part in ("scale", "zero")
+        )
+        return grids[0]._replace(scale=scale, zero=zero)
 
     def _report(self, full: str, packed: "_Packed", error: float) -> ModuleReport:
         stored = packed.codes.numel() + 3 * packed.scale.numel()
@@ -140,6 +174,12 @@ class GridStage:
                 "relative_weight_error": round(error, 5),
             },
         )
+
+
+def _one_by_one(weights: Sequence[Tensor]) -> Iterator[list[tuple[int, slice]]]:
+    """Blocks of rows, where nothing is gained by more at a time."""
+    for index, weight in enumerate(weights):
+        yield from ([(index, some)] for some in row_blocks(weight))
 
 
 @dataclass(frozen=True, slots=True)

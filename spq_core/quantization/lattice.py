@@ -13,6 +13,7 @@ Both factors are stored as powers of 2^(1/16), one byte each. They are put on th
 anything is rounded to them, so storing them costs no accuracy.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,8 +27,16 @@ from spq_core.allocation.curve import (
     sample_rows,
 )
 from spq_core.layers.steps import Steps, on_grid
-from spq_core.quantization.feedback import Feedback, output_error, round_with_feedback
-from spq_core.quantization.row_blocks import row_blocks
+from spq_core.quantization.feedback import (
+    Cells,
+    CellsOf,
+    Feedback,
+    output_error,
+    round_with_feedback,
+)
+from spq_core.quantization.row_blocks import row_blocks, stacks
+
+ERROR_ROWS = 256
 
 
 class LatticeWeight(NamedTuple):
@@ -36,7 +45,7 @@ class LatticeWeight(NamedTuple):
     codes: Int8[Tensor, "out n_in"]
     steps: Steps
     relative_error: float
-    """Root of the output error over the output's energy."""
+    """Root of the output error over the output's energy, of up to 256 rows, evenly spaced."""
 
     @property
     def clipped(self) -> float:
@@ -78,41 +87,49 @@ def choose_steps(
 
 
 def round_to_lattice(
-    weight: Float[Tensor, "out n_in"],
+    weights: Sequence[Float[Tensor, "out n_in"]],
     feedback: Feedback,
-    steps: Steps,
+    steps: Sequence[Steps],
     second_moment: Float[Tensor, "n_in n_in"],
-) -> LatticeWeight:
-    """Round with error feedback to multiples of the steps, some rows at a time.
+) -> list[LatticeWeight]:
+    """Round matrices that share an input with error feedback to multiples of their steps.
 
     Args:
-        weight: in any float dtype; rows do not depend on each other, so float32 copies of a block
-            of them are all the memory it takes.
+        weights: in any float dtype; they are rounded together where memory allows.
         second_moment: what `relative_error` is measured with.
     """
-    codes = torch.empty_like(weight, dtype=torch.int8)
-    lost = energy = 0.0
-    for at in row_blocks(weight):
-        original = weight[at].float()
-        some, rounded = _round_rows(original, feedback, steps._replace(rows=steps.rows[at]))
-        codes[at] = some
-        lost += float(output_error(original, rounded, second_moment).sum())
-        energy += float(((original @ second_moment) * original).sum())
-    relative = (max(lost, 0.0) / energy) ** 0.5 if energy > 0 else 0.0
-    return LatticeWeight(codes, steps, relative)
+    codes = [torch.empty_like(weight, dtype=torch.int8) for weight in weights]
+    for stack in stacks(weights):
+        rows = torch.cat([weights[index][some] for index, some in stack])
+        own = [steps[index]._replace(rows=steps[index].rows[some]) for index, some in stack]
+        found = round_with_feedback(rows, feedback, _cells_of(own), dtype=torch.int8)
+        heights = [some.stop - some.start for _, some in stack]
+        for (index, some), part in zip(stack, torch.split(found, heights), strict=True):
+            codes[index][some] = part
+    return [
+        LatticeWeight(part, one, _relative_error(weight, part, one, second_moment))
+        for weight, part, one in zip(weights, codes, steps, strict=True)
+    ]
 
 
-def _round_rows(weight: Tensor, feedback: Feedback, steps: Steps) -> tuple[Tensor, Tensor]:
-    """Codes, and what they stand for."""
-    row_steps, column_steps = steps.row_steps, steps.column_steps.tolist()
-    codes = torch.empty(weight.T.shape, dtype=torch.int8, device=weight.device)
+def _cells_of(steps: Sequence[Steps]) -> CellsOf:
+    """Cells of matrices on top of each other."""
+    rows, columns = [one.row_steps for one in steps], [one.column_steps for one in steps]
 
-    def round_column(column: int, values: Tensor) -> Tensor:
-        step = row_steps * column_steps[column]
-        code = (values / step).round_().clamp_(-LARGEST_CODE, LARGEST_CODE)
-        codes[column] = code
-        stored: Tensor = code * step
-        return stored
+    def cells_of(some: Tensor) -> Cells:
+        parts = [steep[some, None] * own[None] for own, steep in zip(rows, columns, strict=True)]
+        wide = torch.cat(parts, dim=1)
+        last = wide.new_full((len(some), 1), LARGEST_CODE)
+        return Cells(wide, -last, last)
 
-    rounded = round_with_feedback(weight, feedback, round_column)
-    return codes.T, rounded
+    return cells_of
+
+
+def _relative_error(weight: Tensor, codes: Tensor, steps: Steps, second_moment: Tensor) -> float:
+    """Of some rows: of all, it would take as long as the rounding."""
+    picked = sample_rows(weight, ERROR_ROWS)
+    original = weight[picked].float()
+    rounded = codes[picked].float() * steps.row_steps[picked, None] * steps.column_steps
+    lost = float(output_error(original, rounded, second_moment).sum())
+    energy = float(output_error(original, torch.zeros_like(original), second_moment).sum())
+    return (max(lost, 0.0) / energy) ** 0.5 if energy > 0 else 0.0

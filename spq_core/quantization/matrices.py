@@ -26,26 +26,33 @@ class Matrix(NamedTuple):
     """For the first factor of a pair, the second one: what becomes of its outputs."""
 
 
-def matrices(block: nn.Module, family: Family, inputs: LayerInputs | None) -> Iterator[Matrix]:
-    """Yield a layer's matrices; the caller replaces each before it asks for the next."""
+def matrices(
+    block: nn.Module, family: Family, inputs: LayerInputs | None
+) -> Iterator[list[Matrix]]:
+    """Yield a layer's matrices, those that share an input together.
+
+    The caller replaces what it was given before it asks for the next.
+    """
     for group in family.shared_inputs:
-        for name in group:
-            module = linear_at(block, name)
-            second = None if inputs is None else inputs.moments(name).second
-            if isinstance(module, LowRankLinear):
-                yield from _factors(block, name, module, second)
-            elif isinstance(module, nn.Linear):
-                yield Matrix(name, name, module, second, None)
+        modules = {name: linear_at(block, name) for name in group}
+        second = None if inputs is None else inputs.moments(group[0]).second
+        pairs = {name: one for name, one in modules.items() if isinstance(one, LowRankLinear)}
+        together = [
+            Matrix(name, name, one, second, None)
+            for name, one in modules.items()
+            if isinstance(one, nn.Linear)
+        ]
+        together += [
+            Matrix(f"{name}.down", name, pair.down, second, float_weight(pair.up))
+            for name, pair in pairs.items()
+            if isinstance(pair.down, nn.Linear)
+        ]
+        if together:
+            yield together
+        for name, pair in pairs.items():
+            if isinstance(pair.up, nn.Linear):
+                down = float_weight(linear_at(block, f"{name}.down"))
+                between = None if second is None else down @ second @ down.T
+                yield [Matrix(f"{name}.up", name, pair.up, between, None)]
         if inputs is not None:
             inputs.changed(group[0])
-
-
-def _factors(
-    block: nn.Module, name: str, pair: LowRankLinear, second: Tensor | None
-) -> Iterator[Matrix]:
-    if isinstance(pair.down, nn.Linear):
-        yield Matrix(f"{name}.down", name, pair.down, second, float_weight(pair.up))
-    if isinstance(pair.up, nn.Linear):
-        down = float_weight(linear_at(block, f"{name}.down"))
-        between = None if second is None else down @ second @ down.T
-        yield Matrix(f"{name}.up", name, pair.up, between, None)

@@ -1,7 +1,8 @@
 """The quantization stage that spends a budget of bytes: lattice codes, stored by entropy."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,14 @@ def _left_whole(full: str) -> ModuleReport:
     return ModuleReport(layer=full, stage="quantize", applied=False, reason=reason)
 
 
+class _Wanted(NamedTuple):
+    """A matrix, how much each of its outputs counts, and its level."""
+
+    weight: Tensor
+    row_weights: Tensor
+    level: float
+
+
 @dataclass(slots=True)
 class RateStage:
     """Rounds each matrix at the level its budget gives it."""
@@ -57,12 +66,16 @@ class RateStage:
         if not path:
             return self._embedding_and_head(block)
         levels = self.budget.levels()
-        reports = [
-            _left_whole(f"{path}.{matrix.name}")
-            if self.budget.stays(f"{path}.{matrix.source}")
-            else self._linear(path, block, matrix, levels)
-            for matrix in matrices(block, self.family, inputs)
-        ]
+        reports: list[ModuleReport] = []
+        for together in matrices(block, self.family, inputs):
+            changed: list[Matrix] = []
+            for matrix in together:
+                if self.budget.stays(f"{path}.{matrix.source}"):
+                    reports.append(_left_whole(f"{path}.{matrix.name}"))
+                else:
+                    changed.append(matrix)
+            if changed:
+                reports += self._linears(path, block, changed, levels)
         self.shared.forget()
         return reports
 
@@ -74,22 +87,35 @@ class RateStage:
         """Take up the budget."""
         self.budget.restore(state.values, state.tensors)
 
-    def _linear(
-        self, path: str, block: nn.Module, matrix: Matrix, levels: Mapping[str, float]
-    ) -> ModuleReport:
-        source = f"{path}.{matrix.source}"
-        row_weights = self.budget.row_weights[source]
-        if matrix.following is not None:
-            row_weights = row_weights @ matrix.following.square()
-        if matrix.second is None:
+    def _linears(
+        self, path: str, block: nn.Module, together: Sequence[Matrix], levels: Mapping[str, float]
+    ) -> list[ModuleReport]:
+        """Round matrices that share an input."""
+        second = together[0].second
+        if second is None:
             raise RuntimeError("rate quantization runs on calibrated inputs only")
-        weight, second = matrix.linear.weight.data, matrix.second
-        level = levels[source]
-        rounded, coded = self._round(weight, second, row_weights, level)
-        bias = bias_of(matrix.linear)
-        block.set_submodule(matrix.name, lattice_linear(rounded.codes, rounded.steps, bias, coded))
-        self.budget.pay(source, level, coded.packed.numel())
-        return self._report(f"{path}.{matrix.name}", rounded, coded)
+        wanted = [
+            _Wanted(
+                one.linear.weight.data,
+                self._row_weights(f"{path}.{one.source}", one.following),
+                levels[f"{path}.{one.source}"],
+            )
+            for one in together
+        ]
+        reports: list[ModuleReport] = []
+        for matrix, result in zip(together, self._round(wanted, second), strict=True):
+            source, (rounded, coded) = f"{path}.{matrix.source}", result
+            bias = bias_of(matrix.linear)
+            block.set_submodule(
+                matrix.name, lattice_linear(rounded.codes, rounded.steps, bias, coded)
+            )
+            self.budget.pay(source, levels[source], coded.packed.numel())
+            reports.append(self._report(f"{path}.{matrix.name}", rounded, coded))
+        return reports
+
+    def _row_weights(self, source: str, following: Tensor | None) -> Tensor:
+        own = self.budget.row_weights[source]
+        return own if following is None else own @ following.square()
 
     def _embedding_and_head(self, block: nn.Module) -> list[ModuleReport]:
         embedding, head, tied = embedding_and_head(block, self.embedding_path, self.head_path)
@@ -131,8 +157,8 @@ class RateStage:
         """Round a matrix at the end of the run; the very last one makes the bytes fit."""
         budget = self.budget
         very_last = [other for other in budget.curves if other not in budget.spent] == [name]
-        level = planned
-        rounded, coded = self._round(weight, second, budget.row_weights[name], level)
+        level, weights = planned, budget.row_weights[name]
+        ((rounded, coded),) = self._round([_Wanted(weight, weights, level)], second)
         for _ in range(TRIES if very_last else 0):
             over = coded.packed.numel() + sum(budget.spent.values()) - budget.wanted_bytes
             if abs(over) <= CLOSE_ENOUGH * budget.wanted_bytes:
@@ -142,21 +168,21 @@ class RateStage:
             level *= 2.0**octaves
             before = coded.packed.numel()
             return_freed_memory()
-            rounded, coded = self._round(weight, second, budget.row_weights[name], level)
+            ((rounded, coded),) = self._round([_Wanted(weight, weights, level)], second)
             if coded.packed.numel() == before:
                 break  # as fine or as coarse as it gets
         budget.pay(name, level, coded.packed.numel())
         return rounded, coded
 
     def _round(
-        self, weight: Tensor, second: Tensor, row_weights: Tensor, level: float
-    ) -> tuple[LatticeWeight, CodedWeight]:
+        self, wanted: Sequence["_Wanted"], second: Tensor
+    ) -> list[tuple[LatticeWeight, CodedWeight]]:
         feedback = self.shared.of(
             second, self.settings.damping, strongest_first=self.settings.strongest_first
         )
-        steps = choose_steps(weight, feedback, row_weights, level)
-        rounded = round_to_lattice(weight, feedback, steps, second)
-        return rounded, encode(rounded.codes, rounded.steps)
+        steps = [choose_steps(one.weight, feedback, one.row_weights, one.level) for one in wanted]
+        rounded = round_to_lattice([one.weight for one in wanted], feedback, steps, second)
+        return [(one, encode(one.codes, one.steps)) for one in rounded]
 
     def _report(self, full: str, rounded: LatticeWeight, coded: CodedWeight) -> ModuleReport:
         return ModuleReport(

@@ -1,11 +1,14 @@
-"""Rows of a matrix that are worked on at once: they do not depend on each other when rounded."""
+"""Rows of matrices that are worked on at once: they do not depend on each other when rounded."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
 WEIGHTS_AT_ONCE = 8 << 20
-"""Rounding holds some six float32 copies of the rows it is at, 32 MiB each."""
+"""What is elementwise holds some six float32 copies of the rows it is at, 32 MiB each."""
+STACKED_WEIGHTS = 64 << 20
+"""Rounding with feedback holds one float32 copy of the rows it is at, and their codes: 320 MiB. Every
+stack walks over the whole factor again, and over the columns one by one."""
 
 
 def row_blocks(weight: Tensor) -> Iterator[slice]:
@@ -14,3 +17,25 @@ def row_blocks(weight: Tensor) -> Iterator[slice]:
     height = max(1, WEIGHTS_AT_ONCE // columns)
     for start in range(0, rows, height):
         yield slice(start, min(start + height, rows))
+
+
+def stacks(weights: Sequence[Tensor]) -> Iterator[list[tuple[int, slice]]]:
+    """Put rows of matrices of one width on top of each other, as many as memory allows.
+
+    Yields (index of the matrix, some of its rows) for the parts of each stack; in order, and every row once.
+    """
+    height = max(1, STACKED_WEIGHTS // weights[0].shape[1])
+    stack: list[tuple[int, slice]] = []
+    room = height
+    for index, weight in enumerate(weights):
+        start = 0
+        while start < len(weight):
+            stop = min(start + room, len(weight))
+            stack.append((index, slice(start, stop)))
+            room -= stop - start
+            start = stop
+            if not room:
+                yield stack
+                stack, room = [], height
+    if stack:
+        yield stack

@@ -4,7 +4,7 @@ This is gradient checkpointing at every layer, with the layers' weights read aga
 trained tensors, their gradients and the states between layers exist beside one layer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -96,7 +96,7 @@ class _Gradients:
 
     def back_through(
         self,
-        run: Callable[[int], Tensor],
+        run: Callable[[Sequence[int]], Tensor],
         stream: CalibrationStream,
         position: int,
         gradient: Tensor,
@@ -105,7 +105,7 @@ class _Gradients:
         """Run one row through a layer again and return the gradient in front of it."""
         stream.hidden[position] = stream.hidden[position].detach().requires_grad_()
         with _mixed(stream):
-            output = run(position)
+            output = run([position])
         found = torch.autograd.grad(
             output, [stream.hidden[position], *members.values()], gradient, allow_unused=True
         )
@@ -136,7 +136,7 @@ def _through_head(
     loss, gradients = 0.0, []
     for position in range(len(batch.rows)):
         stream.hidden[position] = stream.hidden[position].detach().requires_grad_()
-        normed = input_of(head.linear, partial(stream.through_rest, skeleton, rest, position))
+        normed = input_of(head.linear, partial(stream.through_rest, skeleton, rest, [position]))
         at_head = torch.zeros_like(normed)
         for start in range(0, normed.shape[1], TOKENS):
             some = slice(start, min(start + TOKENS, normed.shape[1]))

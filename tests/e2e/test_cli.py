@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -332,3 +333,43 @@ def test_a_full_disk_is_one_line_and_can_be_resumed(model, tmp_path):
     done = spq(*arguments, "--resume", env=dict(os.environ), check=False)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+@pytest.mark.parametrize("moment", ["before a layer", "after a layer"])
+def test_an_ended_run_says_how_it_goes_on_and_leaves_nothing_else(model, tmp_path, moment):
+    """SIGTERM, as an operator or a batch system sends it, is as good as Ctrl-C."""
+    out, scratch = tmp_path / "out", tmp_path / "out.scratch"
+    scratch.mkdir()
+    (scratch / "left by a run that was killed").touch()
+    command = [
+        sys.executable, "-m", "worker.cli", "compress", str(model), "--recipe", "spq-paper", "--dataset",
+        "builtin", "--out", str(out),
+    ]  # fmt: skip
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    reached = tmp_path / ("out.scratch" if moment == "before a layer" else "out.state/state.json")
+    deadline = time.monotonic() + 60
+    while not reached.exists() or (scratch / "left by a run that was killed").exists():
+        assert running.poll() is None and time.monotonic() < deadline  # noqa: PT018
+    running.terminate()
+    said = running.communicate(timeout=60)[1]
+    assert running.returncode == 1
+    assert "Traceback" not in said
+    if moment == "before a layer":
+        assert said.strip().splitlines()[-1] == "Error: interrupted; nothing was finished yet"
+        assert not list(tmp_path.iterdir())
+    else:
+        assert "the same command with --resume goes on from the last finished layer" in said
+        kept = {path.name.removeprefix("out.") for path in tmp_path.iterdir()}
+        assert kept <= {"state", "partial", "spool", "probe.safetensors"}
+        spq(
+            "compress",
+            model,
+            "--recipe",
+            "spq-paper",
+            "--dataset",
+            "builtin",
+            "--out",
+            out,
+            "--resume",
+        )
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -15,14 +15,19 @@ from spq_core.catalog import catalog, resolve
 from spq_core.clean_copy import SourceModel
 from spq_core.evaluation.measure import measure
 from spq_core.evaluation.settings import EvaluationSettings
+from spq_core.layers.int8_linear import Int8Linear
+from spq_core.layers.packed_linear import PackedLinear, pack
 from spq_core.pipeline import compress
 from spq_core.progress import Silent
+from spq_core.quantization.grid import choose_grid, round_to_grid
+from spq_core.quantization.int8 import quantize_per_channel
 from tests.models import save_tiny, some_ids
 
 DEVICE = os.environ.get("SPQ_TEST_DEVICE", "cuda")
 CALIBRATION = {"dataset": "builtin", "samples": 6, "length": 48}
 LARGEST_DIFFERENCE = 0.05
 """Of logits in float32, relative to their norm: codes may fall on the other side of a half."""
+BYTE = 8
 SMALLER = {"target": {"bytes_ratio": 0.7}}
 
 pytestmark = [
@@ -75,6 +80,44 @@ def test_products_on_a_gpu_are_those_of_the_cpu(tmp_path, name, rows):
         wanted = model(ids).logits.float()
         found = model.to(DEVICE)(ids.to(DEVICE)).logits.float().cpu()
     assert float((found - wanted).norm() / wanted.norm()) < LARGEST_DIFFERENCE
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="about a GPU's memory")
+@pytest.mark.parametrize("bits", [8, 4])
+def test_decoding_is_not_slower_than_the_source(bits):
+    """One token through a layer of an 8B model, against the same layer in bfloat16."""
+    weight = torch.randn(14336, 4096) * 0.02
+    grid = choose_grid(weight, bits, 64)
+    if bits == BYTE:
+        quantized = quantize_per_channel(weight)
+        ours = Int8Linear.of(quantized.codes, quantized.scale)
+    else:
+        codes = round_to_grid(weight, grid).codes
+        ours = PackedLinear(
+            pack(codes, bits), grid.scale.half(), grid.zero, bits=bits, n_in=4096, group_size=64
+        )
+    source = torch.nn.Linear(4096, 14336, bias=False, dtype=torch.bfloat16)
+    seconds = {
+        name: seconds_per_token(layer.to(DEVICE))
+        for name, layer in {"ours": ours, "source": source}.items()
+    }
+    assert seconds["ours"] < 1.1 * seconds["source"]
+
+
+def seconds_per_token(layer):
+    x = torch.randn(1, 4096, device=DEVICE, dtype=torch.bfloat16)
+    flush = torch.empty(256 << 20, dtype=torch.int8, device=DEVICE)
+    found = []
+    with torch.no_grad():
+        for _ in range(30):
+            flush.zero_()  # weights do not wait in a cache between tokens
+            start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            layer(x)
+            stop.record()
+            torch.cuda.synchronize()
+            found.append(start.elapsed_time(stop))
+    return sorted(found)[len(found) // 2]
 
 
 def test_measuring_on_a_gpu_agrees_with_measuring_on_a_cpu(tmp_path):

@@ -29,8 +29,8 @@ from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.pipeline import compress
 from spq_core.progress import Silent
 from spq_core.recipe import parse_recipe
-from spq_core.run import compress_and_load
-from tests.models import FAMILIES, byte_tokenizer, metaspace_tokenizer, save_tiny
+from spq_core.run import compress_and_load, compress_and_measure
+from tests.models import FAMILIES, VOCABULARY, byte_tokenizer, metaspace_tokenizer, save_tiny
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tokenizers"
 WINDOWS = {"dataset": "builtin", "form": "windows", "samples": 4, "length": 64}
@@ -429,3 +429,82 @@ def test_a_tokenizer_that_reads_otherwise_without_its_code_is_refused(tmp_path):
     with pytest.raises(TokenizerError, match=r"names code \(auto_map\).*reads text otherwise"):
         compressed(folder, tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+def leave_layers(folder, count):
+    edit(folder / "config.json", num_hidden_layers=count, layer_types=None)
+
+
+def break_json(folder):
+    file = folder / "config.json"
+    file.write_text(file.read_text().replace('"vocab_size":', '"vocab_size"'))
+
+
+def point_to_lfs(folder):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    (folder / "model.safetensors").write_text(pointer)
+
+
+def leave_stale_file(folder):
+    weights = load_file(folder / "model.safetensors")
+    shard = "model-00001-of-00001.safetensors"
+    save_file(weights, folder / shard, metadata={"format": "pt"})
+    index = {"weight_map": dict.fromkeys(weights, shard)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    rewrite(folder, without("model.norm.weight"))
+
+
+MISTAKES = {
+    "fewer layers": (lambda folder: leave_layers(folder, 2), r"layers\.2.*there are 2 layers \(num_hidden"),
+    "more layers": (lambda folder: leave_layers(folder, 9), r"num_hidden_layers 9.*files are missing"),
+    "a comma": (break_json, r"config\.json is not valid JSON: .*\(line \d+, column \d+\)"),
+    "lfs": (point_to_lfs, r"model\.safetensors is a Git LFS pointer.*git lfs pull"),
+    "pads": (
+        lambda folder: edit(folder / "config.json", pad_token_id=VOCABULARY),
+        r"pad_token_id \d+ is no row.*pad_token_id to null",
+    ),
+    "stale": (leave_stale_file, r"lack 'model\.norm\.weight'.*remove the one that is left over"),
+    "tokenizer": (
+        lambda folder: [path.unlink() for path in folder.glob("tokenizer*")],
+        r"has no tokenizer; put the files of its base model",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_named_with_its_place_and_remedy_before_any_work(tmp_path, mistake):
+    folder = tiny(tmp_path)
+    make, words = MISTAKES[mistake]
+    make(folder)
+    with pytest.raises(SpqError, match=words):
+        compress_and_measure(
+            SourceModel(folder=folder, name="tiny"), resolve("int8"), tmp_path / "out",
+            texts={"builtin": builtin_text(), "wikitext2": builtin_text()},
+            evaluation=EvaluationSettings(perplexity=("builtin",), limit=1, length=64),
+            scratch=tmp_path, progress=Silent(),
+        )  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_terms_in_a_folder_of_their_own_travel_too(tmp_path):
+    folder = tiny(tmp_path)
+    (folder / "LICENSES").mkdir()
+    for name in ("LICENSES/Apache-2.0.txt", "ACCEPTABLE_USE.txt", "acceptable-use-policy.md"):
+        (folder / name).write_text("terms")
+    (folder / "LICENSES" / "run.py").write_text("code")
+    compressed(folder, tmp_path)
+    carried = {
+        path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*")
+    }
+    assert {"LICENSES/Apache-2.0.txt", "ACCEPTABLE_USE.txt", "acceptable-use-policy.md"} <= carried
+    assert "LICENSES/run.py" not in carried
+
+
+def test_a_link_to_a_file_outside_is_refused_before_it_is_read(tmp_path):
+    folder = tiny(tmp_path)
+    outside = tmp_path / "outside.json"
+    outside.write_text("not an index")
+    (folder / "model.safetensors.index.json").symlink_to(outside)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UnsafeModelError, match=r"index\.json is a link to a file outside"):
+        refuse_links_outside(folder, [])

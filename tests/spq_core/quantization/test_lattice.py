@@ -5,9 +5,11 @@ from hypothesis import strategies as st
 
 from spq_core.allocation.curve import curve_of
 from spq_core.errors import ArtifactError
+from spq_core.layers import coded as coded_module
 from spq_core.layers.coded import decode, encode, lattice_linear
 from spq_core.layers.slicing import float_weight
 from spq_core.layers.steps import CodedWeight, Steps
+from spq_core.quantization import row_blocks
 from spq_core.quantization.feedback import feedback_of, output_error
 from spq_core.quantization.grid import choose_grid, round_to_grid
 from spq_core.quantization.lattice import choose_steps, round_to_lattice
@@ -22,9 +24,8 @@ def example(rows=96, columns=64):
 
 def rounded_at(level, weight, second, row_weights):
     feedback = feedback_of(second)
-    return round_to_lattice(
-        weight, feedback, choose_steps(weight, feedback, row_weights, level), second
-    )
+    steps = choose_steps(weight, feedback, row_weights, level)
+    return round_to_lattice([weight], feedback, [steps], second)[0]
 
 
 def test_fine_lattices_cost_a_twelfth_of_their_level_per_weight():
@@ -59,6 +60,27 @@ def test_weights_far_above_the_rest_keep_their_value():
     assert lattice.relative_error < 0.02
 
 
+@pytest.mark.parametrize("stacked", [64 << 20, 64 * 100, 64 * 33])
+def test_matrices_that_share_an_input_are_rounded_as_each_alone(monkeypatch, stacked):
+    """However many rows memory lets them be rounded at once."""
+    first, second, row_weights = example(96)
+    other = example(40)[0].flip(1)
+    feedback = feedback_of(second)
+    steps = [
+        choose_steps(weight, feedback, row_weights[: len(weight)], level)
+        for weight, level in ((first, 1e-2), (other, 1e-3))
+    ]
+    alone = [
+        round_to_lattice([weight], feedback, [own], second)[0]
+        for weight, own in zip((first, other), steps, strict=True)
+    ]
+    monkeypatch.setattr(row_blocks, "STACKED_WEIGHTS", stacked)
+    together = round_to_lattice([first, other], feedback, steps, second)
+    for one, same in zip(together, alone, strict=True):
+        assert (one.codes != same.codes).float().mean() < 1e-3  # sums in another order
+        assert one.relative_error == pytest.approx(same.relative_error, rel=1e-3)
+
+
 @given(st.integers(1, 20), st.integers(1, 30), st.integers(0, 127), st.integers(0, 2**31))
 def test_coding_loses_nothing(rows, columns, largest, seed):
     generator = torch.Generator().manual_seed(seed)
@@ -84,6 +106,29 @@ def test_coding_takes_little_more_than_the_entropy():
     steps = Steps(1.0, torch.zeros(512, dtype=torch.uint8), torch.zeros(576, dtype=torch.uint8))
     bits = 8 * encode(codes, steps).packed.numel() / codes.numel()
     assert entropy < bits < entropy + 0.09
+
+
+def test_large_matrices_are_coded_in_pieces(monkeypatch):
+    """In threads; the pieces are one stream, hardly longer than one written at once."""
+    generator = torch.Generator().manual_seed(9)
+    codes = (torch.randn(700, 600, generator=generator) * 9).round().to(torch.int8)
+    steps = Steps(1.0, torch.zeros(700, dtype=torch.uint8), torch.zeros(600, dtype=torch.uint8))
+    whole = encode(codes, steps)
+    monkeypatch.setattr(coded_module, "PIECE_BLOCKS", 2)
+    pieces = encode(codes, steps)
+    assert len(whole.packed) < len(pieces.packed) < 1.001 * len(whole.packed)
+    assert torch.equal(decode(pieces, 700, 600)[0], codes)
+
+
+def test_the_shorter_order_is_taken():
+    """Rows of very unequal spread are stored by row, columns by column."""
+    generator = torch.Generator().manual_seed(10)
+    spread = torch.logspace(-0.3, 1.5, 300)[:, None]
+    codes = (torch.randn(300, 400, generator=generator) * spread).round().to(torch.int8)
+    rows, columns = torch.arange(300).clamp(max=255).to(torch.uint8), torch.zeros(400).byte()
+    assert encode(codes, Steps(1.0, rows, columns)).order == "rows"
+    transposed = encode(codes.T.contiguous(), Steps(1.0, torch.zeros(400).byte(), rows))
+    assert transposed.order == "columns"
 
 
 def test_damaged_codes_are_refused():
