@@ -26,6 +26,7 @@ from spq_core.calibration.head import Head, mean_divergence
 from spq_core.calibration.inputs import LayerInputs
 from spq_core.calibration.probe import Probe, begin_probe
 from spq_core.calibration.samples import CalibrationSamples
+from spq_core.calibration.settled import Settled
 from spq_core.calibration.stream import (
     CalibrationStream,
     begin_stream,
@@ -155,7 +156,7 @@ class Run:
             self.reports += found
             if one.is_last:
                 round_floats(block, self.writer.dtype)
-            self._send_on(stream, one, position, path, block)
+            self._send_on(stream, one, position, path, block, inputs)
             if one.is_last and path == REST and stream is not None:
                 self._measure_divergence(stream, block)
             self._send_probe(position, block)
@@ -174,12 +175,14 @@ class Run:
         position: int,
         path: str,
         block: nn.Module,
+        inputs: LayerInputs | None,
     ) -> None:
         """Let the survey look, and push the samples through the block, once."""
 
         def advance_fitted() -> None:
             if stream is not None and path != REST:
-                stream.advance(position, block, range(self._n_fitted()))
+                forward = None if inputs is None else inputs.forward
+                stream.advance(position, block, range(self._n_fitted()), forward)
 
         if one.survey is not None:
             one.survey.survey(path, block, advance_fitted)
@@ -203,14 +206,18 @@ class Run:
         """What the stages of a pass may ask about a block."""
         if stream is None or not one.needs_inputs:
             return None
+        settled = None
         if position < self.skeleton.n_layers:
-            groups = self.skeleton.family.shared_inputs
+            family = self.skeleton.family
+            settled = Settled(block, family.attention_module, (*family.mlp_in, family.mlp_out))
+            groups = family.shared_inputs
             run = partial(stream.through_layer, position, block)
         else:
             widen_small_parts(block, self.skeleton)
             groups = ((self.skeleton.head_path,),)
             run = partial(stream.through_rest, self.skeleton, block)
-        return LayerInputs(block, groups, run, stream.batches(range(self._n_fitted())))
+        batches = stream.batches(range(self._n_fitted()))
+        return LayerInputs(block, groups, run, batches, settled=settled)
 
     def _n_fitted(self) -> int:
         """Samples that stages may look at; those behind them in the stream are for measuring."""

@@ -38,12 +38,9 @@ from spq_core.errors import RecipeError, UnsupportedModelError
 from spq_core.modeling.checkpoint import Checkpoint
 from spq_core.modeling.skeleton import Skeleton
 from spq_core.progress import Progress
-from spq_core.recipe import Recipe, Target
+from spq_core.recipe import Recipe, Target, sensitivity_tokens
 from spq_core.recipe_stages import PruneHeadsStage, PruneStage, leaves_to_target
 from spq_core.survey import Survey, rate_settings
-
-SENSITIVITY_TOKENS = 4096
-"""Calibration tokens for the pass forward and back; curves change little beyond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +84,9 @@ def look(
         UnsupportedModelError: the embedding is narrower than the layers, and bits are to be shared out.
     """
     survey = Survey(skeleton, recipe)
-    picked = windows[_evenly(len(windows), max(1, SENSITIVITY_TOKENS // windows.shape[1]))]
+    picked = windows[
+        _evenly(len(windows), max(1, sensitivity_tokens(windows.numel()) // windows.shape[1]))
+    ]
     statistics = measure_sensitivity(skeleton, checkpoint, picked, scratch, progress, survey.visit)
     if rate_settings(recipe) is not None:
         if statistics.gradients.shape != statistics.head_inputs.shape:

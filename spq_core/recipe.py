@@ -27,6 +27,7 @@ from spq_core.recipe_stages import (
     weighs_by_loss,
 )
 
+LEAST_SENSITIVITY_TOKENS, MOST_SENSITIVITY_TOKENS = 4096, 16384
 MOST_SAMPLES = 4096
 
 
@@ -59,6 +60,16 @@ class Calibration(Document):
             return self.samples
         tokens = max(self.least_tokens, self.tokens_per_input * widest)
         return min(MOST_SAMPLES, math.ceil(tokens / (length or self.length)))
+
+
+def sensitivity_tokens(calibration: int) -> int:
+    """Tokens of the walk that says how much each output counts, of so many calibration tokens.
+
+    Half of them, as it takes three times as long a token; what more than 16,384 would tell is not worth it.
+    """
+    return min(
+        calibration, max(LEAST_SENSITIVITY_TOKENS, min(calibration // 2, MOST_SENSITIVITY_TOKENS))
+    )
 
 
 class Target(Document):

@@ -15,7 +15,7 @@ from spq_core.layers.slicing import float_weight, linear_at
 from spq_core.modeling.skeleton import Skeleton
 from spq_core.pruning.compensation import score_neurons
 from spq_core.pruning.heads import groups_of, score_groups
-from spq_core.quantization.feedback import column_steps_of
+from spq_core.quantization.feedback import feedback_of
 from spq_core.recipe import Recipe
 from spq_core.recipe_stages import (
     PruneHeadsStage,
@@ -83,7 +83,7 @@ class Survey:
             return
         if self.last_steps is None or self.last_steps[0] is not second:
             # matrices come group by group, and those of a group share their input
-            self.last_steps = (second, column_steps_of(second, settings.damping))
+            self.last_steps = (second, feedback_of(second, settings.damping).column_steps)
         even = torch.ones_like(weights) * weights.mean()
         self.row_weights[name] = weights if target.allocation == "loss" else even
         self.curves[name] = curve_of(weight, self.row_weights[name], self.last_steps[1])

@@ -194,7 +194,9 @@ def round_floats(block: nn.Module, dtype: torch.dtype) -> None:
     """
     for name, parameter in block.named_parameters():
         if parameter.dtype != dtype and not _is_exact(name, parameter):
-            parameter.data = parameter.data.to(dtype).to(parameter.dtype)
+            rounded = parameter.data.to(dtype).to(parameter.dtype)
+            if not torch.equal(rounded, parameter.data):  # else the block is as it was
+                parameter.data = rounded
 
 
 def _is_exact(name: str, tensor: torch.Tensor) -> bool:

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from spq_core.calibration.settled import Settled
 from spq_core.errors import NumericalError
 
 Group = tuple[str, ...]
@@ -40,11 +42,13 @@ class LayerInputs:
     block: nn.Module
     groups: tuple[Group, ...]
     """Names of matrices in the order data meets them; those of one group receive the same input."""
-    run: Callable[[Sequence[int]], object]
+    run: Callable[[Sequence[int]], Any]
     """Send some samples through the block, once."""
     batches: Sequence[Sequence[int]]
     """The samples to measure on, as many at a time as go through together."""
     measured: dict[Group, InputMoments] = field(default_factory=dict)
+    settled: Settled | None = None
+    """The block's attention, where there is one."""
 
     def moments(self, name: str) -> InputMoments:
         """Moments of what the matrix `name` receives."""
@@ -65,14 +69,24 @@ class LayerInputs:
         self.changed(name)
 
     @torch.no_grad()
+    def forward(self, batch: Sequence[int]) -> Any:
+        """What the block makes of some samples; attention is computed again only if it has changed."""
+        if self.settled is None:
+            return self.run(batch)
+        with self.settled.replayed(batch):
+            return self.run(batch)
+
+    @torch.no_grad()
     def _measure(self, name: str) -> InputMoments:
+        inside = self.settled is not None and name.startswith(f"{self.settled.module}.")
+        run = self.run if inside else self.forward
         total: Tensor | None = None
         second: Tensor | None = None
         tokens = 0
         with _stopping_at(self.block.get_submodule(name)) as received:
             for batch in self.batches:
                 try:
-                    self.run(batch)
+                    run(batch)
                 except _Reached:
                     rows = received.pop().flatten(0, -2).float()
                     tokens += rows.shape[0]

@@ -1,6 +1,6 @@
 """Calibration samples on their way through a model that is never whole in memory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -36,10 +36,21 @@ class CalibrationStream:
     """Plain attributes of the first layer, for whoever stands in its place."""
 
     @torch.no_grad()
-    def advance(self, index: int, layer: nn.Module, positions: range | None = None) -> None:
-        """Push samples through decoder layer `index`; all of them, if not said which."""
+    def advance(
+        self,
+        index: int,
+        layer: nn.Module,
+        positions: range | None = None,
+        forward: Callable[[Sequence[int]], Tensor] | None = None,
+    ) -> None:
+        """Push samples through decoder layer `index`; all of them, if not said which.
+
+        Args:
+            forward: stands for `through_layer`.
+        """
+        forward = forward or partial(self.through_layer, index, layer)
         for batch in self.batches(positions):
-            outputs = self.through_layer(index, layer, batch)
+            outputs = forward(batch)
             for position, output in zip(batch, torch.split(outputs, 1), strict=True):
                 self.hidden[position] = output
 

@@ -8,7 +8,7 @@ candidates: a decoder layer with what is measured at it, and the block with embe
 from spq_core.estimate.shapes import ModelShapes
 from spq_core.estimate.sizes import Range
 from spq_core.evaluation.settings import EvaluationSettings
-from spq_core.recipe import Recipe
+from spq_core.recipe import Recipe, sensitivity_tokens
 from spq_core.recipe_stages import QuantizeStage, RecoverStage, SvdStage, looks_at_text
 
 MB = 1_000_000
@@ -16,7 +16,6 @@ PROGRAM = 510 * MB
 """Interpreter, torch, transformers, and what the toy of the preflight leaves behind."""
 DOUBLE = 8
 FLOAT_BYTES = 4
-SENSITIVITY_TOKENS = 4096
 EVALUATION_LENGTH = 1024
 CORPUS_TOKENS = 300_000
 """Of a whole evaluation text, where no limit is set."""
@@ -69,10 +68,10 @@ def _embedding_stays(recipe: Recipe) -> bool:
 
 
 def _samples(recipe: Recipe, shapes: ModelShapes) -> float:
-    """Hidden states of the calibration samples."""
+    """Hidden states of the calibration samples, and what attention makes of them."""
     if not recipe.needs_calibration:
         return 0.0
-    return float(calibration_tokens(recipe, shapes) * shapes.hidden * FLOAT_BYTES)
+    return 2.0 * float(calibration_tokens(recipe, shapes) * shapes.hidden * FLOAT_BYTES)
 
 
 def calibration_tokens(recipe: Recipe, shapes: ModelShapes) -> int:
@@ -96,7 +95,8 @@ def scratch_bytes(recipe: Recipe, shapes: ModelShapes, artifact: float, *, basel
     spooled = shapes.source_bytes if passes else 0
     states = 0
     if recipe.target is not None:
-        states = SENSITIVITY_TOKENS * shapes.hidden * FLOAT_BYTES * len(shapes.layers)
+        looked_at = sensitivity_tokens(calibration_tokens(recipe, shapes))
+        states = looked_at * shapes.hidden * FLOAT_BYTES * len(shapes.layers)
     return artifact + (shapes.elements if baseline else 0) + spooled + states
 
 
@@ -121,7 +121,8 @@ def compression_seconds(recipe: Recipe, shapes: ModelShapes) -> Range:
             case _:
                 pass
     if recipe.target is not None:
-        seconds += 3 * SCORED_SECONDS * SENSITIVITY_TOKENS * shapes.elements
+        looked_at = sensitivity_tokens(calibration_tokens(recipe, shapes))
+        seconds += 3 * SCORED_SECONDS * looked_at * shapes.elements
     return Range(0.5 * seconds, seconds, 3 * seconds)
 
 

@@ -27,6 +27,11 @@ class Family:
     """Whether `attention` is query, key, value and output projection, and the layer takes the number
     of its heads from their sizes, so that heads can go."""
 
+    @property
+    def attention_module(self) -> str:
+        """The module that holds `attention`."""
+        return self.attention[0].rpartition(".")[0]
+
 
 LLAMA_LIKE = Family(
     name="llama-like",

@@ -29,7 +29,7 @@ MEMORY_LEVELS = (8, 9)
 """Two lengths of DEFLATE's blocks: so much memory gives blocks of 2^(level + 6) codes."""
 CODES_PER_BYTE = 8
 """A Huffman code has at least one bit, so a byte holds at most this many."""
-SAMPLED_BLOCKS = 32
+SAMPLED_BLOCKS = 12
 """Long blocks of which the length of each way of storing is predicted."""
 TABLE_BITS_PER_CODE = 4.0
 """What a block's table takes for each code that occurs in it, about."""

@@ -1,10 +1,11 @@
 """Round a matrix column by column, each column's error paid for by the columns still to come.
 
-The optimal-brain-surgeon update in the order and form of GPTQ (arXiv:2210.17323): with
-H = E[x xᵀ] and U the upper Cholesky factor of H⁻¹, rounding column j by an error e leaves the least
-output error if e / U_jj · U_jk is taken off every later column k, and that least error is
-(e / U_jj)². Columns may also be set to zero on the way (SparseGPT, arXiv:2301.00774): the same
-update pays for the removal and for the rounding at once.
+The optimal-brain-surgeon update of GPTQ (arXiv:2210.17323), in the form that needs no inverse (LDLQ of
+QuIP, arXiv:2307.13304, which proves both equal): with H = E[x xᵀ] = A D Aᵀ, A unit upper triangular and D
+diagonal, an error Δ of the weights costs Σ_j D_j ((Δ A)_j)². So column j is rounded after
+Σ_{i<j} Δ_i A_ij is added to it; its rounding error is then all it adds to the loss, times D_j. Columns may
+also be set to zero on the way (SparseGPT, arXiv:2301.00774): the same update pays for the removal and for
+the rounding at once.
 """
 
 from collections.abc import Callable
@@ -15,10 +16,12 @@ import torch
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
-from spq_core.calibration.inverse import DAMPING, damped_cholesky, invert_triangle
+from spq_core.calibration.inverse import DAMPING, damped_cholesky
 
 BLOCK_COLUMNS = 128
 INNER_COLUMNS = 32
+LEAST_DAMPING = 1e-3
+"""From this damping on, float32 is exact enough (see `damped_cholesky`)."""
 
 
 class Cells(NamedTuple):
@@ -36,26 +39,25 @@ CellsOf = Callable[[Int64[Tensor, " columns"]], Cells]
 class Feedback(NamedTuple):
     """What a second moment says about the order and price of rounding.
 
-    With J the reversal of that order and J H J = L Lᵀ, the factor U = J L⁻¹ J is upper triangular and
-    H⁻¹ = Uᵀ U: one factorisation and one triangular inverse, both in the memory of H. Of a wide
-    layer's moments only one float64 matrix exists, which is what bounds a run's memory.
+    With J the reversal of that order and J H J = L Lᵀ, J L J is upper triangular: A with its columns times
+    the roots of D. One factorisation, in the memory of H: of a wide layer's moments no more may exist.
     """
 
     order: Int64[Tensor, " n_in"]
     """Columns in the order they are rounded."""
-    inverse: Float[Tensor, "n_in n_in"]
-    """L⁻¹, float64."""
+    lower: Float[Tensor, "n_in n_in"]
+    """L."""
 
     @property
     def column_steps(self) -> Float[Tensor, " n_in"]:
-        """U_jj by the matrix's own column index: the step at which each column costs the same."""
-        return _by_column(self.order, self.inverse.diagonal().flip(0))
+        """D^(-1/2) by the matrix's own column index: the step at which each column costs the same."""
+        return _by_column(self.order, self.lower.diagonal().flip(0).reciprocal())
 
-    def factor(self, start: int, stop: int) -> Float[Tensor, "rows columns"]:
-        """Rows `start` to `stop` of U in float32, from column `start` on."""
-        end = self.inverse.shape[0] - start
-        begin = self.inverse.shape[0] - stop
-        return self.inverse[begin:end, :end].flip(0, 1).float()
+    def columns(self, start: int, stop: int) -> Float[Tensor, "stop columns"]:
+        """Columns `start` to `stop` of A times the roots of D, down to row `stop`, in float32."""
+        end = self.lower.shape[0] - start
+        begin = self.lower.shape[0] - stop
+        return self.lower[begin:, begin:end].flip(0, 1).float()
 
 
 def feedback_of(
@@ -70,9 +72,8 @@ def feedback_of(
         damping, errors: as for `damped_cholesky`.
     """
     order = rounding_order(second_moment, strongest_first=strongest_first)
-    lower = damped_cholesky(second_moment, order.flip(0), damping)
-    invert_triangle(lower)
-    return Feedback(order, lower)
+    dtype = torch.float32 if damping >= LEAST_DAMPING else torch.float64
+    return Feedback(order, damped_cholesky(second_moment, order.flip(0), damping, dtype=dtype))
 
 
 @dataclass(slots=True)
@@ -93,18 +94,6 @@ class SharedFeedback:
     def forget(self) -> None:
         """Let go of the memory."""
         self.second = self.factors = None
-
-
-def column_steps_of(
-    second_moment: Float[Tensor, "n n"],
-    damping: float = DAMPING,
-    *,
-    strongest_first: bool = True,
-) -> Float[Tensor, " n"]:
-    """`feedback_of(…).column_steps`, without the inverse: the reciprocals of L's diagonal."""
-    order = rounding_order(second_moment, strongest_first=strongest_first)
-    lower = damped_cholesky(second_moment, order.flip(0), damping)
-    return _by_column(order, lower.diagonal().flip(0).reciprocal())
 
 
 def rounding_order(
@@ -139,45 +128,46 @@ def round_with_feedback(
         weight: in any float dtype; one float32 copy of it is made.
         cells_of: called once per block of columns.
         sparsity: share of each block of columns that is set to zero first: the elements that cost
-            least, w² / U_jj².
+            least, w² D_j.
         dtype: of the codes.
     """
     # Transposed: a column of the matrix is then contiguous, and so are its products with later ones.
-    remaining = weight.T[feedback.order].float()
-    codes = torch.empty(remaining.shape, dtype=dtype, device=weight.device)
-    for start in range(0, remaining.shape[0], BLOCK_COLUMNS):
-        stop = min(start + BLOCK_COLUMNS, remaining.shape[0])
+    # Rows of it are weights until they are rounded, and then their errors.
+    rest = weight.T[feedback.order].float()
+    codes = torch.empty(rest.shape, dtype=dtype, device=weight.device)
+    for start in range(0, rest.shape[0], BLOCK_COLUMNS):
+        stop = min(start + BLOCK_COLUMNS, rest.shape[0])
         columns = feedback.order[start:stop]
-        factor = feedback.factor(start, stop)
-        pivots = factor.diagonal()[:, None].clone()
-        block, cells = remaining[start:stop], cells_of(columns)
-        zeroed = _cheapest(block, pivots, sparsity)
-        factor.div_(pivots)
-        rounded, errors = _round_block(block, factor[:, : stop - start], cells, zeroed)
+        factor = feedback.columns(start, stop)
+        roots = factor[start:].diagonal().clone()
+        factor.div_(roots)
+        wanted = torch.addmm(rest[start:stop], factor[:start].T, rest[:start])
+        zeroed = _cheapest(wanted, roots, sparsity)
+        rounded = _round_block(rest[start:stop], wanted, factor[start:], cells_of(columns), zeroed)
         codes[columns] = rounded.to(dtype)
-        remaining[stop:].addmm_(factor[:, stop - start :].T, errors, alpha=-1)
     return codes.T.contiguous()
 
 
 def _round_block(
-    block: Float[Tensor, "columns out"],
+    weights: Float[Tensor, "columns out"],
+    wanted: Float[Tensor, "columns out"],
     factor: Float[Tensor, "columns columns"],
     cells: Cells,
     zeroed: Bool[Tensor, "columns out"] | None,
-) -> tuple[Float[Tensor, "columns out"], Float[Tensor, "columns out"]]:
-    """Codes and errors of a block, which is overwritten; no number of a column is read back.
+) -> Float[Tensor, "columns out"]:
+    """Codes of a block; no number of a column is read back.
 
     Errors reach later columns one by one within `INNER_COLUMNS`, and beyond them in one product.
 
     Args:
-        factor: U_jk / U_jj.
+        weights: are replaced by their errors. wanted: the same with the errors of earlier blocks paid for;
+            is overwritten. factor: the block's own part of A.
     """
-    count = len(block)
-    codes, errors = torch.empty_like(block), torch.empty_like(block)
-    low, high, steps, values = (
-        part.unbind() for part in (cells.low, cells.high, cells.steps, block)
-    )
-    masks = block.new_zeros(count, 0).unbind() if zeroed is None else zeroed.unbind()
+    count = len(weights)
+    codes = torch.empty_like(wanted)
+    low, high, steps = (part.unbind() for part in (cells.low, cells.high, cells.steps))
+    values, errors = wanted.unbind(), weights.unbind()
+    masks = weights.new_zeros(count, 0).unbind() if zeroed is None else zeroed.unbind()
     for start in range(0, count, INNER_COLUMNS):
         stop = min(start + INNER_COLUMNS, count)
         for j in range(start, stop):
@@ -185,18 +175,18 @@ def _round_block(
             code.clamp_(low[j], high[j])
             if zeroed is not None:
                 code.masked_fill_(masks[j], 0.0)
-            torch.addcmul(values[j], code, steps[j], value=-1, out=errors[j])
-            block[j + 1 : stop].addr_(factor[j, j + 1 : stop], errors[j], alpha=-1)
-        block[stop:].addmm_(factor[start:stop, stop:].T, errors[start:stop], alpha=-1)
-    return codes, errors
+            errors[j].addcmul_(code, steps[j], value=-1)
+            wanted[j + 1 : stop].addr_(factor[j, j + 1 : stop], errors[j])
+        wanted[stop:].addmm_(factor[start:stop, stop:].T, weights[start:stop])
+    return codes
 
 
-def _cheapest(block: Tensor, pivots: Tensor, sparsity: float) -> Tensor | None:
+def _cheapest(block: Tensor, roots: Tensor, sparsity: float) -> Tensor | None:
     """Mask of the elements of a block (columns, out) to drop, or None."""
     count = int(sparsity * block.numel())
     if count == 0:
         return None
-    cost = (block / pivots).square()
+    cost = (block * roots[:, None]).square()
     return cost <= cost.flatten().kthvalue(count).values
 
 

@@ -3,8 +3,8 @@
 A code that takes its entropy to store, and no fixed width, has no largest value to scale by: the
 steps are free. Minimising the expected loss at a given total entropy then asks that every weight
 contribute the same loss (reverse water-filling). Row i counts g_i in the loss, and with error
-feedback column j counts 1 / U_jj² (see `feedback`), so the step of weight (i, j) is
-    sqrt(level / g_i) · U_jj,
+feedback column j counts D_j (see `feedback`), so the step of weight (i, j) is
+    sqrt(level / (g_i D_j)),
 and each weight adds level / 24 to the loss while steps are fine. A scalar quantizer with entropy
 coding stays within 0.25 bit of the rate-distortion bound (Gish & Pierce 1968,
 doi:10.1109/TIT.1968.1054193); 4-bit codes scaled by the largest weight of a group waste about one bit.

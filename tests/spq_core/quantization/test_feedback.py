@@ -5,7 +5,6 @@ from spq_core.calibration.inverse import damp
 from spq_core.quantization import feedback as feedback_module
 from spq_core.quantization.feedback import (
     Cells,
-    column_steps_of,
     feedback_of,
     output_error,
     round_with_feedback,
@@ -57,18 +56,43 @@ def test_every_rounding_is_made_up_for_by_the_best_update_of_the_rest(strongest_
 
 
 @pytest.mark.parametrize("strongest_first", [True, False])
-def test_wide_matrices_are_inverted_block_by_block(strongest_first):
-    n = 1100  # two whole blocks and a rest
+@pytest.mark.parametrize("damping", [0.01, 1e-5])
+def test_the_factor_is_that_of_the_damped_moment(strongest_first, damping):
+    n = 1100
     second = correlated_inputs(n, tokens=2 * n)
-    feedback = feedback_of(second, strongest_first=strongest_first)
+    feedback = feedback_of(second, damping, strongest_first=strongest_first)
     order = feedback.order
-    exact = damped(second)[order][:, order]
-    upper = torch.linalg.cholesky(torch.linalg.inv(exact), upper=True).float()
-    for start, stop in ((0, 128), (512, 640), (1024, 1100)):
-        torch.testing.assert_close(feedback.factor(start, stop), upper[start:stop, start:])
-    steps = column_steps_of(second, strongest_first=strongest_first)
-    torch.testing.assert_close(steps, feedback.column_steps)
-    torch.testing.assert_close(steps[order], upper.diagonal())
+    exact = second.double()
+    damp(exact, damping)
+    exact = exact[order][:, order]
+    upper = torch.zeros(n, n, dtype=torch.float64)
+    for start, stop in ((0, 128), (128, 1024), (1024, 1100)):
+        upper[:stop, start:stop] = feedback.columns(start, stop)
+    scale = exact.diagonal().sqrt()
+    apart = (upper @ upper.T - exact) / scale[:, None] / scale
+    assert float(apart.abs().max()) < 1e-5
+    assert torch.equal(upper, upper.triu())
+    steps = feedback.column_steps[order].double()
+    inverse = torch.linalg.cholesky(torch.linalg.inv(exact), upper=True)
+    torch.testing.assert_close(steps, inverse.diagonal(), rtol=1e-3, atol=0)
+
+
+def test_float32_fails_where_float64_does_not(monkeypatch):
+    """Then the damping stays what was asked for."""
+    tried = []
+    real = torch.linalg.cholesky_ex
+
+    def failing(matrix, *, out):
+        tried.append(matrix.dtype)
+        real(matrix, out=out)
+        if matrix.dtype == torch.float32:
+            out[1].fill_(3)
+
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", failing)
+    second = correlated_inputs()
+    lower = feedback_of(second, strongest_first=False).lower
+    assert tried == [torch.float32, torch.float64]
+    torch.testing.assert_close((lower @ lower.T).flip(0, 1), damped(second))
 
 
 def test_a_second_moment_that_cannot_be_inverted_is_damped():
@@ -76,7 +100,7 @@ def test_a_second_moment_that_cannot_be_inverted_is_damped():
     for second in (row.T @ row, torch.zeros(24, 24)):
         feedback = feedback_of(second)
         rounded = round_with_feedback(random_weight(), feedback, whole_numbers)
-        assert torch.isfinite(feedback.inverse).all()
+        assert torch.isfinite(feedback.lower).all()
         assert int(rounded.abs().max()) < 50
 
 
