@@ -1,13 +1,10 @@
 """Compress a model folder into an artifact folder."""
 
-import hashlib
-import json
 import math
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ from torch import Tensor
 
 from spq_core.allocation.budget import empty_budget
 from spq_core.artifact.config import artifact_config
-from spq_core.artifact.manifest import MANIFEST_FILE, Manifest, Source, known_sha256
+from spq_core.artifact.manifest import MANIFEST_FILE
 from spq_core.artifact.portable import portable_config
 from spq_core.artifact.same_text import require_same_tokenizer
 from spq_core.artifact.spool import Spool
@@ -37,6 +34,7 @@ from spq_core.modeling.skeleton import Skeleton, load_skeleton
 from spq_core.passes import LOSS_EXCESS, Run
 from spq_core.plan import Findings, Plan, look, make_plan
 from spq_core.progress import Progress, Silent
+from spq_core.provenance import dtype_name, fingerprint, manifest_of
 from spq_core.recipe import Recipe
 from spq_core.recipe_stages import QuantizeStage
 from spq_core.recipe_stages import RecoverStage as RecoverSettings
@@ -115,7 +113,7 @@ def _compressed(
     recovery = _recovery(recipe, source, text)
     states = StateFolder(
         state_folder(out),
-        _fingerprint(recipe, source, checkpoint, _rows(samples, recovery)),
+        fingerprint(recipe, source, checkpoint, _rows(samples, recovery)),
         device,
     )
     compression = _Compression(
@@ -128,7 +126,7 @@ def _compressed(
         recipe=recipe.document(),
         recipe_sha256=recipe.sha256(),
         family=skeleton.family.name,
-        source_dtype=_dtype_name(checkpoint),
+        source_dtype=dtype_name(checkpoint),
         source_bytes=stored_bytes(source.folder),
         artifact_bytes=stored_bytes(out, ARTIFACT_EXTRA_FILES),
         parameters=checkpoint.parameters,
@@ -256,7 +254,7 @@ class _Compression:
             writer.write_config(self._config(run, writer, modules))
             writer.carry_files(self.source.folder)
             writer.finish(
-                _manifest(
+                manifest_of(
                     self.source, self.checkpoint, self.skeleton, self.samples, self.recipe, modules
                 )
             )
@@ -341,52 +339,3 @@ def _recovery(recipe: Recipe, source: SourceModel, text: Text | None) -> Recover
 def _rows(*samples: CalibrationSamples | RecoverySamples | None) -> list[Tensor]:
     """The tokens that a run looks at."""
     return [one.rows for one in samples if one is not None]
-
-
-def _fingerprint(
-    recipe: Recipe, source: SourceModel, checkpoint: Checkpoint, rows: Sequence[Tensor]
-) -> str:
-    """Digest of everything a result depends on but the number of threads."""
-    digest = hashlib.sha256(recipe.sha256().encode())
-    digest.update(checkpoint.device.partition(":")[0].encode())
-    for file in sorted({header.file for header in checkpoint.tensors.values()} | {"config.json"}):
-        digest.update(f"{file} {known_sha256(source.folder / file)}\n".encode())
-    for part in rows:
-        digest.update(part.numpy().tobytes())
-    digest.update(json.dumps(_versions(), sort_keys=True).encode())
-    return digest.hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("spq", "torch", "transformers", "safetensors")}
-
-
-def _manifest(
-    source: SourceModel,
-    checkpoint: Checkpoint,
-    skeleton: Skeleton,
-    samples: CalibrationSamples | None,
-    recipe: Recipe,
-    modules: Sequence[ModuleReport],
-) -> Manifest:
-    return Manifest(
-        profile=recipe.profile,
-        source=Source(
-            name=source.name,
-            revision=source.revision,
-            dtype=_dtype_name(checkpoint),
-            bytes=stored_bytes(source.folder),
-            parameters=checkpoint.parameters,
-        ),
-        family=skeleton.family.name,
-        recipe=recipe.document(),
-        recipe_sha256=recipe.sha256(),
-        calibration=None if samples is None else samples.description,
-        modules=[asdict(report) for report in modules],
-        versions=_versions(),
-        files={},
-    )
-
-
-def _dtype_name(checkpoint: Checkpoint) -> str:
-    return str(checkpoint.dtype).removeprefix("torch.")
