@@ -69,7 +69,9 @@ def clean_copy(source: SourceModel) -> Iterator[SourceModel]:
         for name in used_files(folder):
             target = copy / name
             target.parent.mkdir(exist_ok=True)
-            if name in SETTINGS_FILES:
+            if name == INDEX_FILE:
+                _write_index(folder / name, target)
+            elif name in SETTINGS_FILES:
                 notes += _write_settings(folder / name, target)
             else:
                 target.symlink_to((folder / name).resolve())
@@ -106,6 +108,12 @@ def _may_be_used(name: str) -> bool:
 
 def _without(names: list[str]) -> list[str]:
     return [name for name in names if name != "config.json"]
+
+
+def _write_index(source: Path, target: Path) -> None:
+    """Copy the index with the key that transformers fails without."""
+    document = read_json_object(source)
+    target.write_text(json.dumps({"metadata": {}, **document}), encoding="utf-8")
 
 
 def _write_settings(source: Path, target: Path) -> list[str]:

@@ -92,7 +92,7 @@ def compress_command(
         with (
             output_lock(out),
             stopped_like_by_hand(),
-            naming_resume(out),
+            naming_resume(out, resume=resume),
             scratch_folder(out) as scratch,
         ):
             if not resume or finished_run(out, recipe) is None:

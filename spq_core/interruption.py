@@ -12,7 +12,7 @@ import click
 
 from spq_core.finished import note_path
 from spq_core.machine import machine_failure
-from spq_core.resume import state_folder
+from spq_core.resume import STATE_FILE, state_folder
 
 AGAIN = "the same command with --resume"
 UNFINISHED = ("partial", "spool")
@@ -36,7 +36,7 @@ def scratch_folder(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def stopped_like_by_hand() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does: with a word, and without leftovers."""
+    """Let SIGTERM, and a terminal that closes, end the block as Ctrl-C does: without leftovers."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -44,34 +44,53 @@ def stopped_like_by_hand() -> Iterator[None]:
     def stop(_signal: int, _frame: Any) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
-def naming_resume(out: Path) -> Iterator[None]:
+def naming_resume(out: Path, *, resume: bool) -> Iterator[None]:
     """Tell whoever interrupts a run how to go on with it; remove what nobody can go on from."""
+    others = None if resume else _written_at(state_folder(out) / STATE_FILE)
+
+    def has_state() -> bool:
+        now = _written_at(state_folder(out) / STATE_FILE)
+        return now is not None and now != others  # an earlier run's is not ours to promise
+
     try:
         yield
     except Exception as error:
         failure = machine_failure(error)
         if failure is None:
             raise
-        left = note_path(out).is_file() or state_folder(out).is_dir()
+        left = note_path(out).is_file() or has_state()
         go_on = f"; {AGAIN} goes on from there" if left else ""
         raise click.ClickException(f"{failure.code}: {failure.message}{go_on}") from None
     except KeyboardInterrupt:
-        if note_path(out).is_file():
-            told = f"interrupted; the artifact in {out} is complete, and {AGAIN} checks and measures it"
-        elif out.is_dir():
-            told = f"interrupted; {out} is complete, `spq compare` measures it"
-        elif state_folder(out).is_dir():
-            told = f"interrupted; {AGAIN} goes on from the last finished layer"
-        else:
+        if not (note_path(out).is_file() or out.is_dir() or has_state() or others):
             for kind in UNFINISHED:
                 shutil.rmtree(out.with_name(f"{out.name}.{kind}"), ignore_errors=True)
-            told = "interrupted; nothing was finished yet"
-        raise click.ClickException(told) from None
+        raise click.ClickException(_told(out, resumable=has_state())) from None
+
+
+def _told(out: Path, *, resumable: bool) -> str:
+    """What an interrupted run has come to."""
+    if note_path(out).is_file():
+        return f"interrupted; the artifact in {out} is complete, and {AGAIN} checks and measures it"
+    if out.is_dir():
+        return f"interrupted; {out} is complete, `spq compare` measures it"
+    if resumable:
+        return f"interrupted; {AGAIN} goes on from the last finished layer"
+    return "interrupted; nothing was finished yet"
+
+
+def _written_at(file: Path) -> int | None:
+    """When a file was last written; None if there is none."""
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return None

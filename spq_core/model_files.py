@@ -129,6 +129,9 @@ def parse_json_object(name: str, text: bytes) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         document = None
         reason = f"is not valid JSON: {error.msg} (line {error.lineno}, column {error.colno})"
+    except UnicodeDecodeError:
+        document = None
+        reason = "is not UTF-8 text; save it as UTF-8"
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
@@ -149,12 +152,26 @@ def check_model_folder(folder: Path) -> None:
     for name in sorted(SETTINGS_FILES - {"config.json"}):
         if (folder / name).is_file():
             check_settings(name, read_json_object(folder / name))
+    for name in side_files(folder):
+        if name == "added_tokens.json":
+            read_json_object(folder / name)
+        elif name.endswith(".jinja"):
+            _require_utf8(name, folder / name)
     files = weight_files(folder)
     if not files:
         raise without_weights(folder)
     headers = (read_header(folder / file) for file in files)
     stored = sum(one.n_elements for header in headers for one in header.values())
     check_stored_sizes(config, stored)
+
+
+def _require_utf8(name: str, path: Path) -> None:
+    try:
+        path.read_text(encoding="utf-8")
+    except UnicodeError:
+        raise UnsafeModelError(
+            "unsafe_config", f"{name} is not UTF-8 text; save it as UTF-8"
+        ) from None
 
 
 def without_weights(folder: Path) -> UnsafeModelError:

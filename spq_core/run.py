@@ -92,6 +92,7 @@ def compress_and_measure(
         expected = _estimated(recipe, copy, evaluation)
         if expected is not None:
             progress.record("estimate", expected)
+        check_source(copy)
         require_measurable(copy.folder, [texts[name] for name in evaluation.perplexity], evaluation)
         finished = compress_and_load(
             copy, recipe, out, texts.get(recipe.calibration.dataset), scratch, progress,
@@ -209,6 +210,9 @@ def _measured_or_missing(
         return unmeasured(begun, Missing("evaluation_killed", KILLED))
     try:
         return _measured(begun, source, out, texts, evaluation, scratch, progress, device)
+    except KeyboardInterrupt:  # not the machine's doing: it does not count
+        note_finished(out, replace(begun, measurings=begun.measurings - 1), source.folder)
+        raise
     except Exception as error:
         failure = machine_failure(error)
         if failure is not None and failure.may_pass and begun.measurings < MOST_MEASURINGS:

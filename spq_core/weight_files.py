@@ -29,7 +29,7 @@ FILE_NAME = re.compile(r"[A-Za-z0-9][\w.\- ()+]{0,200}\.safetensors", re.ASCII)
 TENSOR_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,256}")
 ITEM_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2,
-    "U16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
+    "U16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
 }  # fmt: skip
 
 
@@ -165,6 +165,14 @@ def checked_tensor(file: str, name: str, dtype: object, shape: object) -> Weight
     Raises:
         ArtifactError: naming the file and the tensor.
     """
+    if (
+        isinstance(dtype, str)
+        and re.fullmatch(r"[A-Z][A-Z0-9_]{1,15}", dtype)
+        and dtype not in ITEM_BYTES
+    ):
+        raise ArtifactError(
+            f"{file}: {name[:80]!r} is stored as {dtype}, which is not compressed; name the model it was made from"
+        )
     known = isinstance(dtype, str) and dtype in ITEM_BYTES
     if not known or not _sizes(shape) or not TENSOR_NAME.fullmatch(name):
         raise ArtifactError(f"{file}: the header's entry for {name[:80]!r} is malformed")

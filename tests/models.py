@@ -66,11 +66,14 @@ def save_tiny(
     *,
     hidden: int = 96,
     vocabulary: int = VOCABULARY,
+    positions: int | None = None,
 ) -> Path:
     """Write a 3-layer model whose attention spectra decay, so that some matrices factorise."""
     model_type, sizes = FAMILIES[family]
     torch.manual_seed(7)
     changed = {"hidden_size": hidden, "vocab_size": vocabulary}
+    if positions is not None:
+        changed["max_position_embeddings"] = positions
     config = AutoConfig.for_model(model_type, **sizes | changed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():

@@ -14,6 +14,7 @@ JSON_SUFFIXES = frozenset({".json", ".jsonl", ".ndjson"})
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 MOST_FIELD_CHARACTERS = 1 << 30
 """Of a table's field; Python's own limit is a short document."""
+SHOWN_CHARACTERS, SHOWN_FIELDS = 40, 8
 LOOKED_AT = 3
 """First lines of a file without a telling name: all of them JSON objects, and the file is JSON lines."""
 MARKS = {
@@ -35,9 +36,21 @@ def read_text(path: Path) -> str:
     text = _decoded(path)
     suffix = path.suffix.lower()
     if suffix in DELIMITERS:
-        return _joined(path, _rows(path, text, DELIMITERS[suffix]))
+        return _joined(path, _rows(path, text, _delimiter(text, DELIMITERS[suffix])), is_table=True)
     records = _json_records(path, text, told=suffix in JSON_SUFFIXES)
-    return text if records is None else _joined(path, records)
+    return text if records is None else _whole(_joined(path, records))
+
+
+def _whole(text: str) -> str:
+    """Text whose halves of characters that JSON escaped are together, and without those left alone."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _delimiter(text: str, usual: str) -> str:
+    """What stands between the names of a table's header: spreadsheets of many languages write semicolons."""
+    header = text.partition("\n")[0]
+    found = [one for one in (usual, ";", "\t", ",") if one in header]
+    return found[0] if found else usual
 
 
 def _decoded(path: Path) -> str:
@@ -93,6 +106,24 @@ def _is_json(text: str) -> bool:
         return False
 
 
+def _why_no_text(
+    objects: Iterable[Mapping[str, Any]], fields: Iterable[str], *, is_table: bool
+) -> str:
+    """What is wrong with records of which no field is taken for text."""
+    if not fields:
+        return "has no records with fields; write one object a line, with the text in 'text'"
+    named = next((name for name in TEXT_FIELDS if name in fields), None)
+    if named is not None:
+        held = next((type(one[named]).__name__ for one in objects if named in one), "nothing")
+        return f"has a field {named!r} that holds {held} instead of text; give each text a record of its own"
+    shown = ", ".join(name[:SHOWN_CHARACTERS] for name in sorted(fields)[:SHOWN_FIELDS])
+    header = ", or put a header row above if that is the first text" if is_table else ""
+    return (
+        f"has the fields {shown}, none of which is known as text; rename the one to score to 'text'{header}, or "
+        "write it to a plain text file"
+    )
+
+
 def _is_object(line: str) -> bool:
     try:
         return isinstance(json.loads(line), dict)
@@ -114,11 +145,14 @@ def _rows(path: Path, text: str, delimiter: str) -> list[dict[str, Any]]:
                 )
             rows.append(dict(row))
     except csv.Error as error:
-        raise DatasetError(f"{path.name} is not a valid table: {error}") from None
+        raise DatasetError(
+            f"{path.name} is not a valid table: line {reader.line_num}: {error}; double the quotes inside of "
+            "quoted texts, and close each"
+        ) from None
     return rows
 
 
-def _joined(path: Path, records: Iterable[Any]) -> str:
+def _joined(path: Path, records: Iterable[Any], *, is_table: bool = False) -> str:
     """The records' texts; every record must have the same text field, or be a text."""
     found = list(records)
     if len(found) == 1 and isinstance(found[0], list):
@@ -131,15 +165,7 @@ def _joined(path: Path, records: Iterable[Any]) -> str:
         (name for name in TEXT_FIELDS if name in fields and _has_text(objects, name)), None
     )
     if not objects or field is None:
-        has = (
-            f"has the fields {', '.join(sorted(fields))}"
-            if fields
-            else "has no records with fields"
-        )
-        raise DatasetError(
-            f"{path.name} {has}, none of which is known as text; rename the one to score to 'text', or write it "
-            "to a plain text file"
-        )
+        raise DatasetError(f"{path.name} {_why_no_text(objects, fields, is_table=is_table)}")
     texts = [record[field] for record in objects if isinstance(record.get(field), str)]
     if len(texts) < len(found):
         raise DatasetError(

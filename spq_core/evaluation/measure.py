@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from spq_core.artifact.manifest import MANIFEST_FILE
 from spq_core.artifact.read import load_model
@@ -25,6 +25,7 @@ from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.throughput import Throughput, measure_throughput
 from spq_core.memory import peak_rss_bytes, reset_peak_rss, rss_bytes
 from spq_core.model_files import read_json_object
+from spq_core.modeling.config import read_config
 from spq_core.modeling.tokenizer import load_tokenizer, opening_tokens, require_rows
 from spq_core.progress import Progress
 from spq_core.weight_files import stored_bytes
@@ -98,11 +99,12 @@ def measure(
     plain = {name: folder for name, folder in folders.items() if folder.suffix != SUFFIX}
     for folder in plain.values():
         require_whole(folder)
+    length = window_length(folders.values(), settings)
     tokenizer = common_tokenizer(plain, [text.evaluation for text in texts.values()])
     opening = opening_tokens(tokenizer)
     loaded: dict[str, LanguageModel] = {}
     load_figures: dict[str, LoadFigures] = {}
-    length = window_length(folders.values(), settings)
+    settings = fitting(folders.values(), settings)
     windows = {
         name: consecutive_windows(tokenizer, text.evaluation, length, settings.limit)
         for name, text in texts.items()
@@ -123,7 +125,8 @@ def measure(
         dataset: _score(loaded, cut, reference, f"perplexity on {dataset}", progress)
         for dataset, cut in windows.items()
     }
-    short = first_tokens(tokenizer, paper_text(texts[first].evaluation), PAPER_TOKENS)
+    most = min(PAPER_TOKENS, _smallest(folders.values()) or PAPER_TOKENS)
+    short = first_tokens(tokenizer, paper_text(texts[first].evaluation), most)
     paper = score_windows(loaded, short[None], reference=None)
     return Measurement(
         models={
@@ -163,8 +166,8 @@ def require_measurable(folder: Path, texts: Iterable[Text], settings: Evaluation
         EvaluationError: windows do not fit into the model's positions, or a text is too short.
         TokenizerError: there is no tokenizer, or it makes tokens that the model has no rows for.
     """
-    tokenizer = load_tokenizer(folder)
     length = window_length([folder], settings)
+    tokenizer = load_tokenizer(folder)
     for text in texts:
         windows = consecutive_windows(tokenizer, text.evaluation, length, settings.limit)
         require_rows(windows, tokenizer, folder)
@@ -190,24 +193,38 @@ def window_length(folders: Iterable[Path], settings: EvaluationSettings) -> int:
     """Tokens per window: as set, else 1024 or the positions of the smallest model.
 
     Raises:
-        EvaluationError: windows or prompts do not fit into a model's positions.
+        EvaluationError: windows do not fit into a model's positions.
+        UnsupportedModelError: transformers cannot read a configuration.
     """
-    positions = [_positions(folder) for folder in folders if folder.suffix != SUFFIX]
-    smallest = min((count for count in positions if count is not None), default=None)
+    smallest = _smallest(folders)
     length = settings.length or min(DEFAULT_LENGTH, smallest or DEFAULT_LENGTH)
-    prompt = settings.prompt_tokens + settings.new_tokens if settings.throughput else 0
-    if smallest is not None and max(length, prompt) > smallest:
+    if smallest is not None and length > smallest:
         raise EvaluationError(
-            f"the model has {smallest} positions, the evaluation needs {max(length, prompt)}; "
-            "choose shorter windows (--length, or evaluation.length), or fewer prompt_tokens and new_tokens"
+            f"the model has {smallest} positions, windows of {length} tokens do not fit; choose shorter ones "
+            "(--length, or evaluation.length)"
         )
     return length
+
+
+def fitting(folders: Iterable[Path], settings: EvaluationSettings) -> EvaluationSettings:
+    """The settings with a prompt and new tokens that fit into the models' positions."""
+    smallest = _smallest(folders)
+    if smallest is None or settings.prompt_tokens + settings.new_tokens <= smallest:
+        return settings
+    new = min(settings.new_tokens, smallest // 2)
+    return settings.model_copy(update={"prompt_tokens": smallest - new, "new_tokens": new})
+
+
+def _smallest(folders: Iterable[Path]) -> int | None:
+    """Positions of the model that has fewest; None where no configuration says."""
+    positions = [_positions(folder) for folder in folders if folder.suffix != SUFFIX]
+    return min((count for count in positions if count is not None), default=None)
 
 
 def _positions(folder: Path) -> int | None:
     """How many positions a model has; None where its configuration does not say."""
     read_json_object(folder / "config.json")  # says what is wrong better than transformers does
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    config = read_config(folder)
     positions = getattr(config, "max_position_embeddings", None)
     return positions if isinstance(positions, int) else None
 

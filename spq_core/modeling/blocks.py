@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from spq_core.errors import ArtifactError, NumericalError
+from spq_core.errors import ArtifactError, NumericalError, WeightsMismatchError
 from spq_core.modeling.blocked import BlockedModel
 from spq_core.modeling.checkpoint import Checkpoint
 from spq_core.modeling.finite import all_finite
@@ -78,7 +78,7 @@ def _require_one_matrix(
     if head in checkpoint.tensors and not torch.equal(
         checkpoint.read([head])[head], tensors[f"{skeleton.embedding_path}.weight"]
     ):
-        raise ArtifactError(
+        raise WeightsMismatchError(
             f"config.json ties head and embedding, but the weights hold a different {head}; "
             "set tie_word_embeddings to false if that is meant"
         )

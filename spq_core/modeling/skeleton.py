@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from spq_core.errors import UnsupportedModelError
 from spq_core.families.family import Family
 from spq_core.families.match import match_family
+from spq_core.modeling.config import no_model_of, read_config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,16 +68,12 @@ def load_skeleton(folder: Path) -> Skeleton:
     Raises:
         UnsupportedModelError: transformers makes no model of it, or one no family describes.
     """
+    config = read_config(folder)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         with init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except Exception as error:  # whatever a value of a stranger's configuration makes happen there
-        raise UnsupportedModelError(
-            f"transformers makes no model of this config.json: {type(error).__name__}: {error}"[
-                :400
-            ]
-        ) from error
+        raise no_model_of(folder, error) from error
     model.eval()
     layers_path = _find_layers(model)
     return Skeleton(

@@ -14,7 +14,7 @@ from spq_core.artifact.manifest import read_manifest, verify_files
 from spq_core.artifact.same_text import differences
 from spq_core.calibration.texts import builtin_text
 from spq_core.catalog import resolve
-from spq_core.clean_copy import SourceModel, refuse_links_outside
+from spq_core.clean_copy import SourceModel, clean_copy, refuse_links_outside
 from spq_core.errors import (
     EvaluationError,
     SpqError,
@@ -463,6 +463,28 @@ MISTAKES = {
         lambda folder: edit(folder / "config.json", pad_token_id=VOCABULARY),
         r"pad_token_id \d+ is no row.*pad_token_id to null",
     ),
+    "a number as text": (
+        lambda folder: edit(folder / "config.json", rms_norm_eps="1e-5"),
+        r"makes no model of this config\.json: .*rms_norm_eps.*1e-5",
+    ),
+    "an unknown activation": (
+        lambda folder: edit(folder / "config.json", hidden_act="swishglu"),
+        r"hidden_act 'swishglu' is none that it knows",
+    ),
+    "utf-16": (
+        lambda folder: (folder / "config.json").write_bytes(
+            (folder / "config.json").read_text().encode("utf-16")
+        ),
+        r"config\.json is not UTF-8 text; save it as UTF-8",
+    ),
+    "a list of tokens": (
+        lambda folder: (folder / "added_tokens.json").write_text("[]"),
+        r"added_tokens\.json is not a JSON object",
+    ),
+    "a template in latin-1": (
+        lambda folder: (folder / "chat_template.jinja").write_bytes("é".encode("latin-1")),
+        r"chat_template\.jinja is not UTF-8",
+    ),
     "stale": (leave_stale_file, r"lack 'model\.norm\.weight'.*remove the one that is left over"),
     "tokenizer": (
         lambda folder: [path.unlink() for path in folder.glob("tokenizer*")],
@@ -508,3 +530,30 @@ def test_a_link_to_a_file_outside_is_refused_before_it_is_read(tmp_path):
     (folder / "model.safetensors").unlink()
     with pytest.raises(UnsafeModelError, match=r"index\.json is a link to a file outside"):
         refuse_links_outside(folder, [])
+
+
+def test_an_index_without_metadata_is_read_though_transformers_would_not(tmp_path):
+    folder = tiny(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    shard = "model-00001-of-00001.safetensors"
+    (folder / "model.safetensors").rename(folder / shard)
+    index = {"weight_map": dict.fromkeys(weights, shard)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with clean_copy(SourceModel(folder=folder, name="tiny")) as copy:
+        compressed(folder, tmp_path)
+        found = measured(copy.folder, tmp_path / "out").models
+    assert found["out"].quality["builtin"].perplexity > 1
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+def test_a_model_with_few_positions_is_measured_on_what_fits(tmp_path, family):
+    folder = save_tiny(tmp_path / "model", family, positions=48)
+    settings = EvaluationSettings(perplexity=("builtin",), limit=1, length=16, trials=1)
+    found = measure(
+        {"model": folder}, {"builtin": builtin_text()}, settings, Silent(), reference=None
+    )
+    assert found.models["model"].throughput.decode.median > 0
+    settings = found.settings
+    assert settings["prompt_tokens"] + settings["new_tokens"] == 48
+    with pytest.raises(EvaluationError, match="48 positions, windows of 64 tokens do not fit"):
+        measured(folder)

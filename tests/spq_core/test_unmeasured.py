@@ -128,3 +128,14 @@ def test_what_was_finished_of_other_weights_is_refused_and_stays(tmp_path, monke
     with pytest.raises(StateMismatchError, match="finished artifact of other weights"):
         go(tmp_path, resume=True)
     assert (tmp_path / "out" / "model-00001-of-00004.safetensors").read_bytes() == made
+
+
+def test_whoever_interrupts_a_measurement_may_do_so_as_often_as_they_like(tmp_path, monkeypatch):
+    with monkeypatch.context() as broken:
+        breaks(broken, KeyboardInterrupt())
+        for attempt in range(MOST_MEASURINGS + 1):
+            with pytest.raises(KeyboardInterrupt):
+                go(tmp_path, resume=attempt > 0)
+    result = go(tmp_path, resume=True)
+    assert result.missing is None
+    assert result.rows

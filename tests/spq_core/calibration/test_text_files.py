@@ -71,3 +71,37 @@ def test_a_named_dataset_may_be_json_lines(tmp_path):
     (tmp_path / "mine-valid.csv").write_text("text\nother\n")
     found = local_text("mine", tmp_path)
     assert (found.evaluation, found.calibration) == (JOINED, "other")
+
+
+def written(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_characters_that_json_cut_in_half_are_made_whole_or_replaced(tmp_path):
+    whole = json.dumps({"text": "a \U0001f600 b"})
+    half = '{"text": "c \\ud83d d"}'
+    found = read_text(written(tmp_path, "x.jsonl", f"{whole}\n{half}\n"))
+    assert found == "a \U0001f600 b\n\nc \ufffd d"
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_tables_of_other_languages_are_read(tmp_path, mark):
+    rows = [("id", "text"), ("1", '"one, two; three"'), ("2", "four")]
+    path = written(tmp_path, "x.csv", "\n".join(mark.join(row) for row in rows))
+    assert read_text(path) == "one, two; three\n\nfour"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("x.json", '{"text": ["one", "two"]}', "field 'text' that holds list instead of text"),
+        ("x.csv", "0,The quick brown fox\n1,jumps\n", "or put a header row above"),
+        ("x.csv", 'text\n"one" two"\n', r"line \d: .*double the quotes"),
+        ("x.jsonl", '{"text": "a"}\n{"text": \n', r"line 2: '\{\"text\":'"),
+    ],
+)
+def test_what_is_wrong_with_records_is_said_with_its_place(tmp_path, name, text, words):
+    with pytest.raises(DatasetError, match=words):
+        read_text(written(tmp_path, name, text))
