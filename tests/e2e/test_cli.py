@@ -207,7 +207,7 @@ def test_errors_are_one_line_that_names_the_thing(
     [
         ("config.json", None, "has no config.json"),
         ("config.json", b"[1]", "not a JSON object"),
-        ("config.json", b"{", "not a JSON object"),
+        ("config.json", b"{", "not valid JSON"),
         ("tokenizer.json", None, "no usable tokenizer"),
     ],
 )
