@@ -1,4 +1,4 @@
-"""`spq estimate`: what a job would take."""
+"""`spq estimate`: what a job would take. Free of torch."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from spq_core.catalog import catalog, read_request, resolve
-from spq_core.clean_copy import SourceModel, clean_copy
 from spq_core.estimate.estimate import Estimate, estimate, folder_shapes, headers_shapes
 from spq_core.estimate.shapes import ModelShapes
 from spq_core.evaluation.settings import EvaluationSettings
@@ -15,7 +14,6 @@ from spq_core.hub.client import require_reachable
 from spq_core.hub.fetch import require_named
 from spq_core.hub.headers import fetch_headers
 from spq_core.hub.own_token import own_hub
-from spq_core.run import check_source
 
 
 @click.command("estimate")
@@ -67,9 +65,7 @@ def _line(one: Estimate) -> str:
 
 def _shapes(model: str, revision: str) -> ModelShapes:
     if Path(model).is_dir():
-        with clean_copy(SourceModel(folder=Path(model), name=Path(model).name)) as copy:
-            check_source(copy)
-            return folder_shapes(copy.folder)
+        return folder_shapes(Path(model))
     require_named(model)
     with own_hub() as api:
         require_reachable(api)

@@ -24,9 +24,9 @@ LOGIT_COPIES = 4
 COPY_BYTES_PER_SECOND = 65e6
 FACTORIZED_PER_SECOND = 1e9
 """Cubed short sides of matrices that become pairs."""
-ROUNDED_SECONDS = 0.62e-6
+ROUNDED_SECONDS = 0.2e-6
 """Per weight, with error feedback."""
-PASSED_SECONDS = 6.6e-11
+PASSED_SECONDS = 5.5e-11
 """Per token and weight of the layers, for all looks a calibrated stage takes."""
 SCORED_SECONDS = 2.1e-11
 """Per token and weight, forward."""
