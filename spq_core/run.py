@@ -143,40 +143,20 @@ def compress_and_load(
         finished = finished_run(out, recipe, copy.folder) if resume else None
         if finished is None:
             forget_notes(out)
-            finished = _compressed(
-                copy, recipe, out, text, scratch, progress, resume=resume, device=device,
-                evaluation=evaluation,
+            require_unused(out)
+            check_source(copy)
+            if not resume:
+                require_room(recipe, copy.folder, out.absolute().parent, evaluation)
+                preflight(copy, recipe, text, scratch, progress)
+            report = compress(
+                copy, recipe, out, text=text, progress=progress, resume=resume, device=device,
+                probe_file=probe_path(out),
             )  # fmt: skip
+            finished = FinishedRun(report=report, load_check=None)
+            note_finished(out, finished, copy.folder)
         if finished.load_check is None:
             finished = replace(finished, load_check=_loaded(copy, recipe, out, progress))
             note_finished(out, finished, copy.folder)
-    return finished
-
-
-def _compressed(
-    source: SourceModel,
-    recipe: Recipe,
-    out: Path,
-    text: Text | None,
-    scratch: Path,
-    progress: Progress,
-    *,
-    resume: bool,
-    device: str,
-    evaluation: EvaluationSettings | None,
-) -> FinishedRun:
-    """Compress, on a toy first."""
-    require_unused(out)
-    check_source(source)
-    if not resume:
-        require_room(recipe, source.folder, out.absolute().parent, evaluation)
-        preflight(source, recipe, text, scratch, progress)
-    report = compress(
-        source, recipe, out, text=text, progress=progress, resume=resume, device=device,
-        probe_file=probe_path(out),
-    )  # fmt: skip
-    finished = FinishedRun(report=report, load_check=None)
-    note_finished(out, finished, source.folder)
     return finished
 
 
