@@ -14,8 +14,8 @@ import json
 import torch
 from torch import Tensor
 
-from spq_core.calibration.inputs import InputMoments
 from spq_core.calibration.inverse import DAMPING
+from spq_core.calibration.moments import InputMoments
 from spq_core.calibration.shrinkage import extra_damping
 from spq_core.pruning.compensation import compensate, score_neurons
 from spq_core.quantization.feedback import feedback_of

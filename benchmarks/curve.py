@@ -5,7 +5,8 @@
 Every row is made or loaded, measured on disk, and scored by the same code in one process. Library
 rows are folders that `library_gptq.py` wrote. Besides WikiText-2, rows are scored on two texts that
 are nothing like it: GSM8K's problems with their solutions, if the data folder has them, and the
-Python language reference. Writes `results/curve.csv`, `.json` and `.png`.
+Python language reference. Writes `results/curve.csv`, `.json` and `.png`; rows of an
+earlier run with the same settings stay there if `--only` leaves them out.
 """
 
 import argparse
@@ -45,6 +46,8 @@ OURS: dict[str, Any] = {
     "joint-25-4": "joint-25-4",
     "sparsegpt-50": "sparsegpt-50",
     "spq": "spq",
+    "prune-only": "prune-only",
+    "prune-heads": {"extends": "prune-only", "stages": [{"type": "prune-heads"}]},
     "balanced": "balanced",
     "small": "small",
     "smallest": "smallest",
@@ -145,8 +148,22 @@ def made(model: Path, name: str, text: Text, work: Path) -> Path:
     return out
 
 
+def with_earlier(rows: list[dict[str, Any]], settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Add the rows that an earlier run with the same settings made, and this one did not."""
+    earlier = RESULTS / "curve.json"
+    if not earlier.is_file():
+        return rows
+    document = json.loads(earlier.read_text(encoding="utf-8"))
+    if document["settings"] != json.loads(json.dumps(settings)):
+        return rows
+    made_now = {row["name"]: row for row in rows}
+    merged = [made_now.pop(row["name"], row) for row in document["rows"]]
+    return [*merged, *made_now.values()]
+
+
 def write(rows: list[dict[str, Any]], settings: dict[str, Any], text: str) -> None:
     RESULTS.mkdir(exist_ok=True)
+    rows = with_earlier(rows, settings)
     document = {"settings": settings, "rows": rows}
     (RESULTS / "curve.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     with (RESULTS / "curve.csv").open("w", newline="", encoding="utf-8") as handle:

@@ -26,7 +26,7 @@ from spq_core.calibration.head import Head, mean_divergence
 from spq_core.calibration.inputs import LayerInputs
 from spq_core.calibration.probe import Probe, begin_probe
 from spq_core.calibration.samples import CalibrationSamples
-from spq_core.calibration.settled import Settled
+from spq_core.calibration.settled import Settled, SettledInput
 from spq_core.calibration.stream import (
     CalibrationStream,
     begin_stream,
@@ -206,10 +206,11 @@ class Run:
         """What the stages of a pass may ask about a block."""
         if stream is None or not one.needs_inputs:
             return None
-        settled = None
+        settled, settled_input = None, None
         if position < self.skeleton.n_layers:
             family = self.skeleton.family
             settled = Settled(block, family.attention_module, (*family.mlp_in, family.mlp_out))
+            settled_input = SettledInput(block, family.mlp_out, family.mlp_in)
             groups = family.shared_inputs
             run = partial(stream.through_layer, position, block)
         else:
@@ -217,7 +218,9 @@ class Run:
             groups = ((self.skeleton.head_path,),)
             run = partial(stream.through_rest, self.skeleton, block)
         batches = stream.batches(range(self._n_fitted()))
-        return LayerInputs(block, groups, run, batches, settled=settled)
+        return LayerInputs(
+            block, groups, run, batches, settled=settled, settled_input=settled_input
+        )
 
     def _n_fitted(self) -> int:
         """Samples that stages may look at; those behind them in the stream are for measuring."""

@@ -114,11 +114,12 @@ def curve_of(
     sizes, even = scaled.abs(), torch.ones_like(scaled[:, 0])
     floors = column_floors(sizes, even)
     energy = float(scaled.double().square().mean()) or 1.0
+    widest = 2 * float(sizes.max())  # with steps beyond it all codes are zero
     bits, errors = [LEAST_BITS], [energy]
     for level in reversed(LEVELS):
         step = level**0.5
-        if step > 2 * float(sizes.max()):
-            continue  # all codes are zero
+        if step > widest:
+            continue
         columns = floors.clamp(min=step)
         steps = fitted(sizes, even, columns)[:, None] * columns
         codes = (scaled / steps).round_()
@@ -126,7 +127,7 @@ def curve_of(
         bits.append(max(LEAST_BITS, _entropy(codes) + HUFFMAN_EXCESS))
         if bits[-1] - bits[-2] < SATURATED and bits[-1] > 2 * LEAST_BITS:
             break
-    coarse = sum(level**0.5 > 2 * float(sizes.max()) for level in LEVELS)
+    coarse = sum(level**0.5 > widest for level in LEVELS)
     missing = len(LEVELS) - coarse - (len(bits) - 1)
     all_bits = [bits[-1]] * missing + bits[:0:-1] + [bits[0]] * coarse
     all_errors = [errors[-1]] * missing + errors[:0:-1] + [errors[0]] * coarse

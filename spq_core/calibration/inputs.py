@@ -1,29 +1,19 @@
 """What the matrices of a block receive from the calibration samples, measured when asked for."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from spq_core.calibration.settled import Settled
+from spq_core.calibration.moments import InputMoments, RunningMoments
+from spq_core.calibration.settled import Settled, SettledInput
 from spq_core.errors import NumericalError
+from spq_core.modeling.finite import all_finite
 
 Group = tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class InputMoments:
-    """First and second moments of one input over all samples and tokens."""
-
-    mean: Float[Tensor, " n"]
-    second: Float[Tensor, "n n"]
-    """E[x xᵀ], not centred."""
-    tokens: int = 0
-    """How many both are means over; 0 where that is not known."""
 
 
 class _Reached(Exception):  # noqa: N818 - a signal, not an error
@@ -49,6 +39,8 @@ class LayerInputs:
     measured: dict[Group, InputMoments] = field(default_factory=dict)
     settled: Settled | None = None
     """The block's attention, where there is one."""
+    settled_input: SettledInput | None = None
+    """What the last matrix of the block's MLP receives, where there is one."""
 
     def moments(self, name: str) -> InputMoments:
         """Moments of what the matrix `name` receives."""
@@ -70,36 +62,35 @@ class LayerInputs:
 
     @torch.no_grad()
     def forward(self, batch: Sequence[int]) -> Any:
-        """What the block makes of some samples; attention is computed again only if it has changed."""
-        if self.settled is None:
-            return self.run(batch)
-        with self.settled.replayed(batch):
+        """What the block makes of some samples; what has not changed since is not computed again."""
+        with ExitStack() as stack:
+            for part in (self.settled, self.settled_input):
+                if part is not None:
+                    stack.enter_context(part.replayed(batch))
             return self.run(batch)
 
     @torch.no_grad()
     def _measure(self, name: str) -> InputMoments:
         inside = self.settled is not None and name.startswith(f"{self.settled.module}.")
         run = self.run if inside else self.forward
-        total: Tensor | None = None
-        second: Tensor | None = None
-        tokens = 0
+        running: RunningMoments | None = None
         with _stopping_at(self.block.get_submodule(name)) as received:
             for batch in self.batches:
                 try:
                     run(batch)
                 except _Reached:
-                    rows = received.pop().flatten(0, -2).float()
-                    tokens += rows.shape[0]
-                    if total is None or second is None:
-                        total, second = rows.sum(dim=0), rows.T @ rows
-                    else:
-                        total += rows.sum(dim=0)
-                        second.addmm_(rows.T, rows)
-        if total is None or second is None:
+                    arrived = received.pop()
+                    if self.settled_input is not None and name == self.settled_input.matrix:
+                        self.settled_input.keep(batch, arrived)
+                    if running is None:
+                        running = RunningMoments(arrived.shape[-1], arrived.device)
+                    running.add(arrived)
+        if running is None:
             raise RuntimeError(f"no sample reached {name}")
-        if not torch.isfinite(second).all():
+        moments = running.moments()
+        if not all_finite(moments.second):
             raise NumericalError("calibration", f"the input of {name}")
-        return InputMoments(total.div_(tokens), second.div_(tokens), tokens)
+        return moments
 
 
 @contextmanager

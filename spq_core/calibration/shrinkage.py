@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from spq_core.calibration.inputs import InputMoments
+from spq_core.calibration.moments import InputMoments
 
 LARGEST_SHARE = 0.98
 """Of correlations that are given up; with less of them left, nothing is fitted to others."""

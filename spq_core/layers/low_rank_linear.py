@@ -25,6 +25,11 @@ class LowRankLinear(nn.Module):
         return self.down.in_features
 
     @property
+    def out_features(self) -> int:
+        """Number of output rows."""
+        return self.up.out_features
+
+    @property
     def rank(self) -> int:
         """Width between the factors."""
         return self.down.out_features

@@ -1,12 +1,13 @@
-"""Whether a tensor holds numbers only."""
+"""Whether weights are numbers."""
 
-import torch
+import math
+
 from torch import Tensor
-
-ROWS_AT_ONCE = 4096
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """No NaN and no infinity; looked at some thousand rows at a time, for the test makes copies."""
-    parts = torch.split(tensor, ROWS_AT_ONCE) if tensor.ndim else (tensor,)
-    return all(bool(torch.isfinite(part).all()) for part in parts)
+    """No NaN and no infinity. Both show in the extremes, which are found without a copy."""
+    if not tensor.numel():
+        return True
+    lowest, highest = tensor.detach().aminmax()
+    return math.isfinite(lowest) and math.isfinite(highest)

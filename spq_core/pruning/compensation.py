@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from spq_core.calibration.inputs import InputMoments
 from spq_core.calibration.inverse import DAMPING, inverse_factor
+from spq_core.calibration.moments import InputMoments
 from spq_core.calibration.shrinkage import extra_damping
 
 COLUMNS_AT_ONCE = 512

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from spq_core.calibration.inputs import InputMoments, LayerInputs
+from spq_core.calibration.inputs import LayerInputs
+from spq_core.calibration.moments import InputMoments
 from spq_core.families.family import Family
 from spq_core.layers.slicing import bias_of, dense_linear, float_weight, linear_at
 from spq_core.pruning.compensation import compensate, score_neurons

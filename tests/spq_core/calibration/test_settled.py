@@ -1,15 +1,16 @@
 import pytest
 import torch
 
+from spq_core.calibration import settled as settled_module
 from spq_core.calibration.inputs import LayerInputs
-from spq_core.calibration.settled import Settled
+from spq_core.calibration.settled import Settled, SettledInput
 from spq_core.calibration.stream import begin_stream
 from spq_core.modeling.blocks import load_layer, load_rest
 from spq_core.modeling.checkpoint import open_checkpoint
 from spq_core.modeling.skeleton import load_skeleton
 from tests.models import FAMILIES, save_tiny, some_ids
 
-ATTENTION, MLP = 0, -1
+ATTENTION, MLP_IN, MLP_OUT = 0, -2, -1
 """Groups of matrices that share an input, in the order data meets them."""
 
 
@@ -30,9 +31,11 @@ def at_a_layer(folder):
             return stream.through_layer(0, layer, batch)
 
         batches = [range(1), range(1, 2)]
-        return LayerInputs(
-            layer, family.shared_inputs, run, batches, settled=settled if remembering else None
-        )
+        known = {}
+        if remembering:
+            received = SettledInput(layer, family.mlp_out, family.mlp_in)
+            known = {"settled": settled, "settled_input": received}
+        return LayerInputs(layer, family.shared_inputs, run, batches, **known)
 
     computed = []
     compute = type(attention).forward
@@ -67,6 +70,35 @@ def test_attention_is_computed_once_and_everything_is_as_if_it_were_not(
     assert "forward" not in vars(layer.get_submodule(names.attention_module))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("room", [1 << 30, 0])
+def test_the_mlp_is_computed_once_after_its_last_matrix_was_measured_if_there_is_room(
+    tmp_path, monkeypatch, family, room
+):
+    monkeypatch.setattr(settled_module, "KEPT_BYTES", room)
+    layer, names, inputs, *_ = at_a_layer(save_tiny(tmp_path / "m", family))
+    remembering, plain = inputs(remembering=True), inputs(remembering=False)
+    first, last = layer.get_submodule(names.mlp_in[0]), layer.get_submodule(names.mlp_out)
+    multiplied, kind, compute = [], type(first), type(first).forward
+
+    def counting(self, x):
+        if self is first:
+            multiplied.append(1)
+        return compute(self, x)
+
+    monkeypatch.setattr(kind, "forward", counting)
+    with torch.no_grad():
+        remembering.moments(names.mlp_out)
+        multiplied.clear()
+        last.weight.mul_(1.5)  # as a stage changes it right after it was measured
+        found = [remembering.forward(batch) for batch in remembering.batches]
+        assert len(multiplied) == (0 if room else len(found))
+        wanted = [plain.forward(batch) for batch in plain.batches]
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+    assert "forward" not in vars(last)
+
+
 def change_in_place(matrix, layer, name):
     del layer, name
     with torch.no_grad():
@@ -84,11 +116,12 @@ def replace(matrix, layer, name):
 
 
 @pytest.mark.parametrize("change", [change_in_place, change_data, replace])
-@pytest.mark.parametrize("where", [ATTENTION, MLP])
+@pytest.mark.parametrize("where", [ATTENTION, MLP_IN, MLP_OUT])
 def test_a_changed_matrix_is_seen_whoever_changed_it(tmp_path, change, where):
     layer, names, inputs, *_ = at_a_layer(save_tiny(tmp_path / "model"))
     remembering = inputs(remembering=True)
     with torch.no_grad():
+        remembering.moments(names.mlp_out)
         first = remembering.forward(range(1))
         name = names.shared_inputs[where][0]
         change(layer.get_submodule(name), layer, name)

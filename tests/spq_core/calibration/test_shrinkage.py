@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from spq_core.calibration.inputs import InputMoments
+from spq_core.calibration.moments import InputMoments
 from spq_core.calibration.shrinkage import TOKENS_PER_SAMPLE, extra_damping, shrinkage
 
 N = 48

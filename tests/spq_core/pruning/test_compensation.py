@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from spq_core.calibration.inputs import InputMoments
+from spq_core.calibration.moments import InputMoments
 from spq_core.calibration.shrinkage import TOKENS_PER_SAMPLE
 from spq_core.pruning.compensation import compensate, score_neurons
 
