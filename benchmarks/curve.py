@@ -47,7 +47,7 @@ OURS: dict[str, Any] = {
     "sparsegpt-50": "sparsegpt-50",
     "spq": "spq",
     "prune-only": "prune-only",
-    "prune-heads": {"extends": "prune-only", "stages": [{"type": "prune-heads"}]},
+    "prune-heads": {"extends": "prune-only", "stages": [{"type": "prune-heads", "ratio": "auto"}]},
     "balanced": "balanced",
     "small": "small",
     "smallest": "smallest",
