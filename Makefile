@@ -18,7 +18,7 @@ openapi: $(VENV)/.ready ## Write docs/openapi.json anew
 	$(BIN)/python -m app.openapi > docs/openapi.json
 
 demo: $(VENV)/.ready ## Compress a real model through the service on this machine, and show what it cost
-	TQDM_DISABLE=1 $(BIN)/python -m worker.demo
+	TQDM_DISABLE=1 $(BIN)/python -m worker.standalone.demo
 
 test: $(VENV)/.ready ## Run all tests, with real Postgres, Valkey and Celery workers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile

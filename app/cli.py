@@ -12,7 +12,7 @@ from app.db.keys import SCOPES, create_key, key_state, list_keys, revoke_key, ro
 from app.db.migrate import upgrade
 from app.db.quotas import set_limits, tenants
 from app.db.session import connect, now
-from app.http_protocol import BoundedHead
+from app.http.protocol import BoundedHead
 from app.main import create_app
 from app.privacy import hide_process
 from app.settings import ApiSettings

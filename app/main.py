@@ -12,17 +12,19 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 from fastapi.telemetry import TelemetryConfig
 
-from app import catalog, estimates, health
+from app.catalog import router as catalog
 from app.db.retention import Retention
 from app.db.session import connect
-from app.feasibility import Feasibility
-from app.framing import RequestFrame
-from app.housekeeping import Housekeeper
+from app.estimates import router as estimates
+from app.estimates.service import Feasibility
+from app.http.problems import Problem, documented_everywhere, install, problem
+from app.http.request_context import RequestFrame
 from app.jobs.router import router as jobs_router
 from app.jobs.service import JobService
 from app.jobs.waiting import WaitingRoom
-from app.metrics import Metrics
-from app.problems import Problem, documented_everywhere, install, problem
+from app.ops import health
+from app.ops.housekeeper import Housekeeper
+from app.ops.metrics import Metrics
 from app.queue import CeleryQueue, celery_app
 from app.secrets import make_sealer
 from app.settings import ApiSettings

@@ -1,7 +1,7 @@
 """OpenTelemetry traces, sent by OTLP over HTTP where `OTEL_EXPORTER_OTLP_ENDPOINT` is set.
 
 Requests are traced by FastAPI itself. The trace of the request that made a job is kept in its row; the
-worker goes on with it (`worker/spans.py`).
+worker goes on with it (`worker/attempt/spans.py`).
 """
 
 import os

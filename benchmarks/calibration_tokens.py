@@ -14,13 +14,13 @@ import json
 import torch
 from torch import Tensor
 
-from spq_core.calibration.inverse import DAMPING
-from spq_core.calibration.moments import InputMoments
-from spq_core.calibration.shrinkage import extra_damping
-from spq_core.pruning.compensation import compensate, score_neurons
-from spq_core.quantization.feedback import feedback_of
-from spq_core.quantization.grid import choose_grid, round_to_grid
-from spq_core.svd.factorize import decompose_output, project_outputs
+from spq_core.methods.pruning.compensation import compensate, score_neurons
+from spq_core.methods.quantization.feedback import feedback_of
+from spq_core.methods.quantization.grid import choose_grid, round_to_grid
+from spq_core.methods.svd.factorize import decompose_output, project_outputs
+from spq_core.streaming.inverse import DAMPING
+from spq_core.streaming.moments import InputMoments
+from spq_core.streaming.shrinkage import extra_damping
 
 RATIOS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 POWER = 0.6

@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 
-from spq_core.calibration.texts import Text, builtin_text, local_text
-from spq_core.catalog import resolve
-from spq_core.console import ConsoleProgress
+from spq_core.cli.console import ConsoleProgress
+from spq_core.compression.compress import SourceModel, compress
+from spq_core.data.texts import Text, builtin_text, local_text
 from spq_core.evaluation.measure import measure
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.summary import Row, summary_rows
-from spq_core.pipeline import SourceModel, compress
+from spq_core.recipe.catalog import resolve
 
 RESULTS = Path(__file__).parent / "results"
 GROUPS = {"type": "quantize", "method": "round", "group_size": 32, "symmetric": False}

@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.model import CACHE, ONE_BILLION, generated, q8_0_file, smollm2
-from spq_core.calibration.texts import builtin_text, find_text
-from spq_core.catalog import resolve
-from spq_core.pipeline import SourceModel, compress
+from spq_core.compression.compress import SourceModel, compress
+from spq_core.data.texts import builtin_text, find_text
 from spq_core.progress import Silent
-from worker.process import PASSIVE_THREADS, SPINNING_THREADS
+from spq_core.recipe.catalog import resolve
+from worker.children.process import PASSIVE_THREADS, SPINNING_THREADS
 
 RESULTS = Path(__file__).parent / "results" / "decode.json"
 CHILD = Path(__file__).parent / "decode_child.py"

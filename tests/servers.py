@@ -17,7 +17,7 @@ import psutil
 import psycopg
 import redis
 
-from worker.embedded import valkey_binary
+from worker.standalone.broker import valkey_binary
 
 START_SECONDS = 30
 

@@ -10,23 +10,23 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from spq_core.errors import SpqError
-from worker.process import PASSIVE_THREADS, SPINNING_THREADS
+from worker.children.process import PASSIVE_THREADS, SPINNING_THREADS
 
 COMMANDS = {
     "compress": (
-        "spq_core.compress_cli:compress_command",
+        "spq_core.cli.compress:compress_command",
         "Compress a model folder or Hub model, without a service.",
     ),
-    "evaluate": ("spq_core.measure_cli:evaluate_command", "Measure any model folder."),
-    "compare": ("spq_core.measure_cli:compare_command", "Measure models side by side."),
+    "evaluate": ("spq_core.cli.measure:evaluate_command", "Measure any model folder."),
+    "compare": ("spq_core.cli.measure:compare_command", "Measure models side by side."),
     "estimate": (
-        "spq_core.estimate_cli:estimate_command",
+        "spq_core.cli.estimate:estimate_command",
         "Tell what a job would take, without fetching weights.",
     ),
-    "inspect": ("spq_core.documents_cli:inspect_command", "Show what is in an artifact."),
-    "recipes": ("spq_core.documents_cli:recipes_command", "List the recipe catalog."),
+    "inspect": ("spq_core.cli.documents:inspect_command", "Show what is in an artifact."),
+    "recipes": ("spq_core.cli.documents:recipes_command", "List the recipe catalog."),
     "serve": (
-        "worker.serve:serve_command",
+        "worker.standalone.serve:serve_command",
         "API, dashboard and worker on this machine, on SQLite.",
     ),
     "worker": ("worker.command:worker_command", "Run a Celery worker of a deployment."),

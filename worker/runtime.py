@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.db.session import Database, connect
-from worker.limits import Limits
-from worker.process import SPINNING_THREADS, ChildProgram, Stopping
+from worker.children.process import SPINNING_THREADS, ChildProgram, Stopping
+from worker.sandbox.usage import Limits
 from worker.settings import WorkerSettings
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -29,7 +29,7 @@ class Runtime:
 
     def fetcher(self) -> ChildProgram:
         """Talks to the Hub for reading."""
-        return self._program("worker.fetcher", _proxies(), "hub", "fetched")
+        return self._program("worker.children.fetcher", _proxies(), "hub", "fetched")
 
     def runner(self) -> ChildProgram:
         """Compresses and measures."""
@@ -37,7 +37,7 @@ class Runtime:
         spinning = SPINNING_THREADS if self.settings.spin else {}
         return replace(
             self._program(
-                "worker.runner", OFFLINE | threads | spinning, "result", "kept", "finished"
+                "worker.children.runner", OFFLINE | threads | spinning, "result", "kept", "finished"
             ),
             limits=Limits(
                 memory_bytes=self.settings.max_run_bytes or math.inf,
@@ -48,7 +48,7 @@ class Runtime:
 
     def publisher(self) -> ChildProgram:
         """Talks to the Hub for writing."""
-        return self._program("worker.publisher", _proxies(), "hub", "ready", "published")
+        return self._program("worker.children.publisher", _proxies(), "hub", "ready", "published")
 
     def _program(self, module: str, extra: dict[str, str], *says: str) -> ChildProgram:
         settings = self.settings

@@ -15,13 +15,13 @@ from app.privacy import hide_process
 from app.queue import RUN_JOB_TASK, celery_app
 from app.telemetry import configure_logging
 from app.tracing import export_spans
-from worker.compression import run_job
-from worker.embedded import TIED_TO
-from worker.isolated import die_with_parent
-from worker.leftovers import remove_leftovers
-from worker.presence import Presence, facts
+from worker.attempt.attempt import run_job
+from worker.registry import Presence, facts
 from worker.runtime import Runtime, make_runtime
+from worker.sandbox.launcher import die_with_parent
 from worker.settings import WorkerSettings
+from worker.standalone.broker import TIED_TO
+from worker.storage.scratch import remove_leftovers
 
 _settings = WorkerSettings()
 app: Celery = celery_app(

@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import Any
 
 from app.client.http import ApiError, Client
-from spq_core.console import ConsoleProgress
+from spq_core.cli.console import ConsoleProgress
 
 
 def follow(client: Client, job_id: str) -> dict[str, Any]:

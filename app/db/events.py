@@ -5,9 +5,9 @@ from typing import Any
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
+from app.db.counters import JOBS_FINISHED, count
 from app.db.models import Job, JobEvent
 from app.db.session import afterwards, now
-from app.db.tallies import JOBS_FINISHED, count
 from app.db.webhooks import enqueue
 from app.domain.job_status import TERMINAL
 

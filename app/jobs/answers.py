@@ -13,10 +13,10 @@ from pydantic import BaseModel
 from app.db.jobs import Glance
 from app.db.models import Job
 from app.domain.job_status import TERMINAL
+from app.http.problems import rate_headers
 from app.jobs.schemas import Listing
 from app.jobs.service import Accepted
 from app.jobs.views import job_view
-from app.problems import rate_headers
 
 View = TypeVar("View", bound=BaseModel)
 QUICK_POLL_SECONDS, POLL_SECONDS, SLOW_POLL_SECONDS = 2, 5, 15

@@ -7,7 +7,6 @@ from fastapi import APIRouter, Depends, Request, Response, status
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from app.auth import Reader, Writer
 from app.db.jobs import JobFilter
 from app.domain.errors import (
     ArtifactExpiredError,
@@ -28,6 +27,8 @@ from app.domain.errors import (
     UnsafeWebhookError,
 )
 from app.domain.job_status import TERMINAL
+from app.http.auth import Reader, Writer
+from app.http.problems import documented
 from app.jobs.answers import accepted, cached, etag_of, job_answer, job_headers, listing
 from app.jobs.labels import wanted_labels
 from app.jobs.parameters import (
@@ -58,7 +59,6 @@ from app.jobs.schemas import (
 from app.jobs.service import JobService
 from app.jobs.stream import changed, event_stream, wanted_wait
 from app.jobs.views import job_view
-from app.problems import documented
 from spq_core.errors import ArtifactError, RecipeError, UnsafeModelError, UnsupportedModelError
 from spq_core.hub.errors import HubError
 

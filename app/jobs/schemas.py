@@ -17,8 +17,8 @@ from pydantic import (
 )
 
 from app.domain.job_status import JobStatus
-from spq_core.catalog import DEFAULT
 from spq_core.evaluation.settings import EvaluationSettings
+from spq_core.recipe.catalog import DEFAULT
 
 RepoId = Annotated[
     str,

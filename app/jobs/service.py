@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import SecretStr
 from sqlalchemy.orm import Session
 
+from app.artifacts.workspace import drop_artifact
 from app.db.idempotency import Idempotency, known_answer, recall, remember
 from app.db.jobs import Glance, JobFilter, JobRepository, NewJob, glance
 from app.db.keys import Principal
@@ -32,11 +33,10 @@ from app.jobs.waiting import WaitingRoom
 from app.secrets import Sealer
 from app.telemetry import JOBS_CREATED, log
 from app.tracing import current_traceparent
-from app.workspace import drop_artifact
-from spq_core.calibration.texts import is_known
-from spq_core.catalog import resolve
+from spq_core.data.texts import is_known
 from spq_core.evaluation.settings import EvaluationSettings
-from spq_core.recipe import Recipe
+from spq_core.recipe.catalog import resolve
+from spq_core.recipe.document import Recipe
 
 
 @dataclass(frozen=True, slots=True)

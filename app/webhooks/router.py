@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Request, status
 from pydantic import BaseModel, ConfigDict
 
-from app.auth import Reader, Writer, database_of
 from app.db import webhooks
 from app.db.models import WebhookSecret
 from app.domain.errors import DeliveryNotFoundError, WebhooksDisabledError
-from app.problems import documented
+from app.http.auth import Reader, Writer, database_of
+from app.http.problems import documented
 from app.secrets import Sealer
 from app.webhooks.signing import new_secret
 

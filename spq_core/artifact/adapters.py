@@ -14,8 +14,8 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
 
 from spq_core.errors import ArtifactError
-from spq_core.layers.int4_linear import Int4Linear
-from spq_core.layers.int8_linear import Int8Linear
+from spq_core.formats.int4.linear import Int4Linear
+from spq_core.formats.int8.linear import Int8Linear
 
 
 def lora_config(**settings: Any) -> LoraConfig:

@@ -16,7 +16,7 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
-from spq_core.families.architectures import ARTIFACT_PREFIX
+from spq_core.models.architectures import ARTIFACT_PREFIX
 
 HUB_ARGUMENTS = (
     "revision", "token", "cache_dir", "local_files_only", "force_download", "proxies", "subfolder",

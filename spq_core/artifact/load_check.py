@@ -23,7 +23,7 @@ from transformers.utils import logging
 import spq_core  # noqa: F401 - teaches transformers the format
 from spq_core.artifact.same_text import differences
 from spq_core.errors import TokenizerError
-from spq_core.modeling.tokenizer import load_tokenizer
+from spq_core.models.tokenizer import load_tokenizer
 
 SHOWN = 3
 GENERATED = 4

@@ -13,12 +13,12 @@ from transformers import PreTrainedModel
 from transformers.quantizers import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from spq_core.artifact.computing import make_computing, tied_parts
-from spq_core.artifact.format import FORMAT_VERSION, METHOD
-from spq_core.artifact.recode import recoded_layouts, stored_state
-from spq_core.artifact.stored import check_stored
+from spq_core.artifact.verify import check_stored
 from spq_core.errors import ArtifactError
-from spq_core.layers.layout import install, parse_layouts
+from spq_core.formats.layout import install, parse_layouts
+from spq_core.formats.profiles.names import FORMAT_VERSION, METHOD
+from spq_core.formats.runtime import make_computing, tied_parts
+from spq_core.formats.storage import recoded_layouts, stored_state
 
 
 class SpqConfig(QuantizationConfigMixin):  # type: ignore[misc]

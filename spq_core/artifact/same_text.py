@@ -11,7 +11,7 @@ from typing import Any
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
 from spq_core.errors import TokenizerError
-from spq_core.modeling.tokenizer import load_tokenizer
+from spq_core.models.tokenizer import load_tokenizer
 
 SAMPLES = (
     "The quick brown fox jumps over 13 lazy dogs.",

@@ -8,8 +8,8 @@ candidates: a decoder layer with what is measured at it, and the block with embe
 from spq_core.estimate.shapes import ModelShapes
 from spq_core.estimate.sizes import Range
 from spq_core.evaluation.settings import EvaluationSettings
-from spq_core.recipe import Recipe, sensitivity_tokens
-from spq_core.recipe_stages import QuantizeStage, RecoverStage, SvdStage, looks_at_text
+from spq_core.recipe.document import Recipe, sensitivity_tokens
+from spq_core.recipe.settings import QuantizeStage, RecoverStage, SvdStage, looks_at_text
 
 MB = 1_000_000
 PROGRAM = 510 * MB

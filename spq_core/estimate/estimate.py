@@ -18,10 +18,10 @@ from spq_core.estimate.shapes import ModelShapes, read_shapes
 from spq_core.estimate.sizes import Range, artifact_bytes
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.hub.headers import ModelHeaders
-from spq_core.model_files import check_model_folder, check_settings, read_json_object
-from spq_core.recipe import Recipe
-from spq_core.recipe_stages import QuantizeStage
-from spq_core.weight_files import WeightHeader, read_header, stored_bytes, weight_files
+from spq_core.models.model_folder import check_model_folder, check_settings, read_json_object
+from spq_core.models.weight_files import WeightHeader, read_header, stored_bytes, weight_files
+from spq_core.recipe.document import Recipe
+from spq_core.recipe.settings import QuantizeStage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

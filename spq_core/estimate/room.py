@@ -6,7 +6,7 @@ from pathlib import Path
 from spq_core.errors import DiskSpaceError, SpqError
 from spq_core.estimate.estimate import estimate, folder_shapes
 from spq_core.evaluation.settings import EvaluationSettings
-from spq_core.recipe import Recipe
+from spq_core.recipe.document import Recipe
 
 
 def require_room(

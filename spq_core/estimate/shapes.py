@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from spq_core.errors import UnsupportedModelError
-from spq_core.families.architectures import check_config
-from spq_core.families.family import FAMILIES, Family
-from spq_core.weight_files import ITEM_BYTES, WeightHeader, sixteen_bit_bytes
+from spq_core.models.architectures import check_config
+from spq_core.models.family import FAMILIES, Family
+from spq_core.models.weight_files import ITEM_BYTES, WeightHeader, sixteen_bit_bytes
 
 LAYER = re.compile(r"(?:.*\.)?(?:layers|h)\.(\d+)\.(.+)")
 WEIGHT = ".weight"

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import log2
 
-from spq_core.artifact.format import BYTES_PER_MATRIX, FIXED_BYTES
 from spq_core.errors import RecipeError
 from spq_core.estimate.shapes import Matrix, ModelShapes
-from spq_core.pruning.ratios import neurons_kept
-from spq_core.recipe import Recipe
-from spq_core.recipe_stages import (
+from spq_core.formats.profiles.names import BYTES_PER_MATRIX, FIXED_BYTES
+from spq_core.methods.pruning.ratios import neurons_kept
+from spq_core.recipe.document import Recipe
+from spq_core.recipe.settings import (
     PruneHeadsStage,
     PruneStage,
     QuantizeStage,

@@ -2,9 +2,9 @@
 
 from spq_core.errors import RecipeError
 from spq_core.estimate.shapes import ModelShapes
-from spq_core.families.suitable import refuse_family
-from spq_core.recipe import Recipe
-from spq_core.recipe_stages import QuantizeStage
+from spq_core.models.suitable import refuse_family
+from spq_core.recipe.document import Recipe
+from spq_core.recipe.settings import QuantizeStage
 
 
 def require_suitable(recipe: Recipe, shapes: ModelShapes) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from spq_core.errors import EvaluationError
-from spq_core.families.architectures import SUPPORTED_MODEL_TYPES, check_architectures
-from spq_core.model_files import read_json_object, side_files
-from spq_core.modeling.checkpoint import open_checkpoint
-from spq_core.modeling.fit import check_fit
-from spq_core.modeling.skeleton import load_skeleton
-from spq_core.modeling.tokenizer import load_tokenizer
+from spq_core.models.architectures import SUPPORTED_MODEL_TYPES, check_architectures
+from spq_core.models.checkpoint import open_checkpoint
+from spq_core.models.fit import check_fit
+from spq_core.models.model_folder import read_json_object, side_files
+from spq_core.models.skeleton import load_skeleton
+from spq_core.models.tokenizer import load_tokenizer
 
 COMPARED_CHARACTERS = 20_000
 """Of each text: two tokenizers that give the same tokens for these are taken for the same."""

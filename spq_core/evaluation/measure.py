@@ -14,21 +14,21 @@ from transformers import PreTrainedModel
 
 from spq_core.artifact.manifest import MANIFEST_FILE
 from spq_core.artifact.read import load_model
-from spq_core.calibration.texts import Text, paper_text
-from spq_core.calibration.windows import consecutive_windows, first_tokens
+from spq_core.data.texts import Text, paper_text
+from spq_core.data.windows import consecutive_windows, first_tokens
 from spq_core.errors import EvaluationError
-from spq_core.evaluation.agreement import Agreement, score_windows
 from spq_core.evaluation.comparable import common_tokenizer, require_whole
 from spq_core.evaluation.float_head import widen_head
 from spq_core.evaluation.gguf import SUFFIX, GgufModel, LanguageModel, require_gguf_reader
+from spq_core.evaluation.quality import Agreement, score_windows
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.throughput import Throughput, measure_throughput
 from spq_core.memory import peak_rss_bytes, reset_peak_rss, rss_bytes
-from spq_core.model_files import read_json_object
-from spq_core.modeling.config import read_config
-from spq_core.modeling.tokenizer import load_tokenizer, opening_tokens, require_rows
+from spq_core.models.config import read_config
+from spq_core.models.model_folder import read_json_object
+from spq_core.models.tokenizer import load_tokenizer, opening_tokens, require_rows
+from spq_core.models.weight_files import stored_bytes
 from spq_core.progress import Progress
-from spq_core.weight_files import stored_bytes
 
 PAPER_TOKENS = 512
 DEFAULT_LENGTH = 1024

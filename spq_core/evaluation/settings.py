@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from spq_core.recipe_stages import Document
+from spq_core.recipe.settings import Document
 
 
 class EvaluationSettings(Document):

@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from pyarrow import parquet
 
-from spq_core.calibration.texts import BUILTIN, HUB_DATASETS
+from spq_core.data.texts import BUILTIN, HUB_DATASETS
 from spq_core.errors import DatasetError
 from spq_core.hub.client import require_reachable, translated_errors
 

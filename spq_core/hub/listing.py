@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from huggingface_hub.hf_api import RepoSibling
 
 from spq_core.errors import ArtifactError, UnsafeModelError
-from spq_core.model_files import is_side_file
-from spq_core.other_repositories import ADAPTER_FILE, base_named_in, what_instead
-from spq_core.weight_files import INDEX_FILE, SINGLE_FILE, files_of_index
+from spq_core.models.model_folder import is_side_file
+from spq_core.models.other_repositories import ADAPTER_FILE, base_named_in, what_instead
+from spq_core.models.weight_files import INDEX_FILE, SINGLE_FILE, files_of_index
 
 CODE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".h5", ".msgpack", ".ckpt")
 MAX_SIDE_BYTES = 64 << 20

@@ -9,7 +9,7 @@ from huggingface_hub.hf_api import ModelInfo
 from spq_core.artifact.manifest import MANIFEST_FILE, artifact_files
 from spq_core.hub.client import translated_errors
 from spq_core.hub.errors import HubError
-from spq_core.model_files import is_side_file
+from spq_core.models.model_folder import is_side_file
 
 TRAILER = "Spq-Job-Id"
 HARMLESS_FILES = frozenset({".gitattributes", "README.md"})

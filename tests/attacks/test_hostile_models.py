@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from spq_core.calibration.texts import builtin_text
-from spq_core.catalog import resolve
+from spq_core.compression.compress import SourceModel, compress
+from spq_core.data.texts import builtin_text
 from spq_core.errors import ArtifactError, NumericalError, SpqError, UnsafeModelError
 from spq_core.hub.client import hub_api
 from spq_core.hub.errors import HubError
 from spq_core.hub.fetch import FetchLimits, fetch_model
-from spq_core.pipeline import SourceModel, compress
+from spq_core.recipe.catalog import resolve
 from tests.attacks.conftest import cheaply
 from tests.hub_server import WRITE_TOKEN
 

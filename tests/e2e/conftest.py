@@ -62,7 +62,7 @@ class Stack:
         os.killpg(self.processes[name].pid, number)
         self.processes.pop(name).wait(20)
 
-    def runners(self, module: str = "worker.runner") -> list[psutil.Process]:
+    def runners(self, module: str = "worker.children.runner") -> list[psutil.Process]:
         found = []
         for process in psutil.process_iter(["cmdline", "environ"]):
             command = process.info["cmdline"] or []
@@ -140,7 +140,11 @@ def stack(postgres_url: str, broker_url: str, tmp_path: Path, tiny_llama: Path) 
         finally:
             for name in list(stack.processes):
                 stack.kill(name)
-            for module in ("worker.runner", "worker.fetcher", "worker.publisher"):
+            for module in (
+                "worker.children.runner",
+                "worker.children.fetcher",
+                "worker.children.publisher",
+            ):
                 for left in stack.runners(module):
                     left.kill()
             database.dispose()

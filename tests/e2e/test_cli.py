@@ -302,7 +302,7 @@ def test_a_full_disk_is_one_line_and_can_be_resumed(model, tmp_path):
     """A limit on the size of files stands for it: writes fail in the middle of a run."""
     out = tmp_path / "out"
     program = (
-        "import errno, sys, spq_core.artifact.write as write\n"
+        "import errno, sys, spq_core.artifact.writer as write\n"
         "real, count = write.save_file, [0]\n"
         "def save_file(*args, **named):\n"
         "    count[0] += 1\n"

@@ -23,7 +23,7 @@ def kill_a_child(stack: Deployment, chance: random.Random) -> bool:
 
 
 def freeze_a_runner_past_its_lease(stack: Deployment, chance: random.Random) -> bool:
-    frozen = _signal_one(stack.children("worker.runner"), chance, signal.SIGSTOP)
+    frozen = _signal_one(stack.children("worker.children.runner"), chance, signal.SIGSTOP)
     _thaw_later(frozen)
     return bool(frozen)
 

@@ -32,7 +32,7 @@ DISK_BYTES = 1600 << 20
 """Of the file system that scratch folders and artifacts are on, where this user may mount one."""
 SKEWED_CLOCKS = MappingProxyType({"worker1": "+7200", "worker2": "-5400", "api1": "+3600"})
 """Seconds by which the wall clocks of some processes are wrong."""
-CHILDREN = ("worker.runner", "worker.fetcher", "worker.publisher")
+CHILDREN = ("worker.children.runner", "worker.children.fetcher", "worker.children.publisher")
 
 
 class Endpoint(http.server.ThreadingHTTPServer):

@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from spq_core.artifact.read import load_artifact
-from spq_core.calibration.texts import builtin_text
-from spq_core.catalog import catalog, resolve
-from spq_core.clean_copy import SourceModel
+from spq_core.compression.compress import compress
+from spq_core.data.texts import builtin_text
 from spq_core.evaluation.measure import measure
 from spq_core.evaluation.settings import EvaluationSettings
-from spq_core.layers.int8_linear import Int8Linear
-from spq_core.layers.packed_linear import PackedLinear, pack
-from spq_core.pipeline import compress
+from spq_core.formats.int8.linear import Int8Linear
+from spq_core.formats.packed.linear import PackedLinear, pack
+from spq_core.methods.quantization.grid import choose_grid, round_to_grid
+from spq_core.methods.quantization.int8 import quantize_per_channel
+from spq_core.models.clean_copy import SourceModel
 from spq_core.progress import Silent
-from spq_core.quantization.grid import choose_grid, round_to_grid
-from spq_core.quantization.int8 import quantize_per_channel
+from spq_core.recipe.catalog import catalog, resolve
 from tests.models import save_tiny, some_ids
 
 DEVICE = os.environ.get("SPQ_TEST_DEVICE", "cuda")

@@ -8,7 +8,6 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 from sqlalchemy.exc import OperationalError
 
-from app.db import models  # noqa: F401
 from app.db.base import Base
 from app.db.jobs import JobFilter, JobRepository
 from app.db.migrate import alembic_config, at_head

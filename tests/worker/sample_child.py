@@ -14,7 +14,7 @@ from typing import Any
 
 from spq_core.errors import RecipeError
 from spq_core.hub.errors import HubUnavailableError
-from worker.child import emit, serve
+from worker.children.protocol import emit, serve
 
 
 def talk() -> None:

@@ -8,13 +8,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from spq_core.artifact.adapters import lora_config
-from spq_core.calibration.texts import builtin_text
-from spq_core.catalog import resolve
+from spq_core.compression.compress import SourceModel, compress
+from spq_core.data.texts import builtin_text
 from spq_core.errors import ArtifactError
-from spq_core.pipeline import SourceModel, compress
+from spq_core.recipe.catalog import resolve
 from tests.hub_server import stub_hub
 from tests.models import save_tiny, some_ids
-from tests.spq_core.test_pipeline import relative_difference
+from tests.spq_core.compression.test_compress import relative_difference
 
 SHORT = {"dataset": "wikitext2", "form": "windows", "samples": 2, "length": 64}
 KINDS = {

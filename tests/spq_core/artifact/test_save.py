@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from spq_core.calibration.texts import builtin_text
-from spq_core.pipeline import SourceModel, compress
-from spq_core.recipe import parse_recipe
-from spq_core.weight_files import stored_bytes
+from spq_core.compression.compress import SourceModel, compress
+from spq_core.data.texts import builtin_text
+from spq_core.models.weight_files import stored_bytes
+from spq_core.recipe.document import parse_recipe
 from tests.models import save_tiny, some_ids
-from tests.spq_core.test_load_gate import RECIPES
+from tests.spq_core.workflow.test_load_gate import RECIPES
 
 
 def load(folder, dtype="auto"):

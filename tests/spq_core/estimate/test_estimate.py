@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from spq_core.calibration.texts import builtin_text
-from spq_core.catalog import catalog, resolve
+from spq_core.compression.compress import SourceModel, compress
+from spq_core.data.texts import builtin_text
 from spq_core.errors import UnsupportedModelError
 from spq_core.estimate.estimate import estimate, folder_shapes
-from spq_core.pipeline import SourceModel, compress
+from spq_core.recipe.catalog import catalog, resolve
 from tests.models import FAMILIES, save_tiny
 
 SHORT = {"dataset": "wikitext2", "form": "windows", "samples": 2, "length": 64}

@@ -2,12 +2,12 @@ import pytest
 import torch
 
 from spq_core.artifact.read import load_model
-from spq_core.calibration.texts import builtin_text
-from spq_core.catalog import resolve
-from spq_core.clean_copy import SourceModel
+from spq_core.compression.compress import compress
+from spq_core.data.texts import builtin_text
 from spq_core.evaluation import float_head
 from spq_core.evaluation.float_head import widen_head
-from spq_core.pipeline import compress
+from spq_core.models.clean_copy import SourceModel
+from spq_core.recipe.catalog import resolve
 from tests.models import save_tiny, some_ids
 
 

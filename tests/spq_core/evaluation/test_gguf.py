@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from spq_core.evaluation.agreement import score_windows
 from spq_core.evaluation.gguf import GgufModel
+from spq_core.evaluation.quality import score_windows
 from spq_core.evaluation.throughput import measure_throughput
 from tests.models import save_tiny, some_ids
 

@@ -1,0 +1,127 @@
+"""Whether a job can work and what it would take, from the headers of its model: for estimates and before jobs."""
+
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from app.domain.errors import EstimatesBusyError, ModelNotAllowedError
+from app.jobs.schemas import ModelReference
+from app.settings import ApiSettings
+from spq_core.estimate.estimate import Estimate, estimate, folder_shapes, headers_shapes
+from spq_core.estimate.shapes import ModelShapes
+from spq_core.estimate.suitable import require_suitable
+from spq_core.evaluation.settings import EvaluationSettings
+from spq_core.hub.client import hub_api, require_reachable
+from spq_core.hub.errors import HubError, HubUnavailableError
+from spq_core.hub.headers import fetch_headers
+from spq_core.models.clean_copy import refuse_links_outside
+from spq_core.recipe.document import Recipe
+
+AT_ONCE = 4
+"""Looks that wait for the Hub; more of them at once would keep other requests from being served."""
+REMEMBERED = 64
+"""Models whose shapes are kept for a while: people submit many jobs for one."""
+REMEMBERED_SECONDS = 60.0
+AWAY_SECONDS = 30.0
+"""How long a Hub that did not answer is not asked again for a job; its worker asks."""
+NEEDS_TOKEN = frozenset({"gated_model", "model_not_found", "hub_permission_denied"})
+"""Refusals that the worker's own token may lift."""
+
+
+@dataclass(slots=True)
+class Feasibility:
+    """One per process: it remembers headers for a minute."""
+
+    settings: ApiSettings
+    places: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(AT_ONCE))
+    """Of looks at once."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _known: "OrderedDict[tuple[str, str], tuple[float, ModelShapes, str | None]]" = field(
+        default_factory=OrderedDict
+    )
+    _away_until: float = 0.0
+
+    def estimate(
+        self, recipe: Recipe, model: ModelReference, evaluation: EvaluationSettings
+    ) -> tuple[Estimate, str | None]:
+        """What a job would take, and the commit its model was looked at.
+
+        Raises:
+            RecipeError, UnsupportedModelError, UnsafeModelError, ArtifactError: it could not work.
+            ModelNotAllowedError: the local model is not in an allowed folder.
+            EstimatesBusyError, HubError, HubUnavailableError: the headers cannot be had.
+        """
+        shapes, commit = self._shapes(model, None)
+        require_suitable(recipe, shapes)
+        return estimate(recipe, shapes, evaluation), commit
+
+    def require(
+        self,
+        recipe: Recipe,
+        model: ModelReference,
+        evaluation: EvaluationSettings,
+        token: str | None,
+    ) -> None:
+        """Refuse a job that could not work. Where headers cannot be had now, its worker looks.
+
+        Args:
+            token: the client's own Hub token.
+
+        Raises:
+            RecipeError, UnsupportedModelError, UnsafeModelError, ArtifactError, HubError, ModelNotAllowedError:
+                it could not.
+        """
+        if model.repo_id is not None and time.monotonic() < self._away_until:
+            return
+        try:
+            shapes, _ = self._shapes(model, token)
+        except EstimatesBusyError:
+            return
+        except HubUnavailableError:
+            self._away_until = time.monotonic() + AWAY_SECONDS
+            return
+        except HubError as error:
+            if error.code in NEEDS_TOKEN and token is None:
+                return
+            raise
+        require_suitable(recipe, shapes)
+        estimate(recipe, shapes, evaluation)
+
+    def _shapes(self, model: ModelReference, token: str | None) -> tuple[ModelShapes, str | None]:
+        if model.repo_id is None:
+            folder = self.settings.local_model(str(model.path))
+            if folder is None:
+                raise ModelNotAllowedError(str(model.path))
+            refuse_links_outside(folder, self.settings.model_folders())
+            return folder_shapes(folder), None
+        known = None if token else self._remembered(model.repo_id, model.revision)
+        if known is not None:
+            return known
+        if not self.places.acquire(blocking=False):
+            raise EstimatesBusyError
+        try:
+            api = hub_api(self.settings.hub_endpoint, token)
+            require_reachable(api)
+            headers = fetch_headers(api, model.repo_id, model.revision)
+        finally:
+            self.places.release()
+        shapes = headers_shapes(headers)
+        if token is None:
+            self._remember(model.repo_id, model.revision, shapes, headers.commit)
+        return shapes, headers.commit
+
+    def _remembered(self, repo_id: str, revision: str) -> tuple[ModelShapes, str | None] | None:
+        with self._lock:
+            found = self._known.get((repo_id, revision))
+        if found is None or time.monotonic() - found[0] > REMEMBERED_SECONDS:
+            return None
+        return found[1:]
+
+    def _remember(
+        self, repo_id: str, revision: str, shapes: ModelShapes, commit: str | None
+    ) -> None:
+        with self._lock:
+            self._known[repo_id, revision] = (time.monotonic(), shapes, commit)
+            while len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)

@@ -1,0 +1,204 @@
+"""Write an artifact folder block by block; it takes its final name only when it is complete."""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from spq_core.artifact.manifest import (
+    CARD_FILE,
+    MANIFEST_FILE,
+    Manifest,
+    artifact_files,
+    file_entry,
+)
+from spq_core.artifact.tensors import distinct_tensors
+from spq_core.errors import NumericalError, OutputExistsError, SpqError
+from spq_core.formats.adapted.linear import AdaptedLinear
+from spq_core.formats.entropy.coded import Coded, stored_form
+from spq_core.formats.int8.linear import Int8Linear, Int8Weight
+from spq_core.formats.layout import Layout, layout_of, parse_layouts
+from spq_core.formats.low_rank.linear import LowRankLinear
+from spq_core.formats.profiles.compressed_tensors import store_portable
+from spq_core.models.finite import all_finite
+from spq_core.models.model_folder import side_files
+from spq_core.models.weight_files import INDEX_FILE, flush_to_disk
+
+
+def require_unused(folder: Path) -> None:
+    """Refuse to write where something is.
+
+    Raises:
+        OutputExistsError: the folder exists and is not empty.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputExistsError(str(folder))
+
+
+@dataclass(slots=True)
+class ArtifactWriter:
+    """A folder under construction. Use as a context manager: an error removes what was written."""
+
+    target: Path
+    n_shards: int
+    dtype: torch.dtype
+    """Of floating-point tensors other than scales."""
+    portable: bool = False
+    """Store what other runtimes read."""
+    resumed: bool = False
+    """Go on with what a killed run has written."""
+    layouts: dict[str, Layout] = field(default_factory=dict)
+    weight_map: dict[str, str] = field(default_factory=dict)
+    tensor_bytes: int = 0
+
+    @property
+    def folder(self) -> Path:
+        """Where files go until the artifact is complete."""
+        return self.target.with_name(f"{self.target.name}.partial")
+
+    def __enter__(self) -> Self:
+        require_unused(self.target)
+        if not self.resumed:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None and issubclass(kind, SpqError):  # after others a run can be resumed
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def write_block(self, number: int, path: str, block: nn.Module, original: nn.Module) -> None:
+        """Write a finished block as shard `number` (from 1) and note how it differs from `original`."""
+        if self.portable:
+            store_portable(block, self.dtype)
+        else:
+            store_coded(block)
+            self.layouts.update(changed_layouts(path, block, original))
+        tensors: dict[str, torch.Tensor] = {}
+        for name, tensor in distinct_tensors(block).tensors.items():
+            stored = tensor if _is_exact(name, tensor) else tensor.to(self.dtype)
+            if stored.is_floating_point() and not all_finite(stored):
+                raise NumericalError("artifact", f"{path}.{name}" if path else name)
+            tensors[f"{path}.{name}" if path else name] = stored.contiguous()
+        file = f"model-{number:05d}-of-{self.n_shards:05d}.safetensors"
+        (self.folder / file).unlink(missing_ok=True)  # a frozen predecessor may have it open
+        save_file(tensors, self.folder / file, metadata={"format": "pt"})
+        with (self.folder / file).open("rb") as written:
+            os.fchmod(written.fileno(), 0o644)  # by name a confined run may not
+        flush_to_disk(self.folder / file)
+        self.weight_map.update(dict.fromkeys(tensors, file))
+        self.tensor_bytes += sum(tensor.nbytes for tensor in tensors.values())
+
+    def state(self) -> dict[str, Any]:
+        """What is written so far, as JSON values."""
+        return {
+            "layouts": {name: layout.model_dump() for name, layout in self.layouts.items()},
+            "weight_map": self.weight_map,
+            "tensor_bytes": self.tensor_bytes,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what a killed run has written."""
+        self.layouts.update(parse_layouts(state["layouts"]))
+        self.weight_map.update(state["weight_map"])
+        self.tensor_bytes = state["tensor_bytes"]
+
+    def write_index(self) -> None:
+        """Write the index that names each tensor's shard."""
+        index = {
+            "metadata": {"total_size": self.tensor_bytes},
+            "weight_map": dict(sorted(self.weight_map.items())),
+        }
+        self._write_json(INDEX_FILE, index)
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write config.json."""
+        self._write_json("config.json", config)
+
+    def carry_files(self, source: Path) -> None:
+        """Copy tokenizer, chat templates, generation settings and terms from the source folder."""
+        for name in side_files(source):
+            (self.folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / name, self.folder / name)
+
+    def finish(self, manifest: Manifest) -> None:
+        """Write the manifest over all files and give the folder its final name."""
+        files = {
+            name: file_entry(path)
+            for name, path in artifact_files(self.folder).items()
+            if name not in {MANIFEST_FILE, CARD_FILE}
+        }
+        complete = manifest.model_copy(update={"files": files})
+        self._write_json(MANIFEST_FILE, complete.model_dump(mode="json"))
+        if self.target.exists():
+            self.target.rmdir()
+        os.replace(self.folder, self.target)  # noqa: PTH105
+
+    def _write_json(self, name: str, document: object) -> None:
+        text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
+        (self.folder / name).write_text(text + "\n", encoding="utf-8")
+
+
+def store_coded(block: nn.Module) -> None:
+    """Replace 8-bit layers on a lattice by their coded form; tied ones share it."""
+    stored: dict[int, Coded] = {}
+    modules = [pair for pair in block.named_modules() if isinstance(pair[1], Int8Weight)]
+    modules.sort(key=lambda pair: isinstance(pair[1], Int8Linear))
+    for name, module in modules:
+        shared = stored.get(id(module.codes))
+        if shared is not None:
+            head = stored_form(module)
+            assert head is not None  # noqa: S101 - its codes are those of a coded embedding
+            head.packed = shared.packed
+            block.set_submodule(name, head)
+            continue
+        coded = stored_form(module)
+        if coded is not None:
+            stored[id(module.codes)] = coded
+            block.set_submodule(name, coded)
+
+
+def changed_layouts(path: str, block: nn.Module, original: nn.Module) -> dict[str, Layout]:
+    """Layouts of the block's modules that the architecture alone would not give."""
+    before = dict(original.named_modules())
+    found: dict[str, Layout] = {}
+    inside: tuple[str, ...] = ()
+    for name, module in block.named_modules():
+        layout = layout_of(module)
+        if layout is None or name.startswith(inside):
+            continue
+        if isinstance(module, LowRankLinear | AdaptedLinear):
+            inside = (*inside, f"{name}.")
+        if layout != layout_of(before[name]):
+            found[f"{path}.{name}" if path else name] = layout
+    return found
+
+
+def round_floats(block: nn.Module, dtype: torch.dtype) -> None:
+    """Give a finished block the values it will be stored with.
+
+    Low-rank factors are computed in float32. Rounded to bfloat16 they can make another model of a
+    fragile one, so what comes behind them, and what is compared with them, has to see that.
+    """
+    for name, parameter in block.named_parameters():
+        if parameter.dtype != dtype and not _is_exact(name, parameter):
+            rounded = parameter.data.to(dtype).to(parameter.dtype)
+            if not torch.equal(rounded, parameter.data):  # else the block is as it was
+                parameter.data = rounded
+
+
+def _is_exact(name: str, tensor: torch.Tensor) -> bool:
+    """Whether a tensor is stored as it is: integers, and scales of codes."""
+    return not tensor.is_floating_point() or name.endswith((".scale", ".input_scale"))

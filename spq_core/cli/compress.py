@@ -1,0 +1,190 @@
+"""`spq compress`: the library without a server."""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from transformers.utils import logging
+
+from spq_core.artifact.card import figures_table, measured_on
+from spq_core.artifact.writer import require_unused
+from spq_core.cli.console import ConsoleProgress
+from spq_core.cli.options import DATA_OPTION, DEVICE_OPTION, JSON_OPTION, named_text
+from spq_core.data.texts import Text
+from spq_core.errors import OutputExistsError, RecipeError
+from spq_core.evaluation.gates import QualityGateError
+from spq_core.evaluation.measure import choose_device
+from spq_core.evaluation.settings import EvaluationSettings
+from spq_core.hub.fetch import FetchLimits, fetch_model, require_named
+from spq_core.hub.own_token import own_hub
+from spq_core.models.clean_copy import SourceModel
+from spq_core.recipe.catalog import DEFAULT, read_request, resolve
+from spq_core.recipe.document import Recipe
+from spq_core.workflow.finished import finished_run, forget_notes
+from spq_core.workflow.interruption import naming_resume, scratch_folder, stopped_like_by_hand
+from spq_core.workflow.job import compress_and_load, compress_and_measure
+from spq_core.workflow.output_lock import output_lock
+from spq_core.workflow.result import RunResult
+
+
+@click.command("compress")
+@click.argument("model")
+@click.option(
+    "--recipe",
+    "recipe_name",
+    default=DEFAULT,
+    show_default=True,
+    help="Catalog name, or a YAML/JSON file.",
+)
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="New folder for the artifact."
+)
+@click.option(
+    "--revision", default="main", show_default=True, help="Branch, tag or commit of a Hub model."
+)
+@click.option(
+    "--dataset",
+    help="Text to calibrate and evaluate on instead of the recipe's: wikitext2, c4, builtin, or a name in --data-dir.",
+)
+@click.option(
+    "--windows",
+    type=click.IntRange(1),
+    help="Also evaluate before and after, on this many windows.",
+)
+@click.option(
+    "--length",
+    type=click.IntRange(16, 32768),
+    help="Tokens per evaluation window; 1024, or the model's context if shorter.",
+)
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on where an earlier run of the same command was killed or interrupted.",
+)
+@DEVICE_OPTION
+@DATA_OPTION
+@JSON_OPTION
+def compress_command(
+    model: str,
+    recipe_name: str,
+    out: Path,
+    revision: str,
+    dataset: str | None,
+    windows: int | None,
+    length: int | None,
+    resume: bool,
+    device: str,
+    data_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Compress MODEL (a local folder or a Hub id) into a new folder."""
+    logging.disable_progress_bar()
+    progress = ConsoleProgress()
+    try:
+        recipe = load_recipe(recipe_name, dataset)
+        if recipe.gates.need_measurement and windows is None:
+            raise RecipeError(
+                "the recipe has a quality gate, which needs a measurement: give --windows"
+            )
+        with (
+            output_lock(out),
+            stopped_like_by_hand(),
+            naming_resume(out, resume=resume),
+            scratch_folder(out) as scratch,
+        ):
+            if not resume or finished_run(out, recipe) is None:
+                _require_unused(out, recipe)
+            source = _source(model, revision, scratch)
+            text: Text | None = None
+            if recipe.needs_calibration or windows is not None:
+                text = named_text(recipe.calibration.dataset, data_dir, scratch)
+            if windows is None or text is None:
+                finished = compress_and_load(
+                    source, recipe, out, text, scratch, progress,
+                    resume=resume, device=choose_device(device),
+                )  # fmt: skip
+                forget_notes(out)
+                document: dict[str, Any] = {
+                    "compression": asdict(finished.report),
+                    "load_check": finished.load_check and asdict(finished.load_check),
+                }
+            else:
+                settings = EvaluationSettings(perplexity=(text.name,), limit=windows, length=length)
+                result = compress_and_measure(
+                    source, recipe, out, texts={text.name: text, recipe.calibration.dataset: text},
+                    evaluation=settings, scratch=scratch, progress=progress,
+                    device=choose_device(device), resume=resume,
+                )  # fmt: skip
+                document = result.document()
+                _gate(recipe, out, result)
+    finally:
+        progress.close()
+    if as_json:
+        click.echo(json.dumps({"artifact": str(out), **document}, indent=1))
+    else:
+        _tell(out, document)
+
+
+def _require_unused(out: Path, recipe: Recipe) -> None:
+    """Refuse to write where something is.
+
+    Raises:
+        OutputExistsError: saying how to go on, if it is an artifact of this recipe that was not measured.
+    """
+    try:
+        require_unused(out)
+    except OutputExistsError:
+        if finished_run(out, recipe) is None:
+            raise
+        raise OutputExistsError(
+            str(out), "it is the artifact of an interrupted run, which --resume goes on with"
+        ) from None
+
+
+def _tell(out: Path, document: dict[str, Any]) -> None:
+    figures = document["compression"]
+    click.echo(
+        f"{out}: {figures['artifact_bytes']:,} bytes, {figures['artifact_bytes'] / figures['source_bytes']:.1%} "
+        f"of the source's {figures['source_bytes']:,}, in {figures['seconds']:.1f} s"
+    )
+    for note in figures["notes"]:
+        click.echo(f"note: {note}")
+    if document.get("missing"):
+        click.echo(f"{document['missing']['message']}; the artifact is complete")
+    elif "rows" in document:
+        click.echo(figures_table(document["rows"]))
+        click.echo(
+            f"perplexity: {measured_on(document['evaluation']['settings'], document['rows'][-1])}"
+        )
+    else:
+        click.echo("not measured: --windows N measures it, and writes the model card")
+
+
+def load_recipe(name: str, dataset: str | None) -> Recipe:
+    """A catalog recipe by name, or one from a file; `dataset` replaces its calibration dataset."""
+    recipe = resolve(read_request(name))
+    if dataset is None:
+        return recipe
+    calibration = recipe.calibration.model_copy(update={"dataset": dataset})
+    return recipe.model_copy(update={"calibration": calibration})
+
+
+def _source(model: str, revision: str, scratch: Path) -> SourceModel:
+    if Path(model).is_dir():
+        return SourceModel(folder=Path(model), name=Path(model).resolve().name)
+    require_named(model)
+    with own_hub() as api:
+        fetched = fetch_model(api, model, revision, scratch / "source", limits=FetchLimits())
+    return SourceModel(folder=fetched.folder, name=model, revision=fetched.commit)
+
+
+def _gate(recipe: Recipe, out: Path, result: RunResult) -> None:
+    try:
+        result.check_gates()
+    except QualityGateError:
+        if recipe.gates.on_fail == "discard":
+            shutil.rmtree(out)
+        raise

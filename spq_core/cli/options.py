@@ -1,0 +1,35 @@
+"""Options that several commands share, and the text that they name."""
+
+from pathlib import Path
+
+import click
+
+from spq_core.data.texts import BUILTIN, Text, builtin_text, find_text
+from spq_core.hub.datasets import fetch_text
+from spq_core.hub.errors import HubUnavailableError
+from spq_core.hub.own_token import own_hub
+
+DEVICE_OPTION = click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
+)
+JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+DATA_OPTION = click.option(
+    "--data-dir",
+    envvar="SPQ_DATA_DIR",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder with <name>-test.txt and <name>-valid.txt for datasets by name.",
+)
+
+
+def named_text(name: str, data_dir: Path | None, scratch: Path) -> Text:
+    """The named text from the data folder, else from the Hub, else the built-in one."""
+    if data_dir is not None or name == BUILTIN:
+        return find_text(name, data_dir)
+    try:
+        with own_hub() as api:
+            fetch_text(api, name, scratch)
+    except HubUnavailableError as error:
+        text = builtin_text()
+        click.echo(f"{error}: using {text.origin} instead of {name}", err=True)
+        return text
+    return find_text(name, scratch)

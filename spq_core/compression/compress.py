@@ -1,0 +1,341 @@
+"""Compress a model folder into an artifact folder."""
+
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spq_core.artifact.manifest import MANIFEST_FILE
+from spq_core.artifact.same_text import require_same_tokenizer
+from spq_core.artifact.writer import ArtifactWriter, require_unused
+from spq_core.compression.block_cache import Spool
+from spq_core.compression.plan import Findings, Plan, look, make_plan
+from spq_core.compression.provenance import dtype_name, fingerprint, manifest_of
+from spq_core.compression.stages import Training, build_stages, check_stages
+from spq_core.compression.survey import rate_settings
+from spq_core.compression.walk import LOSS_EXCESS, Run
+from spq_core.data.samples import (
+    CalibrationSamples,
+    calibration_samples,
+    unseen_windows,
+)
+from spq_core.data.texts import Text, held_out
+from spq_core.errors import RecipeError, SpqError, TargetUnreachedError
+from spq_core.formats.profiles.compact import artifact_config
+from spq_core.formats.profiles.compressed_tensors import portable_config
+from spq_core.memory import peak_rss_bytes, reset_peak_rss
+from spq_core.methods.recovery.samples import RecoverySamples, recovery_samples
+from spq_core.methods.stage import Stage
+from spq_core.models.blocks import blocked_source
+from spq_core.models.checkpoint import Checkpoint, open_checkpoint
+from spq_core.models.clean_copy import SourceModel, clean_copy
+from spq_core.models.fit import check_fit
+from spq_core.models.skeleton import Skeleton, load_skeleton
+from spq_core.models.weight_files import sixteen_bit_bytes, stored_bytes
+from spq_core.planning.budget import empty_budget
+from spq_core.progress import Progress, Silent
+from spq_core.recipe.document import Recipe
+from spq_core.recipe.settings import QuantizeStage
+from spq_core.recipe.settings import RecoverStage as RecoverSettings
+from spq_core.report import CompressionReport, ModuleReport
+from spq_core.streaming.run_state import RunState, StateFolder, state_folder
+
+ATTEMPTS = 4
+MARGIN = 1.1
+"""By how much more than needed an attempt is tightened."""
+ARTIFACT_EXTRA_FILES = ("config.json", MANIFEST_FILE)
+
+
+def compress(
+    source: SourceModel,
+    recipe: Recipe,
+    out: Path,
+    *,
+    text: Text | None = None,
+    progress: Progress | None = None,
+    resume: bool = False,
+    device: str = "cpu",
+    probe_file: Path | None = None,
+) -> CompressionReport:
+    """Compress the model in `source.folder` into the new folder `out`.
+
+    Args:
+        text: where calibration samples come from; needed by recipes with a calibrated stage.
+        progress: told about each block; may raise to stop the run, which then leaves no folder.
+        resume: go on where an earlier run of the same compression was killed, if one was.
+        device: where layers, samples and decompositions are; `cpu` or a CUDA device.
+        probe_file: new file for what the result computes in memory, for `check_loads`.
+
+    Raises:
+        StateMismatchError: `resume` finds the state of a different compression.
+        SpqError: the recipe, the model or the text cannot be used; `out` does not exist then.
+    """
+    with clean_copy(source) as copy:
+        return _compressed(
+            copy, recipe, out, text=text, progress=progress or Silent(), resume=resume, device=device,
+            probe_file=probe_file,
+        )  # fmt: skip
+
+
+def _compressed(
+    source: SourceModel,
+    recipe: Recipe,
+    out: Path,
+    *,
+    text: Text | None,
+    progress: Progress,
+    resume: bool,
+    device: str,
+    probe_file: Path | None,
+) -> CompressionReport:
+    """`compress` with a clean copy of the source."""
+    started = time.monotonic()
+    reset_peak_rss()
+    skeleton, checkpoint = load_skeleton(source.folder), open_checkpoint(source.folder, device)
+    notes = (*source.notes, *check_fit(skeleton, checkpoint, source.name))
+    if source.lost_tokenizer_code and source.original is not None:
+        require_same_tokenizer(source.folder, source.original, source.name)
+    require_unused(out)
+    check_stages(recipe, skeleton)
+    unseen_text = ""
+    if text is not None and recipe.target is not None and recipe.target.max_kl is not None:
+        text, unseen_text = held_out(text)
+    samples = _samples_for(recipe, source, text, skeleton.widest_input)
+    unseen = None
+    if unseen_text and samples is not None:
+        unseen = unseen_windows(unseen_text, samples.rows.shape[1], source.folder)
+    recovery = _recovery(recipe, source, text)
+    states = StateFolder(
+        state_folder(out),
+        fingerprint(recipe, source, checkpoint, _rows(samples, recovery)),
+        device,
+    )
+    compression = _Compression(
+        source=source, recipe=recipe, out=out, skeleton=skeleton, checkpoint=checkpoint,
+        samples=samples, unseen=unseen, recovery=recovery, progress=progress, states=states,
+        probe_file=probe_file,
+    )  # fmt: skip
+    modules = compression.run(states.load() if resume else None, resume=resume)
+    return CompressionReport(
+        recipe=recipe.document(),
+        recipe_sha256=recipe.sha256(),
+        family=skeleton.family.name,
+        source_dtype=dtype_name(checkpoint),
+        source_bytes=stored_bytes(source.folder),
+        artifact_bytes=stored_bytes(out, ARTIFACT_EXTRA_FILES),
+        parameters=checkpoint.parameters,
+        seconds=time.monotonic() - started,
+        peak_rss_bytes=peak_rss_bytes(),
+        calibration=None if samples is None else samples.description,
+        modules=tuple(modules),
+        notes=notes,
+    )
+
+
+class _TooFarError(SpqError):
+    """An attempt ended further from the source than the target allows."""
+
+    def __init__(self, divergence: float) -> None:
+        super().__init__(divergence)
+        self.divergence = divergence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Compression:
+    """One call of `compress`, once its inputs are checked."""
+
+    source: SourceModel
+    recipe: Recipe
+    out: Path
+    skeleton: Skeleton
+    checkpoint: Checkpoint
+    samples: CalibrationSamples | None
+    unseen: Tensor | None
+    """Token windows to measure `max_kl` on."""
+    recovery: RecoverySamples | None
+    progress: Progress
+    states: StateFolder
+    probe_file: Path | None
+
+    @property
+    def scratch(self) -> Path:
+        """Where changed blocks and hidden states wait."""
+        return self.out.with_name(f"{self.out.name}.spool")
+
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """Of what the artifact has in floating point."""
+        dtype = self.checkpoint.dtype
+        wide = dtype.itemsize > torch.bfloat16.itemsize and self.recipe.floats == "16-bit"
+        return torch.bfloat16 if wide else dtype
+
+    @property
+    def max_kl(self) -> float | None:
+        """How far from the source the result may be, if the recipe says so."""
+        return None if self.recipe.target is None else self.recipe.target.max_kl
+
+    def run(self, found: RunState | None, *, resume: bool) -> list[ModuleReport]:
+        """Compress, if need be again with more bytes, until a `max_kl` is kept.
+
+        Leaves nothing behind after success, or after an error that would happen again; what a run leaves that was
+        killed or interrupted, or that its machine let down, can be resumed.
+        """
+        excess = LOSS_EXCESS if found is None else float(found.values["excess"])
+        if found is None:  # what another run left must not be taken for this one's
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            if not resume:  # a training that was killed may have left its own state
+                self.states.remove()
+        try:
+            modules = self._first_close_enough(excess, found)
+        except SpqError:  # others are of the machine, or bugs: what is done so far is worth keeping
+            self._forget()
+            raise
+        self._forget()
+        return modules
+
+    def _first_close_enough(self, excess: float, found: RunState | None) -> list[ModuleReport]:
+        spent, reached = 0.0, math.inf
+        found_out: Findings | None = None
+        for _ in range(ATTEMPTS):
+            if found is None:
+                found_out = found_out or self._look()
+            plan = self._plan(excess, found, found_out)
+            if found is None and plan.budget is not None:
+                if plan.budget.wanted_bytes <= spent:
+                    break  # the finest lattices were tried
+                spent = plan.budget.wanted_bytes
+            try:
+                return self._attempt(plan, excess, found)
+            except _TooFarError as too_far:
+                last, found = too_far.divergence, None
+                reached = min(reached, last)
+                self.progress.stage(
+                    f"KL {last:.3g} is above {self.max_kl:g}: again with more bytes", 1, "attempt"
+                )
+                excess *= MARGIN * last / (self.max_kl or 1.0)
+                self._forget()
+        raise TargetUnreachedError(self.max_kl or 0.0, reached)
+
+    def _forget(self) -> None:
+        self.states.remove()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def _attempt(self, plan: Plan, excess: float, found: RunState | None) -> list[ModuleReport]:
+        """Walk all passes and finish the artifact.
+
+        Raises:
+            _TooFarError: the result is further from the source than `max_kl`.
+        """
+        writer = self._writer(found)
+        run = Run(
+            self.checkpoint, self.skeleton, self._stages(plan), self.samples, self.progress,
+            writer, Spool(self.scratch), self.states,
+            unseen=self.unseen, excess=excess, probe_file=self.probe_file,
+        )  # fmt: skip
+        with writer:
+            modules = run.all_passes(found)
+            if self.max_kl is not None and run.divergence is not None:
+                if not run.divergence <= self.max_kl:
+                    raise _TooFarError(run.divergence)
+                figures: dict[str, float | int | str] = {
+                    "kl": run.divergence,
+                    "max_kl": self.max_kl,
+                }
+                modules.append(
+                    ModuleReport(layer="model", stage="target", applied=True, figures=figures)
+                )
+            writer.write_index()
+            writer.write_config(self._config(run, writer, modules))
+            writer.carry_files(self.source.folder)
+            writer.finish(
+                manifest_of(
+                    self.source, self.checkpoint, self.skeleton, self.samples, self.recipe, modules
+                )
+            )
+        return modules
+
+    def _config(
+        self, run: Run, writer: ArtifactWriter, modules: Sequence[ModuleReport]
+    ) -> dict[str, Any]:
+        if not writer.portable:
+            shares = run.head_shares_codes
+            return artifact_config(self.skeleton, writer.layouts, writer.dtype, shares=shares)
+        widths = {one.figures["kept"] for one in modules if one.stage == "prune"}
+        settings = next((one for one in self.recipe.stages if isinstance(one, QuantizeStage)), None)
+        width = int(widths.pop()) if widths else None  # the same in all layers
+        return portable_config(self.skeleton, settings, writer.dtype, width)
+
+    def _writer(self, found: RunState | None) -> ArtifactWriter:
+        return ArtifactWriter(
+            self.out, self.skeleton.n_layers + 1, self.stored_dtype,
+            portable=self.recipe.profile == "portable", resumed=found is not None,
+        )  # fmt: skip
+
+    def _look(self) -> Findings | None:
+        """Walk over the source once, for all attempts, if anything is decided by what it costs."""
+        if not self.recipe.needs_sensitivity or self.samples is None:
+            return None
+        return look(
+            self.recipe, self.skeleton, self.checkpoint, self.samples.rows,
+            self.scratch / "sensitivity", self.progress,
+        )  # fmt: skip
+
+    def _plan(self, excess: float, found: RunState | None, findings: Findings | None) -> Plan:
+        """Decide what the recipe leaves open; a resumed run has decided already."""
+        if found is not None and self.recipe.needs_sensitivity:
+            return Plan(budget=None if rate_settings(self.recipe) is None else empty_budget())
+        if findings is None:
+            return Plan()
+        return make_plan(
+            findings,
+            self.checkpoint,
+            self.stored_dtype,
+            excess=excess,
+            source_bytes=sixteen_bit_bytes(
+                self.checkpoint.tensors.values(), stored_bytes(self.source.folder)
+            ),
+        )
+
+    def _stages(self, plan: Plan) -> tuple[Stage, ...]:
+        training = None
+        if self.recovery is not None:
+            training = Training(
+                self.recovery, blocked_source(self.skeleton, self.checkpoint), self.progress
+            )
+        return build_stages(self.recipe, self.skeleton, self.stored_dtype, plan, training)
+
+
+def _samples_for(
+    recipe: Recipe, source: SourceModel, text: Text | None, widest: int
+) -> CalibrationSamples | None:
+    if not recipe.needs_calibration:
+        return None
+    if text is None:
+        raise RecipeError(
+            f"the recipe needs calibration text {recipe.calibration.dataset!r}; none was given"
+        )
+    samples = calibration_samples(recipe.calibration, text, source.folder, widest)
+    if samples.pads and recipe.fits_to_inputs:
+        raise RecipeError(
+            f"calibration.form is lines, and {samples.pads} of {samples.rows.numel()} calibration tokens are "
+            "padding, which this recipe would fit weights to; set calibration.form to windows"
+        )
+    return samples
+
+
+def _recovery(recipe: Recipe, source: SourceModel, text: Text | None) -> RecoverySamples | None:
+    found = [stage for stage in recipe.stages if isinstance(stage, RecoverSettings)]
+    if not found or text is None:
+        return None
+    return recovery_samples(found[0], text, source.folder)
+
+
+def _rows(*samples: CalibrationSamples | RecoverySamples | None) -> list[Tensor]:
+    """The tokens that a run looks at."""
+    return [one.rows for one in samples if one is not None]

@@ -1,0 +1,302 @@
+"""Plan a run with a target: measure the source once, then decide what every matrix is worth.
+
+Bits come from curves of bytes and loss (`allocation.curve`), ranks and neurons from what leaving
+them out would cost (`allocation.structure`); one price joins them.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from spq_core.compression.survey import Survey, rate_settings
+from spq_core.errors import RecipeError, UnsupportedModelError
+from spq_core.formats.profiles.names import BYTES_PER_MATRIX, FIXED_BYTES
+from spq_core.models.checkpoint import Checkpoint
+from spq_core.models.skeleton import Skeleton
+from spq_core.planning.budget import Budget, token_weights
+from spq_core.planning.curve import Curve
+from spq_core.planning.rules import (
+    bytes_for_loss,
+    check_reachable,
+    one_level,
+    rule_named,
+    search,
+)
+from spq_core.planning.structure import (
+    Directions,
+    Structure,
+    Units,
+    kept_at,
+    kept_without,
+    price_at,
+    price_for_bytes,
+    ranks_at,
+    structure_bytes,
+)
+from spq_core.progress import Progress
+from spq_core.recipe.document import Recipe, Target, sensitivity_tokens
+from spq_core.recipe.settings import PruneHeadsStage, PruneStage, leaves_to_target
+from spq_core.streaming.sensitivity import EmbeddingStatistics, measure_sensitivity
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is decided before the run."""
+
+    structure: Structure = field(default_factory=Structure)
+    output_weights: Mapping[str, Tensor] = field(default_factory=dict)
+    """How much each output of each matrix counts, for stages that change shapes."""
+    budget: Budget | None = None
+    """For a stage that quantizes by rate."""
+
+    def weights_of(self, names: Collection[str]) -> dict[str, Tensor]:
+        """Output weights of the matrices with these names within their layer."""
+        return {
+            full: part.clone()  # stages cut theirs, each on its own
+            for full, part in self.output_weights.items()
+            if any(full.endswith(f".{name}") for name in names)
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a walk over the source found out; the same for every attempt at a target."""
+
+    survey: Survey
+    statistics: EmbeddingStatistics
+
+
+def look(
+    recipe: Recipe,
+    skeleton: Skeleton,
+    checkpoint: Checkpoint,
+    windows: Int64[Tensor, "n length"],
+    scratch: Path,
+    progress: Progress,
+) -> Findings:
+    """Measure what the source's loss depends on, in one walk forward and one back.
+
+    Raises:
+        UnsupportedModelError: the embedding is narrower than the layers, and bits are to be shared out.
+    """
+    survey = Survey(skeleton, recipe)
+    picked = windows[
+        _evenly(len(windows), max(1, sensitivity_tokens(windows.numel()) // windows.shape[1]))
+    ]
+    statistics = measure_sensitivity(skeleton, checkpoint, picked, scratch, progress, survey.visit)
+    if rate_settings(recipe) is not None:
+        if statistics.gradients.shape != statistics.head_inputs.shape:
+            raise UnsupportedModelError(
+                "the embedding is narrower than the layers; recipes with a target do not support that"
+            )
+        tokens = token_weights(statistics.probabilities, picked.numel())
+        for name, second in _matrices_of_rest(skeleton, recipe, statistics).items():
+            stored = f"{name}.weight"
+            survey.enter(name, checkpoint.read([stored])[stored], tokens, second)
+    return Findings(survey, statistics)
+
+
+def make_plan(
+    findings: Findings,
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    *,
+    source_bytes: float,
+    excess: float,
+) -> Plan:
+    """Decide.
+
+    Args:
+        dtype: of what stays in floating point.
+        excess: what to take the measured divergence over the expected loss to be.
+        source_bytes: what `target.bytes_ratio` is a share of.
+
+    Raises:
+        RecipeError: the target is out of reach.
+    """
+    survey, recipe = findings.survey.copied(), findings.survey.recipe
+    structure = _with_fixed_shares(survey, Structure())
+    if rate_settings(recipe) is not None:
+        return _by_rate(
+            survey, checkpoint, dtype, findings.statistics, source_bytes, excess, structure
+        )
+    if recipe.target is not None:
+        structure = _by_structure_alone(
+            survey, recipe.target, checkpoint, dtype, source_bytes, structure
+        )
+    return Plan(structure, survey.output_weights, None)
+
+
+def _with_fixed_shares(survey: Survey, structure: Structure) -> Structure:
+    """Enter the neurons and heads of stages that say how many go, and leave to us which."""
+    for stage in survey.recipe.stages:
+        if isinstance(stage, PruneStage) and stage.layer_ratios == "loss":
+            if not isinstance(stage.max_ratio, str):
+                kept = kept_without(survey.neurons, stage.max_ratio)
+                structure = replace(structure, neurons=kept)
+        elif isinstance(stage, PruneHeadsStage) and not isinstance(stage.ratio, str):
+            structure = replace(structure, heads=kept_without(survey.heads, stage.ratio))
+    return structure
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """The parts whose number the target decides."""
+
+    directions: Mapping[str, Directions]
+    neurons: Mapping[str, Units]
+    heads: Mapping[str, Units]
+    least_share: float
+    """Of matrices that become pairs."""
+
+    @property
+    def parts(self) -> list[Directions | Units]:
+        return [*self.directions.values(), *self.neurons.values(), *self.heads.values()]
+
+    def decide(self, structure: Structure, price: float) -> Structure:
+        """Fill in what is worth its bytes at a price."""
+        return replace(
+            structure,
+            ranks=ranks_at(self.directions, price, self.least_share),
+            neurons=kept_at(self.neurons, price) or structure.neurons,
+            heads=kept_at(self.heads, price) or structure.heads,
+        )
+
+
+def _left_open(survey: Survey) -> _Open:
+    auto = {stage.type: stage for stage in survey.recipe.stages if leaves_to_target(stage)}
+    return _Open(
+        survey.directions,
+        survey.neurons if "prune" in auto else {},
+        survey.heads if "prune-heads" in auto else {},
+        getattr(auto.get("svd"), "least_share", 0.0),
+    )
+
+
+def _by_rate(
+    survey: Survey,
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    statistics: EmbeddingStatistics,
+    source_bytes: float,
+    excess: float,
+    structure: Structure,
+) -> Plan:
+    target, curves = survey.recipe.target, survey.curves
+    settings = rate_settings(survey.recipe)
+    if target is None or settings is None:
+        raise RecipeError("quantize with method rate needs a target")
+    fixed = _fixed_bytes(survey.skeleton, checkpoint, dtype, curves)
+    rule = rule_named(target.allocation, survey.turns)
+    if target.bytes_ratio is not None:
+        wanted = target.bytes_ratio * source_bytes - fixed
+    else:
+        wanted = bytes_for_loss(rule, curves, (target.max_kl or 0.0) / excess)
+    check_reachable(curves, wanted, fixed)
+    if _left_open(survey).parts:
+        levels = search(one_level, curves, wanted)
+        survey.price_parts(levels, 0.0)
+        price = price_at(next(iter(levels.values())))
+        structure = _left_open(survey).decide(structure, price)
+    _shrink_curves(curves, survey, structure)
+    return Plan(
+        structure,
+        survey.output_weights,
+        Budget(
+            curves, _apart(survey.row_weights), statistics, wanted,
+            allocation=target.allocation, turns=survey.turns,
+            dense_bytes=dtype.itemsize,
+            leaves_whole=settings.leave_whole,
+        ),
+    )  # fmt: skip
+
+
+def _by_structure_alone(
+    survey: Survey,
+    target: Target,
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    source_bytes: float,
+    structure: Structure,
+) -> Structure:
+    """Ranks, neurons and heads that make the stored bytes fit, with nothing quantized."""
+    survey.price_parts(None, dtype.itemsize)
+    left_open = _left_open(survey)
+    if target.bytes_ratio is None or not left_open.parts:
+        raise RecipeError("without quantization a target is a bytes_ratio, for stages set to auto")
+    whole = structure_bytes(left_open.parts, 0.0)
+    stored = sum(_stored_bytes(survey.skeleton, checkpoint, dtype).values())
+    kept = stored - whole + FIXED_BYTES + BYTES_PER_MATRIX * len(survey.directions)
+    wanted = target.bytes_ratio * source_bytes - kept
+    least = structure_bytes(left_open.parts, 2.0**20)
+    if wanted < least:
+        raise RecipeError(
+            f"target asks for {round(wanted + kept):,} bytes; with these stages "
+            f"this model takes at least {round(least + kept):,}"
+        )
+    return left_open.decide(structure, price_for_bytes(left_open.parts, wanted))
+
+
+def _shrink_curves(curves: dict[str, Curve], survey: Survey, structure: Structure) -> None:
+    """Count only the parameters that stay."""
+    for name, rank in structure.ranks.items():
+        part = survey.directions[name]
+        curves[name] = replace(curves[name], elements=rank * (part.n_out + part.n_in))
+    family = survey.skeleton.family
+    mlp = (*family.mlp_in, family.mlp_out)
+    for kept, units, members in (
+        (structure.neurons, survey.neurons, mlp),
+        (structure.heads, survey.heads, family.attention),
+    ):
+        for path, count in kept.items():
+            share = count / len(units[path].losses)
+            for name in members:
+                curve = curves[f"{path}.{name}"]
+                curves[f"{path}.{name}"] = replace(curve, elements=round(share * curve.elements))
+
+
+def _matrices_of_rest(
+    skeleton: Skeleton, recipe: Recipe, statistics: EmbeddingStatistics
+) -> dict[str, Tensor]:
+    """Head and embedding with the second moment their errors are weighed by, in the order of the run."""
+    settings = rate_settings(recipe)
+    embedding = settings is not None and settings.embedding
+    if skeleton.tied:
+        both = statistics.head_inputs + statistics.gradients
+        return {skeleton.embedding_path: both} if embedding else {}
+    found = {skeleton.head_path: statistics.head_inputs}
+    if embedding:
+        found[skeleton.embedding_path] = statistics.gradients
+    return found
+
+
+def _fixed_bytes(
+    skeleton: Skeleton, checkpoint: Checkpoint, dtype: torch.dtype, curves: dict[str, Curve]
+) -> float:
+    """Everything in the artifact that is not a quantized matrix."""
+    quantized = {f"{name}.weight" for name in curves}
+    stored = _stored_bytes(skeleton, checkpoint, dtype)
+    kept = sum(n_bytes for name, n_bytes in stored.items() if name not in quantized)
+    return kept + FIXED_BYTES + BYTES_PER_MATRIX * len(curves)
+
+
+def _stored_bytes(skeleton: Skeleton, checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, int]:
+    """Bytes of the tensors that an artifact would hold: files may have masks and repeated heads too."""
+    names = set(skeleton.model.state_dict())
+    if skeleton.tied:
+        names.discard(f"{skeleton.head_path}.weight")
+    headers = {name: checkpoint.tensors[checkpoint.stored_name(name)] for name in names}
+    return {name: header.n_elements * dtype.itemsize for name, header in headers.items()}
+
+
+def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies that share no memory, as the state of a run stores them; embedding and head have one."""
+    return {name: part.clone() for name, part in weights.items()}
+
+
+def _evenly(total: int, count: int) -> Tensor:
+    return torch.linspace(0, total - 1, min(count, total)).long()

@@ -1,0 +1,151 @@
+"""What a walk over the source finds: curves of bits, directions, neurons, heads, and what each costs."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from spq_core.formats.slicing import float_weight, linear_at
+from spq_core.methods.pruning.compensation import score_neurons
+from spq_core.methods.pruning.heads import groups_of, score_groups
+from spq_core.methods.quantization.feedback import feedback_of
+from spq_core.methods.svd.factorize import decompose_output
+from spq_core.models.skeleton import Skeleton
+from spq_core.planning.budget import tempered
+from spq_core.planning.curve import Curve, curve_of
+from spq_core.planning.structure import Directions, Units
+from spq_core.recipe.document import Recipe
+from spq_core.recipe.settings import (
+    PruneHeadsStage,
+    PruneStage,
+    QuantizeStage,
+    SvdStage,
+    leaves_to_target,
+)
+from spq_core.streaming.inverse import DAMPING
+from spq_core.streaming.sensitivity import LayerStatistics, MatrixStatistics
+from spq_core.streaming.shrinkage import extra_damping
+
+
+@dataclass(slots=True)
+class Survey:
+    """Notes what the recipe's open decisions depend on, layer by layer."""
+
+    skeleton: Skeleton
+    recipe: Recipe
+    curves: dict[str, Curve] = field(default_factory=dict)
+    row_weights: dict[str, Tensor] = field(default_factory=dict)
+    """Of matrices that will be quantized by rate."""
+    output_weights: dict[str, Tensor] = field(default_factory=dict)
+    """E[g_i²] of every matrix's outputs, for the stages that change shapes."""
+    turns: dict[str, float] = field(default_factory=dict)
+    directions: dict[str, Directions] = field(default_factory=dict)
+    neurons: dict[str, Units] = field(default_factory=dict)
+    heads: dict[str, Units] = field(default_factory=dict)
+    last_steps: tuple[Tensor, Tensor] | None = None
+    """Of the layer being entered: the last second moment and its column steps."""
+
+    def visit(self, index: int, layer: nn.Module, found: LayerStatistics) -> None:
+        """Enter one decoder layer."""
+        family, path = self.skeleton.family, self.skeleton.layer_path(index)
+        open_ranks = any(isinstance(one, SvdStage) and leaves_to_target(one) for one in self.stages)
+        for name, statistics in found.matrices.items():
+            full = f"{path}.{name}"
+            weight = float_weight(linear_at(layer, name))
+            self.turns[full] = found.turn
+            self.output_weights[full] = statistics.output_weights
+            self.enter(full, weight, tempered(statistics.output_weights), statistics.inputs.second)
+            if name in family.attention and open_ranks:
+                self.directions[full] = _directions(weight, statistics)
+        self.last_steps = None  # in a wide layer a second moment is hundreds of megabytes
+        if any(isinstance(one, PruneStage) and _by_loss(one) for one in self.stages):
+            self.neurons[path] = self._neurons(layer, found.matrices[family.mlp_out])
+        if any(isinstance(one, PruneHeadsStage) for one in self.stages):
+            self.heads[path] = self._heads(layer, found.matrices[family.attention[-1]])
+
+    def copied(self) -> "Survey":
+        """The same findings; what is decided on the copy leaves these as they are."""
+        return replace(
+            self, curves=dict(self.curves), row_weights=dict(self.row_weights),
+            output_weights=dict(self.output_weights), directions=dict(self.directions),
+            neurons=dict(self.neurons), heads=dict(self.heads),
+        )  # fmt: skip
+
+    @property
+    def stages(self) -> tuple[object, ...]:
+        """The recipe's stages."""
+        return self.recipe.stages
+
+    def enter(self, name: str, weight: Tensor, weights: Tensor, second: Tensor) -> None:
+        """Measure a matrix's curve, if it will be quantized by rate."""
+        settings, target = rate_settings(self.recipe), self.recipe.target
+        if settings is None or target is None:
+            return
+        if self.last_steps is None or self.last_steps[0] is not second:
+            # matrices come group by group, and those of a group share their input
+            self.last_steps = (second, feedback_of(second, settings.damping).column_steps)
+        even = torch.ones_like(weights) * weights.mean()
+        self.row_weights[name] = weights if target.allocation == "loss" else even
+        self.curves[name] = curve_of(weight, self.row_weights[name], self.last_steps[1])
+
+    def _neurons(self, layer: nn.Module, statistics: MatrixStatistics) -> Units:
+        family = self.skeleton.family
+        weight = float_weight(linear_at(layer, family.mlp_out))
+        losses = 0.5 * score_neurons("obs", weight, statistics.inputs, statistics.output_weights)
+        widths = [linear_at(layer, name).in_features for name in family.mlp_in]
+        parameters = weight.shape[0] + family.rows_per_neuron * sum(widths)
+        return Units(tuple(losses.tolist()), parameters, 0.0)
+
+    def _heads(self, layer: nn.Module, statistics: MatrixStatistics) -> Units:
+        family = self.skeleton.family
+        groups = groups_of(layer, family)
+        weight = float_weight(linear_at(layer, family.attention[-1]))
+        losses = 0.5 * score_groups(
+            weight, statistics.inputs.second, groups, statistics.output_weights
+        )
+        elements = sum(float_weight(linear_at(layer, name)).numel() for name in family.attention)
+        return Units(tuple(losses.tolist()), elements // groups, 0.0)
+
+    def price_parts(self, levels: dict[str, float] | None, stored_bytes: float) -> None:
+        """Say what a parameter of each part takes: its bits at a level, or its stored bytes."""
+
+        def bytes_of(name: str) -> float:
+            if levels is None:
+                return stored_bytes
+            curve = self.curves[name]
+            return (curve.bytes_at(levels[name]) - curve.overhead_bytes) / curve.elements
+
+        family = self.skeleton.family
+        for name, matrix in self.directions.items():
+            self.directions[name] = replace(matrix, bytes_per_parameter=bytes_of(name))
+        for units, behind in ((self.neurons, family.mlp_out), (self.heads, family.attention[-1])):
+            for path, part in units.items():
+                units[path] = replace(part, bytes_per_parameter=bytes_of(f"{path}.{behind}"))
+
+
+def rate_settings(recipe: Recipe) -> QuantizeStage | None:
+    """The recipe's stage that quantizes by rate, if it has one."""
+    return next(
+        (
+            stage
+            for stage in recipe.stages
+            if isinstance(stage, QuantizeStage) and stage.method == "rate"
+        ),
+        None,
+    )
+
+
+def _by_loss(stage: PruneStage) -> bool:
+    return leaves_to_target(stage) or stage.layer_ratios == "loss"
+
+
+def _directions(weight: Tensor, statistics: MatrixStatistics) -> Directions:
+    """Loss of each output direction, every output counting as it does in the loss."""
+    weights = statistics.output_weights
+    moments = statistics.inputs
+    damping = DAMPING + extra_damping(moments)
+    outputs = decompose_output(weight, moments.second, weights, damping=damping)
+    n_out, n_in = weight.shape
+    squared = outputs.singular_values.square()[: min(n_out, n_in)]
+    losses = 0.5 * float(weights.mean()) * squared  # spectra count outputs relative to their mean
+    return Directions(tuple(losses.tolist()), n_out, n_in, 0.0)

@@ -1,0 +1,92 @@
+"""The calibration samples of a recipe, and a description of them for the report."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Int64
+from torch import Tensor
+
+from spq_core.data.texts import Text, non_blank_lines, refuse_shared_lines
+from spq_core.data.windows import consecutive_windows, padded_lines, spread_windows
+from spq_core.models.model_folder import read_json_object
+from spq_core.models.tokenizer import load_tokenizer, opening_tokens, require_rows
+from spq_core.recipe.document import Calibration
+from spq_core.recipe.settings import AUTO
+
+UNSEEN_WINDOWS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationSamples:
+    """Token windows and where they came from."""
+
+    rows: Int64[Tensor, "n length"]
+    description: dict[str, Any]
+    pads: int = 0
+    """Tokens that are no text: lines are padded to one length."""
+
+
+def calibration_samples(
+    settings: Calibration, text: Text, model_folder: Path, widest: int
+) -> CalibrationSamples:
+    """Encode the first non-blank lines, or evenly spaced windows, of the text's calibration part.
+
+    With `samples: auto` a shorter text gives as many as it has.
+
+    Args:
+        widest: inputs of the widest matrix in a layer.
+
+    With `allow_evaluation_text` the lines are those of the evaluation part, which is what the SPQ
+    authors do; the description then says so.
+
+    Raises:
+        CalibrationLeakError: a distinctive line is also evaluation text, and that is not allowed.
+        DatasetError: the text is too short.
+    """
+    leaked = settings.allow_evaluation_text
+    part = text.evaluation if leaked else text.calibration
+    tokenizer = load_tokenizer(model_folder)
+    length = within_positions(settings.length, model_folder)
+    pads, count = 0, settings.count(widest, length)
+    if settings.form == "windows":
+        lines = part.split("\n")
+        windows = spread_windows(tokenizer, part, length, count, fewer=settings.samples == AUTO)
+    else:
+        lines = non_blank_lines(part, count, fewer=settings.samples == AUTO)
+        windows = padded_lines(tokenizer, lines, length)
+        pads = sum(max(0, length - len(tokenizer(line)["input_ids"])) for line in lines)
+    require_rows(windows, tokenizer, model_folder)
+    if not leaked:
+        refuse_shared_lines(lines, text.evaluation)
+    description = {
+        "dataset": text.name,
+        "origin": text.origin,
+        "text_sha256": text.fingerprint,
+        "samples_sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
+        "form": settings.form,
+        "samples": len(windows),
+        "length": length,
+        "is_evaluation_text": leaked,
+        "opening_tokens": opening_tokens(tokenizer),
+    }
+    return CalibrationSamples(windows, description, pads)
+
+
+def unseen_windows(text: str, length: int, model_folder: Path) -> Int64[Tensor, "m length"]:
+    """Some windows of a text, evenly spaced, for measuring.
+
+    Raises:
+        DatasetError: the text has not one.
+    """
+    tokenizer = load_tokenizer(model_folder)
+    windows = consecutive_windows(tokenizer, text, length, None)
+    return windows[:: -(-len(windows) // UNSEEN_WINDOWS)]
+
+
+def within_positions(length: int, model_folder: Path) -> int:
+    """A number of tokens, cut to the positions that the model has."""
+    config = read_json_object(model_folder / "config.json")
+    positions = config.get("max_position_embeddings", config.get("n_positions"))
+    return min(length, positions) if isinstance(positions, int) else length

@@ -1,0 +1,225 @@
+"""The quantization stage for integer grids: 8, 4 or 3 bits, rounded plainly or with feedback."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from spq_core.errors import RecipeError
+from spq_core.formats.packed.linear import PackedEmbedding, PackedLinear, pack
+from spq_core.formats.slicing import bias_of, embedding_and_head, output_scale_of
+from spq_core.methods.quantization.feedback import Feedback, SharedFeedback
+from spq_core.methods.quantization.grid import Grid, GridWeight, choose_grid, round_to_grid
+from spq_core.methods.quantization.matrices import matrices
+from spq_core.methods.quantization.row_blocks import row_blocks, stacks
+from spq_core.methods.stage import StageState
+from spq_core.models.family import Family
+from spq_core.recipe.settings import QuantizeStage as QuantizeSettings
+from spq_core.report import ModuleReport
+from spq_core.streaming.inputs import LayerInputs
+
+
+@dataclass(slots=True)
+class GridStage:
+    """Wiring only; the mathematics is in `grid` and `feedback`."""
+
+    settings: QuantizeSettings
+    family: Family
+    head_path: str
+    embedding_path: str
+    dtype: torch.dtype
+    """The source's dtype: what a quantized embedding returns."""
+    layers_only: bool = False
+    """Leave embedding and head alone, and take whole groups only: what the portable profile holds."""
+    name: str = "quantize"
+    needs_survey: bool = False
+    shared: SharedFeedback = field(default_factory=SharedFeedback)
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether rounding looks at inputs."""
+        return self.settings.method == "gptq" or self.settings.scale_search
+
+    @property
+    def needs_inputs(self) -> bool:
+        """The same: there is no survey."""
+        return self.needs_calibration
+
+    def survey(self, path: str, block: nn.Module, run_samples: Callable[[], None]) -> None:
+        """Nothing to learn: each matrix decides for itself."""
+
+    def apply(self, path: str, block: nn.Module, inputs: LayerInputs | None) -> list[ModuleReport]:
+        """Quantize the block's matrices, each on what its quantized predecessors make of the samples."""
+        if not path:
+            return [] if self.layers_only else self._embedding_and_head(block, inputs)
+        reports: list[ModuleReport] = []
+        calibrated = inputs if self.needs_calibration else None
+        for together in matrices(block, self.family, calibrated):
+            names = [f"{path}.{one.name}" for one in together]
+            weights = [one.linear.weight.data for one in together]
+            self._require_whole_groups(names, weights)
+            found = self._quantize(weights, together[0].second)
+            for matrix, name, (packed, error) in zip(together, names, found, strict=True):
+                block.set_submodule(matrix.name, packed.linear(bias_of(matrix.linear)))
+                reports.append(self._report(name, packed, error))
+        self.shared.forget()
+        return reports
+
+    def state(self) -> StageState:
+        """Nothing: each matrix is treated by itself."""
+        return StageState({}, {})
+
+    def restore(self, state: StageState) -> None:
+        """Nothing to take up."""
+
+    def _embedding_and_head(
+        self, block: nn.Module, inputs: LayerInputs | None
+    ) -> list[ModuleReport]:
+        """A tied matrix is rounded as a head: that is where its errors are multiplied."""
+        embedding, head, tied = embedding_and_head(block, self.embedding_path, self.head_path)
+        reports: list[ModuleReport] = []
+        calibrated = inputs is not None and self.needs_calibration
+        if not tied or self.settings.embedding:
+            second = inputs.moments(self.head_path).second if inputs and calibrated else None
+            ((packed, error),) = self._quantize([head.weight.data], second)
+            block.set_submodule(self.head_path, packed.linear(bias_of(head)))
+            reports.append(self._report(self.head_path, packed, error))
+            if tied:
+                table = packed.embedding(self.dtype, output_scale_of(embedding))
+                linear = block.get_submodule(self.head_path)
+                for part in ("packed", "scale", "zero"):
+                    setattr(table, part, getattr(linear, part))
+                block.set_submodule(self.embedding_path, table)
+        if self.settings.embedding and not tied:
+            ((packed, error),) = self._quantize([embedding.weight.data], None)
+            block.set_submodule(
+                self.embedding_path, packed.embedding(self.dtype, output_scale_of(embedding))
+            )
+            reports.append(self._report(self.embedding_path, packed, error))
+        return reports
+
+    def _require_whole_groups(self, names: Sequence[str], weights: Sequence[Tensor]) -> None:
+        size = self.settings.group_size
+        if not self.layers_only or size is None:
+            return
+        for name, weight in zip(names, weights, strict=True):
+            if weight.shape[1] % size:
+                raise RecipeError(
+                    f"profile portable: {name} has {weight.shape[1]} columns, which groups "
+                    f"of {size} do not divide; choose another group_size"
+                )
+
+    def _quantize(
+        self, weights: Sequence[Tensor], second: Tensor | None
+    ) -> list[tuple["_Packed", float]]:
+        """Round matrices that share an input, and measure the relative error of their weights."""
+        settings = self.settings
+        feedback: Feedback | None = None
+        if second is not None and settings.method == "gptq":
+            feedback = self.shared.of(
+                second, settings.damping, strongest_first=settings.strongest_first
+            )
+        parts: list[list[_Packed]] = [[] for _ in weights]
+        lost, energy = [0.0] * len(weights), [0.0] * len(weights)
+        for stack in stacks(weights) if feedback is not None else _one_by_one(weights):
+            rows = torch.cat([weights[index][some] for index, some in stack])
+            grid = self._grid(rows, second)
+            codes = round_to_grid(rows, grid, feedback, sparsity=settings.sparsity).codes
+            start = 0
+            for index, some in stack:
+                height = some.stop - some.start
+                for at in row_blocks(weights[index][some]):
+                    here = slice(start + at.start, start + at.stop)
+                    own = grid._replace(scale=grid.scale[here], zero=grid.zero[here])
+                    parts[index].append(_Packed.of(codes[here], own))
+                    original = rows[here].double()
+                    rounded = GridWeight(codes[here], own).widened()
+                    lost[index] += float((rounded - original).square().sum())
+                    energy[index] += float(original.square().sum())
+                start += height
+        errors = [(a / b) ** 0.5 if b else 0.0 for a, b in zip(lost, energy, strict=True)]
+        return list(zip(map(_Packed.joined, parts), errors, strict=True))
+
+    def _grid(self, rows: Tensor, second: Tensor | None) -> Grid:
+        """Scales and zero points of rows, some at a time."""
+        settings = self.settings
+        energy = (
+            (second.diagonal() if second is not None else torch.ones_like(rows[0]))
+            if settings.scale_search
+            else None
+        )
+        grids = [
+            choose_grid(
+                rows[at], settings.bits, settings.group_size,
+                symmetric=settings.symmetric, column_weights=energy,
+            )
+            for at in row_blocks(rows)
+        ]  # fmt: skip
+        scale, zero = (
+            torch.cat([getattr(one, part) for one in grids]) for part in ("scale", "zero")
+        )
+        return grids[0]._replace(scale=scale, zero=zero)
+
+    def _report(self, full: str, packed: "_Packed", error: float) -> ModuleReport:
+        stored = packed.codes.numel() + 3 * packed.scale.numel()
+        weights = packed.codes.shape[0] * packed.n_in
+        return ModuleReport(
+            layer=full,
+            stage=self.name,
+            applied=True,
+            figures={
+                "bits": round(8 * stored / weights, 3),
+                "group_size": packed.group_size,
+                "relative_weight_error": round(error, 5),
+            },
+        )
+
+
+def _one_by_one(weights: Sequence[Tensor]) -> Iterator[list[tuple[int, slice]]]:
+    """Blocks of rows, where nothing is gained by more at a time."""
+    for index, weight in enumerate(weights):
+        yield from ([(index, some)] for some in row_blocks(weight))
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """Codes on a grid in the form layers hold them."""
+
+    codes: Tensor
+    scale: Tensor
+    zero: Tensor
+    bits: int
+    n_in: int
+    group_size: int
+
+    @classmethod
+    def of(cls, codes: Tensor, grid: Grid) -> "_Packed":
+        """Pack one block of rows."""
+        packed = pack(codes, grid.bits)
+        return cls(packed, grid.scale.half(), grid.zero, grid.bits, codes.shape[1], grid.group_size)
+
+    @classmethod
+    def joined(cls, parts: list["_Packed"]) -> "_Packed":
+        """Put blocks of rows under each other."""
+        first = parts[0]
+        codes, scale, zero = (
+            torch.cat([getattr(part, name) for part in parts])
+            for name in ("codes", "scale", "zero")
+        )
+        return cls(codes, scale, zero, first.bits, first.n_in, first.group_size)
+
+    def linear(self, bias: Tensor | None) -> PackedLinear:
+        """Make a linear layer."""
+        return PackedLinear(
+            self.codes, self.scale, self.zero, bias,
+            bits=self.bits, n_in=self.n_in, group_size=self.group_size,
+        )  # fmt: skip
+
+    def embedding(self, dtype: torch.dtype, output_scale: float) -> PackedEmbedding:
+        """Make an embedding."""
+        return PackedEmbedding(
+            self.codes, self.scale, self.zero, dtype,
+            bits=self.bits, n_in=self.n_in, group_size=self.group_size,
+            output_scale=output_scale,
+        )  # fmt: skip

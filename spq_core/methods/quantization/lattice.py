@@ -1,0 +1,135 @@
+"""Rounding to a lattice whose steps follow from one number, for codes that are stored by entropy.
+
+A code that takes its entropy to store, and no fixed width, has no largest value to scale by: the
+steps are free. Minimising the expected loss at a given total entropy then asks that every weight
+contribute the same loss (reverse water-filling). Row i counts g_i in the loss, and with error
+feedback column j counts D_j (see `feedback`), so the step of weight (i, j) is
+    sqrt(level / (g_i D_j)),
+and each weight adds level / 24 to the loss while steps are fine. A scalar quantizer with entropy
+coding stays within 0.25 bit of the rate-distortion bound (Gish & Pierce 1968,
+doi:10.1109/TIT.1968.1054193); 4-bit codes scaled by the largest weight of a group waste about one bit.
+
+Both factors are stored as powers of 2^(1/16), one byte each. They are put on that grid before
+anything is rounded to them, so storing them costs no accuracy.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int8
+from torch import Tensor
+
+from spq_core.formats.steps import Steps, on_grid
+from spq_core.methods.quantization.feedback import (
+    Cells,
+    CellsOf,
+    Feedback,
+    output_error,
+    round_with_feedback,
+)
+from spq_core.methods.quantization.row_blocks import row_blocks, stacks
+from spq_core.planning.curve import (
+    LARGEST_CODE,
+    column_floors,
+    fitted,
+    sample_rows,
+)
+
+ERROR_ROWS = 256
+
+
+class LatticeWeight(NamedTuple):
+    """weight ≈ codes · row_steps[:, None] · column_steps[None, :]."""
+
+    codes: Int8[Tensor, "out n_in"]
+    steps: Steps
+    relative_error: float
+    """Root of the output error over the output's energy, of up to 256 rows, evenly spaced."""
+
+    @property
+    def clipped(self) -> float:
+        """Share of codes at the end of their range, 0 to 1: at most so many weights were cut to fit."""
+        return float((self.codes.abs() == LARGEST_CODE).float().mean())
+
+    def widened(self) -> Float[Tensor, "out n_in"]:
+        """The weight in float32."""
+        return self.codes.float() * self.steps.row_steps[:, None] * self.steps.column_steps[None]
+
+
+def choose_steps(
+    weight: Float[Tensor, "out n_in"],
+    feedback: Feedback,
+    row_weights: Float[Tensor, " out"],
+    level: float,
+) -> Steps:
+    """Put the steps that share the loss evenly on the grid.
+
+    Where weights would take more than 110 steps they get larger ones: codes are 8 bits wide. That
+    goes by column where it is so for many rows, else by row.
+
+    Args:
+        weight: in any float dtype. row_weights: g, positive. level: of the loss per weight, times
+            24; positive.
+    """
+    rows = (level / row_weights.float()).sqrt()
+    picked = sample_rows(weight)
+    floors = column_floors(weight[picked].float().abs(), rows[picked])
+    tiny = torch.finfo(torch.float32).tiny
+    columns = torch.maximum(feedback.column_steps, floors).clamp(min=tiny)
+    rows = torch.cat(
+        [fitted(weight[at].float().abs(), rows[at], columns) for at in row_blocks(weight)]
+    )
+    smallest_row, row_exponents = on_grid(rows)
+    smallest_column, column_exponents = on_grid(columns)
+    base = float(torch.tensor(smallest_row * smallest_column, dtype=torch.float32))
+    return Steps(base=base, rows=row_exponents, columns=column_exponents)
+
+
+def round_to_lattice(
+    weights: Sequence[Float[Tensor, "out n_in"]],
+    feedback: Feedback,
+    steps: Sequence[Steps],
+    second_moment: Float[Tensor, "n_in n_in"],
+) -> list[LatticeWeight]:
+    """Round matrices that share an input with error feedback to multiples of their steps.
+
+    Args:
+        weights: in any float dtype; they are rounded together where memory allows.
+        second_moment: what `relative_error` is measured with.
+    """
+    codes = [torch.empty_like(weight, dtype=torch.int8) for weight in weights]
+    for stack in stacks(weights):
+        rows = torch.cat([weights[index][some] for index, some in stack])
+        own = [steps[index]._replace(rows=steps[index].rows[some]) for index, some in stack]
+        found = round_with_feedback(rows, feedback, _cells_of(own), dtype=torch.int8)
+        heights = [some.stop - some.start for _, some in stack]
+        for (index, some), part in zip(stack, torch.split(found, heights), strict=True):
+            codes[index][some] = part
+    return [
+        LatticeWeight(part, one, _relative_error(weight, part, one, second_moment))
+        for weight, part, one in zip(weights, codes, steps, strict=True)
+    ]
+
+
+def _cells_of(steps: Sequence[Steps]) -> CellsOf:
+    """Cells of matrices on top of each other."""
+    rows, columns = [one.row_steps for one in steps], [one.column_steps for one in steps]
+
+    def cells_of(some: Tensor) -> Cells:
+        parts = [steep[some, None] * own[None] for own, steep in zip(rows, columns, strict=True)]
+        wide = torch.cat(parts, dim=1)
+        last = wide.new_full((len(some), 1), LARGEST_CODE)
+        return Cells(wide, -last, last)
+
+    return cells_of
+
+
+def _relative_error(weight: Tensor, codes: Tensor, steps: Steps, second_moment: Tensor) -> float:
+    """Of some rows: of all, it would take as long as the rounding."""
+    picked = sample_rows(weight, ERROR_ROWS)
+    original = weight[picked].float()
+    rounded = codes[picked].float() * steps.row_steps[picked, None] * steps.column_steps
+    lost = float(output_error(original, rounded, second_moment).sum())
+    energy = float(output_error(original, torch.zeros_like(original), second_moment).sum())
+    return (max(lost, 0.0) / energy) ** 0.5 if energy > 0 else 0.0

@@ -1,0 +1,58 @@
+"""The matrices of a decoder layer in the order data meets them, each with what it receives."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from spq_core.formats.low_rank.linear import LowRankLinear
+from spq_core.formats.slicing import float_weight, linear_at
+from spq_core.models.family import Family
+from spq_core.streaming.inputs import LayerInputs
+
+
+class Matrix(NamedTuple):
+    """A floating-point matrix about to be quantized."""
+
+    name: str
+    """Within the layer; factors of a pair end in `.down` and `.up`."""
+    source: str
+    """The matrix of the source it stands for."""
+    linear: nn.Linear
+    second: Float[Tensor, "n_in n_in"] | None
+    """E[x xᵀ] of its input; None without calibration."""
+    following: Float[Tensor, "n_out rank"] | None
+    """For the first factor of a pair, the second one: what becomes of its outputs."""
+
+
+def matrices(
+    block: nn.Module, family: Family, inputs: LayerInputs | None
+) -> Iterator[list[Matrix]]:
+    """Yield a layer's matrices, those that share an input together.
+
+    The caller replaces what it was given before it asks for the next.
+    """
+    for group in family.shared_inputs:
+        modules = {name: linear_at(block, name) for name in group}
+        second = None if inputs is None else inputs.moments(group[0]).second
+        pairs = {name: one for name, one in modules.items() if isinstance(one, LowRankLinear)}
+        together = [
+            Matrix(name, name, one, second, None)
+            for name, one in modules.items()
+            if isinstance(one, nn.Linear)
+        ]
+        together += [
+            Matrix(f"{name}.down", name, pair.down, second, float_weight(pair.up))
+            for name, pair in pairs.items()
+            if isinstance(pair.down, nn.Linear)
+        ]
+        if together:
+            yield together
+        for name, pair in pairs.items():
+            if isinstance(pair.up, nn.Linear):
+                down = float_weight(linear_at(block, f"{name}.down"))
+                between = None if second is None else down @ second @ down.T
+                yield [Matrix(f"{name}.up", name, pair.up, between, None)]
+        if inputs is not None:
+            inputs.changed(group[0])

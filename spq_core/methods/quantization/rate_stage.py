@@ -1,0 +1,197 @@
+"""The quantization stage that spends a budget of bytes: lattice codes, stored by entropy."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from spq_core.formats.entropy.coded import encode, lattice_embedding, lattice_linear, tied_head
+from spq_core.formats.slicing import bias_of, embedding_and_head, output_scale_of
+from spq_core.formats.steps import CodedWeight
+from spq_core.memory import return_freed_memory
+from spq_core.methods.quantization.feedback import SharedFeedback
+from spq_core.methods.quantization.lattice import LatticeWeight, choose_steps, round_to_lattice
+from spq_core.methods.quantization.matrices import Matrix, matrices
+from spq_core.methods.stage import StageState
+from spq_core.models.family import Family
+from spq_core.planning.budget import Budget
+from spq_core.recipe.settings import QuantizeStage as QuantizeSettings
+from spq_core.report import ModuleReport
+from spq_core.streaming.inputs import LayerInputs
+
+CLOSE_ENOUGH = 0.002
+"""How far the last matrix may leave the budget off, as a share of all bytes."""
+TRIES = 3
+MOST_OCTAVES = 6.0
+"""How far one try may move the last matrix's level to make the bytes fit."""
+
+
+def _left_whole(full: str) -> ModuleReport:
+    reason = "there are bytes enough to leave it whole, and it is worth most of those left"
+    return ModuleReport(layer=full, stage="quantize", applied=False, reason=reason)
+
+
+class _Wanted(NamedTuple):
+    """A matrix, how much each of its outputs counts, and its level."""
+
+    weight: Tensor
+    row_weights: Tensor
+    level: float
+
+
+@dataclass(slots=True)
+class RateStage:
+    """Rounds each matrix at the level its budget gives it."""
+
+    settings: QuantizeSettings
+    family: Family
+    head_path: str
+    embedding_path: str
+    dtype: torch.dtype
+    """The source's dtype: what a quantized embedding returns."""
+    budget: Budget
+    name: str = "quantize"
+    needs_survey: bool = False
+    needs_calibration: bool = True
+    needs_inputs: bool = True
+    shared: SharedFeedback = field(default_factory=SharedFeedback)
+
+    def survey(self, path: str, block: nn.Module, run_samples: Callable[[], None]) -> None:
+        """Nothing to learn: the budget was planned before."""
+
+    def apply(self, path: str, block: nn.Module, inputs: LayerInputs | None) -> list[ModuleReport]:
+        """Quantize the block's matrices, each on what its quantized predecessors make of the samples."""
+        if not path:
+            return self._embedding_and_head(block)
+        levels = self.budget.levels()
+        reports: list[ModuleReport] = []
+        for together in matrices(block, self.family, inputs):
+            changed: list[Matrix] = []
+            for matrix in together:
+                if self.budget.stays(f"{path}.{matrix.source}"):
+                    reports.append(_left_whole(f"{path}.{matrix.name}"))
+                else:
+                    changed.append(matrix)
+            if changed:
+                reports += self._linears(path, block, changed, levels)
+        self.shared.forget()
+        return reports
+
+    def state(self) -> StageState:
+        """The budget: its plan, and what is spent."""
+        return StageState(*self.budget.state())
+
+    def restore(self, state: StageState) -> None:
+        """Take up the budget."""
+        self.budget.restore(state.values, state.tensors)
+
+    def _linears(
+        self, path: str, block: nn.Module, together: Sequence[Matrix], levels: Mapping[str, float]
+    ) -> list[ModuleReport]:
+        """Round matrices that share an input."""
+        second = together[0].second
+        if second is None:
+            raise RuntimeError("rate quantization runs on calibrated inputs only")
+        wanted = [
+            _Wanted(
+                one.linear.weight.data,
+                self._row_weights(f"{path}.{one.source}", one.following),
+                levels[f"{path}.{one.source}"],
+            )
+            for one in together
+        ]
+        reports: list[ModuleReport] = []
+        for matrix, result in zip(together, self._round(wanted, second), strict=True):
+            source, (rounded, coded) = f"{path}.{matrix.source}", result
+            bias = bias_of(matrix.linear)
+            block.set_submodule(
+                matrix.name, lattice_linear(rounded.codes, rounded.steps, bias, coded)
+            )
+            self.budget.pay(source, levels[source], coded.packed.numel())
+            reports.append(self._report(f"{path}.{matrix.name}", rounded, coded))
+        return reports
+
+    def _row_weights(self, source: str, following: Tensor | None) -> Tensor:
+        own = self.budget.row_weights[source]
+        return own if following is None else own @ following.square()
+
+    def _embedding_and_head(self, block: nn.Module) -> list[ModuleReport]:
+        embedding, head, tied = embedding_and_head(block, self.embedding_path, self.head_path)
+        statistics = self.budget.embedding
+        reports: list[ModuleReport] = []
+        levels = self.budget.levels()
+        if not tied and self.budget.stays(self.head_path):
+            reports.append(_left_whole(self.head_path))
+        elif not tied:
+            weight, second = head.weight.data, statistics.head_inputs
+            rounded, coded = self._last(self.head_path, weight, second, levels[self.head_path])
+            bias = bias_of(head)
+            block.set_submodule(
+                self.head_path, lattice_linear(rounded.codes, rounded.steps, bias, coded)
+            )
+            reports.append(self._report(self.head_path, rounded, coded))
+        levels = self.budget.levels()
+        if self.settings.embedding and self.budget.stays(self.embedding_path):
+            reports.append(_left_whole(self.embedding_path))
+        elif self.settings.embedding:
+            weight = embedding.weight.data
+            second = statistics.gradients + statistics.head_inputs if tied else statistics.gradients
+            rounded, coded = self._last(
+                self.embedding_path, weight, second, levels[self.embedding_path]
+            )
+            replacement = lattice_embedding(
+                rounded.codes, rounded.steps, self.dtype,
+                output_scale=output_scale_of(embedding), coded=coded,
+            )  # fmt: skip
+            block.set_submodule(self.embedding_path, replacement)
+            if tied:
+                block.set_submodule(self.head_path, tied_head(replacement))
+            reports.append(self._report(self.embedding_path, rounded, coded))
+        return reports
+
+    def _last(
+        self, name: str, weight: Tensor, second: Tensor, planned: float
+    ) -> tuple[LatticeWeight, CodedWeight]:
+        """Round a matrix at the end of the run; the very last one makes the bytes fit."""
+        budget = self.budget
+        very_last = [other for other in budget.curves if other not in budget.spent] == [name]
+        level, weights = planned, budget.row_weights[name]
+        ((rounded, coded),) = self._round([_Wanted(weight, weights, level)], second)
+        for _ in range(TRIES if very_last else 0):
+            over = coded.packed.numel() + sum(budget.spent.values()) - budget.wanted_bytes
+            if abs(over) <= CLOSE_ENOUGH * budget.wanted_bytes:
+                break
+            # Half a bit per weight is one octave of the level.
+            octaves = min(max(2 * 8 * over / weight.numel(), -MOST_OCTAVES), MOST_OCTAVES)
+            level *= 2.0**octaves
+            before = coded.packed.numel()
+            return_freed_memory()
+            ((rounded, coded),) = self._round([_Wanted(weight, weights, level)], second)
+            if coded.packed.numel() == before:
+                break  # as fine or as coarse as it gets
+        budget.pay(name, level, coded.packed.numel())
+        return rounded, coded
+
+    def _round(
+        self, wanted: Sequence["_Wanted"], second: Tensor
+    ) -> list[tuple[LatticeWeight, CodedWeight]]:
+        feedback = self.shared.of(
+            second, self.settings.damping, strongest_first=self.settings.strongest_first
+        )
+        steps = [choose_steps(one.weight, feedback, one.row_weights, one.level) for one in wanted]
+        rounded = round_to_lattice([one.weight for one in wanted], feedback, steps, second)
+        return [(one, encode(one.codes, one.steps)) for one in rounded]
+
+    def _report(self, full: str, rounded: LatticeWeight, coded: CodedWeight) -> ModuleReport:
+        return ModuleReport(
+            layer=full,
+            stage=self.name,
+            applied=True,
+            figures={
+                "bits": round(8 * coded.packed.numel() / rounded.codes.numel(), 3),
+                "relative_output_error": round(rounded.relative_error, 5),
+                "clipped": round(rounded.clipped, 8),
+            },
+        )

@@ -1,0 +1,60 @@
+"""The token rows a recovery trains on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from spq_core.data.samples import within_positions
+from spq_core.data.texts import Text, refuse_shared_lines
+from spq_core.data.windows import consecutive_windows, padded_lines
+from spq_core.errors import DatasetError
+from spq_core.models.tokenizer import load_tokenizer, require_rows
+from spq_core.recipe.settings import RecoverStage
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverySamples:
+    """Rows in the order they are used, again from the start when they run out."""
+
+    rows: Int64[Tensor, "n length"]
+    real: Bool[Tensor, "n length"]
+    """False for pads."""
+
+    def batch(self, step: int, size: int) -> tuple[Tensor, Tensor]:
+        """Rows of one step, counted from 0, and which of their tokens are real."""
+        picked = torch.arange(step * size, (step + 1) * size) % len(self.rows)
+        return self.rows[picked], self.real[picked]
+
+
+def recovery_samples(settings: RecoverStage, text: Text, model_folder: Path) -> RecoverySamples:
+    """Encode as many rows of the text's calibration part as are used, in a seeded order.
+
+    Raises:
+        CalibrationLeakError: a distinctive line is also evaluation text.
+        DatasetError: the text is too short.
+    """
+    tokenizer = load_tokenizer(model_folder)
+    generator = torch.Generator().manual_seed(settings.seed)
+    wanted = settings.steps * settings.batch
+    length = within_positions(settings.length, model_folder)
+    lines = [line for line in text.calibration.split("\n") if line.strip()]
+    refuse_shared_lines(lines, text.evaluation)
+    if settings.form == "windows":
+        rows = consecutive_windows(tokenizer, text.calibration, length, None)
+        rows = rows[torch.randperm(len(rows), generator=generator)[:wanted]]
+        require_rows(rows, tokenizer, model_folder)
+        return RecoverySamples(rows, torch.ones_like(rows, dtype=torch.bool))
+    lengths = [len(tokenizer(line)["input_ids"]) for line in lines]
+    usable = [index for index, count in enumerate(lengths) if count > 1]  # else nothing follows
+    if not usable:
+        raise DatasetError(f"recovery needs lines of text; {text.name} has none of two tokens")
+    order = torch.randperm(len(usable), generator=generator)[:wanted].tolist()
+    picked = [usable[index] for index in order]
+    tokenizer.padding_side = "right"  # so that no token sees a pad
+    rows = padded_lines(tokenizer, [lines[index] for index in picked], length)
+    require_rows(rows, tokenizer, model_folder)
+    real = torch.arange(length) < torch.tensor([lengths[index] for index in picked])[:, None]
+    return RecoverySamples(rows, real)

@@ -1,0 +1,110 @@
+"""What a recovery trains: adapters beside linear layers, and parameters in their places."""
+
+import zlib
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from spq_core.errors import RecipeError
+from spq_core.formats.adapted.linear import AdaptedLinear, Base
+from spq_core.formats.slicing import bias_of, dense_linear, float_weight
+from spq_core.recipe.settings import RecoverStage
+
+DOWN, UP = "adapter_down", "adapter_up"
+
+
+@dataclass(slots=True)
+class Trainables:
+    """All trained tensors by full name, in float32; they outlive the blocks they are put into."""
+
+    settings: RecoverStage
+    parameters: dict[str, nn.Parameter] = field(default_factory=dict)
+
+    @property
+    def scale(self) -> float:
+        """What adapters are multiplied by."""
+        return self.settings.alpha / self.settings.rank
+
+    def attach(self, path: str, block: nn.Module) -> dict[str, nn.Parameter]:
+        """Put trained tensors into a block, and make its linear layers differentiable.
+
+        Codes become float32 weights for as long as the block is in memory.
+
+        Returns:
+            The block's trained tensors.
+        """
+        members: dict[str, nn.Parameter] = {}
+        for name, module in list(block.named_modules()):
+            full = f"{path}.{name}" if path else name
+            if not isinstance(module, Base):
+                members |= self._put_in(full, module, block)
+            elif path:
+                down, up = self._adapter(full, module)
+                members |= {f"{full}.{DOWN}": down, f"{full}.{UP}": up}
+                dense = dense_linear(float_weight(module), bias_of(module))
+                block.set_submodule(name, AdaptedLinear(dense, down, up, self.scale))
+        return members
+
+    def _put_in(self, full: str, module: nn.Module, block: nn.Module) -> dict[str, nn.Parameter]:
+        """Put a module's trained parameters in their places."""
+        members: dict[str, nn.Parameter] = {}
+        for key, parameter in list(module.named_parameters(recurse=False)):
+            if self._is_trained(module):
+                trained = self._own(f"{full}.{key}", parameter)
+                members[f"{full}.{key}"] = trained
+                setattr(module, key, trained)
+                for other in block.modules():  # a tied head follows its embedding
+                    if isinstance(other, nn.Linear) and other.weight is parameter:
+                        other.weight = trained
+        return members
+
+    def settle(self, path: str, block: nn.Module) -> list[str]:
+        """Leave what was trained in a block; return the names of the changed modules."""
+        changed = []
+        for name, module in list(block.named_modules()):
+            full = f"{path}.{name}" if path else name
+            if f"{full}.{UP}" in self.parameters and isinstance(module, Base):
+                block.set_submodule(name, self._settled(full, module))
+                changed.append(name)
+            for key, parameter in module.named_parameters(recurse=False):
+                if f"{full}.{key}" in self.parameters:
+                    parameter.data = self.parameters[f"{full}.{key}"].data.to(parameter.dtype)
+                    changed.append(name)
+        return changed
+
+    def _settled(self, full: str, module: Base) -> nn.Module:
+        down = self.parameters[f"{full}.{DOWN}"].data
+        up = self.scale * self.parameters[f"{full}.{UP}"].data
+        if self.settings.adapters == "kept":
+            return AdaptedLinear(module, down, up)
+        if not isinstance(module, nn.Linear):
+            raise RecipeError(f"{full} is quantized; adapters can only be kept beside it")
+        return dense_linear(float_weight(module) + up @ down, bias_of(module))
+
+    def _is_trained(self, module: nn.Module) -> bool:
+        if isinstance(module, nn.Embedding):
+            return "embedding" in self.settings.trains
+        own = list(module.parameters(recurse=False))
+        floating = all(parameter.is_floating_point() for parameter in own)
+        return "norms" in self.settings.trains and floating
+
+    def _own(self, name: str, parameter: Tensor) -> nn.Parameter:
+        if name not in self.parameters:
+            self.parameters[name] = nn.Parameter(parameter.detach().float().clone())
+        return self.parameters[name]
+
+    def _adapter(self, full: str, module: Base) -> tuple[nn.Parameter, nn.Parameter]:
+        """LoRA's start: `down` as a linear layer begins, `up` zero, so that nothing changes."""
+        if f"{full}.{UP}" not in self.parameters:
+            device = next(module.parameters()).device
+            generator = torch.Generator().manual_seed(
+                self.settings.seed + zlib.crc32(full.encode())
+            )
+            shape = (self.settings.rank, module.in_features)
+            bound = module.in_features**-0.5
+            start = torch.empty(shape).uniform_(-bound, bound, generator=generator)
+            self.parameters[f"{full}.{DOWN}"] = nn.Parameter(start.to(device))
+            zeros = torch.zeros(module.out_features, self.settings.rank, device=device)
+            self.parameters[f"{full}.{UP}"] = nn.Parameter(zeros)
+        return self.parameters[f"{full}.{DOWN}"], self.parameters[f"{full}.{UP}"]

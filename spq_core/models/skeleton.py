@@ -1,0 +1,102 @@
+"""A model without weights: its structure on the meta device, and where its parts are."""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from spq_core.errors import UnsupportedModelError
+from spq_core.models.config import no_model_of, read_config
+from spq_core.models.family import Family
+from spq_core.models.structure import match_family
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skeleton:
+    """Structure of a causal language model; parameters are on meta, small buffers are real."""
+
+    model: PreTrainedModel
+    family: Family
+    layers_path: str
+    embedding_path: str
+    head_path: str
+    tied: bool
+    """Whether head and embedding are one matrix."""
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The source's configuration."""
+        return self.model.config
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder layers."""
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def widest_input(self) -> int:
+        """Inputs of the widest matrix in a decoder layer."""
+        layers = self.model.get_submodule(self.layers_path)
+        shapes = [part.weight.shape for part in layers.modules() if isinstance(part, nn.Linear)]
+        shapes += [part.weight.T.shape for part in layers.modules() if isinstance(part, Conv1D)]
+        return max((int(n_in) for _, n_in in shapes), default=1)
+
+    def layer_path(self, index: int) -> str:
+        """Dotted name of one decoder layer."""
+        return f"{self.layers_path}.{index}"
+
+    def empty_layer(self, index: int) -> nn.Module:
+        """A copy of one decoder layer, parameters on meta."""
+        layer: nn.Module = self.model.get_submodule(self.layer_path(index))
+        return copy.deepcopy(layer)
+
+    def empty_rest(self) -> PreTrainedModel:
+        """A copy of the model without decoder layers: embedding, final norm, head."""
+        rest = copy.deepcopy(self.model)
+        rest.set_submodule(self.layers_path, nn.ModuleList())
+        return rest
+
+
+def load_skeleton(folder: Path) -> Skeleton:
+    """Build the skeleton of a model folder from its config.json alone.
+
+    Raises:
+        UnsupportedModelError: transformers makes no model of it, or one no family describes.
+    """
+    config = read_config(folder)
+    try:
+        with init_empty_weights(include_buffers=False):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except Exception as error:  # whatever a value of a stranger's configuration makes happen there
+        raise no_model_of(folder, error) from error
+    model.eval()
+    layers_path = _find_layers(model)
+    return Skeleton(
+        model=model,
+        family=match_family(model.get_submodule(f"{layers_path}.0")),
+        layers_path=layers_path,
+        embedding_path=_name_of(model, model.get_input_embeddings()),
+        head_path=_name_of(model, model.get_output_embeddings()),
+        tied=bool(config.tie_word_embeddings),
+    )
+
+
+def _find_layers(model: PreTrainedModel) -> str:
+    """Name of the module list that holds the decoder layers."""
+    count = model.config.num_hidden_layers
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return str(name)
+    raise UnsupportedModelError(f"{type(model).__name__} has no list of {count} decoder layers")
+
+
+def _name_of(model: PreTrainedModel, wanted: nn.Module | None) -> str:
+    for name, module in model.named_modules():
+        if module is wanted:
+            return str(name)
+    raise UnsupportedModelError(f"{type(model).__name__} has no separate embedding or head")

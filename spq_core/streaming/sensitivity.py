@@ -1,0 +1,226 @@
+"""How much each output of each matrix counts: one pass forward, one back, a layer at a time.
+
+Let g be the gradient of the log-likelihood of a token drawn from the model's own prediction with
+respect to a matrix's output y. To second order the KL divergence that an output error Δy causes
+is ½ E[(g · Δy)²] (the Fisher information; Martens 2014, arXiv:1412.1193). With the outputs' and
+inputs' statistics taken as independent (K-FAC, arXiv:1503.05671) and the rows of a matrix one by
+one, an error ΔW costs
+    ½ Σ_i E[g_i²] · ΔW_i E[x xᵀ] ΔW_iᵀ   nats per token.
+
+Hidden states wait on disk between the two passes, so one decoder layer is resident at a time.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int64
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from spq_core.errors import NumericalError
+from spq_core.models.blocks import load_layer, load_rest
+from spq_core.models.checkpoint import Checkpoint
+from spq_core.models.finite import all_finite
+from spq_core.models.skeleton import Skeleton
+from spq_core.progress import Progress
+from spq_core.streaming.draw import draw_tokens
+from spq_core.streaming.head import TOKENS, Head
+from spq_core.streaming.inputs import input_of
+from spq_core.streaming.moments import InputMoments, RunningMoments
+from spq_core.streaming.stream import CalibrationStream, begin_stream, widen_small_parts
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixStatistics:
+    """What one matrix receives, and how much each of its outputs counts."""
+
+    inputs: InputMoments
+    output_weights: Float[Tensor, " out"]
+    """E[g_i²]."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingStatistics:
+    """The same for embedding and head."""
+
+    head_inputs: Float[Tensor, "dim dim"]
+    """E[h hᵀ] of what the head receives."""
+    probabilities: Float[Tensor, " vocabulary"]
+    """Mean predicted probability of each token, which weights its row of the head: the KL of an
+    error δ of logit v is ½ p_v (1 − p_v) δ²."""
+    gradients: Float[Tensor, "dim dim"]
+    """E[g gᵀ] at the embedding's output."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerStatistics:
+    """One decoder layer."""
+
+    matrices: dict[str, MatrixStatistics]
+    """By name within the layer."""
+    turn: float
+    """1 − mean cosine between a token's states before and after the layer."""
+
+
+Visit = Callable[[int, nn.Module, LayerStatistics], None]
+"""(layer index, layer, its statistics)."""
+
+
+def measure_sensitivity(
+    skeleton: Skeleton,
+    checkpoint: Checkpoint,
+    windows: Int64[Tensor, "n length"],
+    scratch: Path,
+    progress: Progress,
+    visit: Visit,
+) -> EmbeddingStatistics:
+    """Show each decoder layer with its statistics, last layer first.
+
+    Args:
+        scratch: folder for hidden states; n · length · dim · 4 bytes per layer.
+    """
+    progress.stage("sensitivity", 2 * skeleton.n_layers, "layers")
+    stream = begin_stream(skeleton, load_rest(skeleton, checkpoint), windows)
+    scratch.mkdir(parents=True, exist_ok=True)
+    turns: list[float] = []
+    for index in range(skeleton.n_layers):
+        before = torch.cat(stream.hidden)
+        save_file({"hidden": before}, _states_file(scratch, index))
+        stream.advance(index, load_layer(skeleton, checkpoint, index))
+        cosine = functional.cosine_similarity(before, torch.cat(stream.hidden), dim=-1)
+        turns.append(1 - float(cosine.mean()))
+        progress.advance(f"forward, layer {index}")
+    statistics, gradients = _through_head(skeleton, checkpoint, stream)
+    for index in reversed(range(skeleton.n_layers)):
+        states = load_file(_states_file(scratch, index), checkpoint.device)["hidden"]
+        _states_file(scratch, index).unlink()
+        layer = load_layer(skeleton, checkpoint, index)
+        found, gradients = _back_through(skeleton, stream, index, layer, states, gradients)
+        visit(index, layer, LayerStatistics(found, turns[index]))
+        del found, layer  # before the next ones come
+        progress.advance(f"back, layer {index}")
+    rows = torch.cat(gradients).flatten(0, -2)
+    embedding_scale = float(
+        getattr(skeleton.model.get_submodule(skeleton.embedding_path), "scalar_embed_scale", 1.0)
+    )
+    return EmbeddingStatistics(
+        head_inputs=statistics.head_inputs,
+        probabilities=statistics.probabilities,
+        gradients=rows.T @ rows / rows.shape[0] * embedding_scale**2,
+    )
+
+
+def _states_file(scratch: Path, index: int) -> Path:
+    return scratch / f"states-{index}.safetensors"
+
+
+def _through_head(
+    skeleton: Skeleton, checkpoint: Checkpoint, stream: CalibrationStream
+) -> tuple[EmbeddingStatistics, list[Tensor]]:
+    """Statistics of the head, and gradients of the sampled log-likelihood at the last layer."""
+    rest = load_rest(skeleton, checkpoint)
+    widen_small_parts(rest, skeleton)
+    head = Head(rest, skeleton)
+    device = stream.hidden[0].device
+    generator = torch.Generator(device).manual_seed(0)
+    width = head.linear.in_features
+    probabilities = torch.zeros(head.vocabulary, dtype=torch.float64, device=device)
+    second = torch.zeros(width, width, device=device)
+    gradients: list[Tensor] = []
+    tokens = 0
+    for position, states in enumerate(stream.hidden):
+        stream.hidden[position] = states.detach().requires_grad_()
+        normed = input_of(head.linear, partial(stream.through_rest, skeleton, rest, [position]))
+        if not all_finite(normed):
+            raise NumericalError("calibration", f"the input of {skeleton.head_path}")
+        at_head = torch.empty_like(normed)
+        for start in range(0, normed.shape[1], TOKENS):
+            some = slice(start, start + TOKENS)
+            predicted, at_head[0, some] = _drawn_gradient(head, normed.detach()[0, some], generator)
+            probabilities += predicted.sum(dim=0)
+        (gradient,) = torch.autograd.grad(normed, stream.hidden[position], at_head)
+        gradients.append(gradient)
+        stream.hidden[position] = states
+        rows = normed.detach()[0]
+        second.addmm_(rows.T, rows)
+        tokens += rows.shape[0]
+    return (
+        EmbeddingStatistics(second / tokens, (probabilities / tokens).float(), second),
+        gradients,
+    )
+
+
+@torch.no_grad()
+def _drawn_gradient(
+    head: Head, states: Float[Tensor, "tokens dim"], generator: torch.Generator
+) -> tuple[Float[Tensor, "tokens vocabulary"], Float[Tensor, "tokens dim"]]:
+    """Predicted probabilities, and the gradient of −log p of a drawn token at the head's input."""
+    logits = head.logits(states)
+    predicted = logits.values.softmax(dim=-1)
+    drawn = draw_tokens(predicted, generator)
+    error = predicted.scatter_add(1, drawn, torch.full_like(drawn, -1.0, dtype=torch.float32))
+    return predicted, head.gradient(error, logits.slope)
+
+
+def _back_through(
+    skeleton: Skeleton,
+    stream: CalibrationStream,
+    index: int,
+    layer: nn.Module,
+    states: Tensor,
+    gradients: list[Tensor],
+) -> tuple[dict[str, MatrixStatistics], list[Tensor]]:
+    """Run a layer again, this time with gradients, and pass them on."""
+    groups = skeleton.family.shared_inputs
+    sums: dict[tuple[str, ...], RunningMoments] = {}
+    squares: dict[str, Tensor] = {}
+    handles = []
+    for group in groups:
+        handles.append(
+            layer.get_submodule(group[0]).register_forward_pre_hook(_collector(sums, group))
+        )
+        handles += [
+            layer.get_submodule(name).register_full_backward_hook(_squarer(squares, name))
+            for name in group
+        ]
+    passed: list[Tensor] = []
+    for batch in stream.batches():
+        some = states[batch.start : batch.stop].requires_grad_()
+        stream.hidden[batch.start : batch.stop] = torch.split(some, 1)
+        output = stream.through_layer(index, layer, batch)
+        gradient = torch.cat(gradients[batch.start : batch.stop])
+        passed += torch.split(torch.autograd.grad(output, some, gradient)[0], 1)
+    for handle in handles:
+        handle.remove()
+    found: dict[str, MatrixStatistics] = {}
+    for group in groups:
+        moments = sums[group].moments()
+        for name in group:
+            found[name] = MatrixStatistics(moments, squares[name] / moments.tokens)
+    return found, passed
+
+
+def _collector(
+    sums: dict[tuple[str, ...], RunningMoments], group: tuple[str, ...]
+) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def collect(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        received = arguments[0].detach()
+        if group not in sums:
+            sums[group] = RunningMoments(received.shape[-1], received.device)
+        sums[group].add(received)
+
+    return collect
+
+
+def _squarer(
+    squares: dict[str, Tensor], name: str
+) -> Callable[[nn.Module, object, tuple[Tensor, ...]], None]:
+    def square(_module: nn.Module, _into: object, out: tuple[Tensor, ...]) -> None:
+        total = out[0].detach().flatten(0, -2).square().sum(dim=0)
+        squares[name] = squares[name] + total if name in squares else total
+
+    return square

@@ -1,0 +1,202 @@
+"""Calibration samples on their way through a model that is never whole in memory."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from spq_core.models.blocked import BlockedModel
+from spq_core.models.skeleton import Skeleton
+from spq_core.streaming.inputs import input_of
+
+TOKENS_AT_ONCE = 2048
+"""Samples go through a layer together up to this many tokens: enough for a processor's products to be
+at their fastest, few enough for the widest layer's activations."""
+LayerArguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and named ones, behind the states."""
+
+
+@dataclass(slots=True)
+class CalibrationStream:
+    """Hidden states in front of the next decoder layer, one batch of one sample each.
+
+    The one mutable value of a run: `advance` replaces the states by a layer's outputs.
+    """
+
+    hidden: list[Float[Tensor, "1 length dim"]]
+    arguments: list[LayerArguments]
+    """Per decoder layer, what the model calls it with behind the states (masks, rotations)."""
+    attributes: dict[str, Any]
+    """Plain attributes of the first layer, for whoever stands in its place."""
+
+    @torch.no_grad()
+    def advance(
+        self,
+        index: int,
+        layer: nn.Module,
+        positions: range | None = None,
+        forward: Callable[[Sequence[int]], Tensor] | None = None,
+    ) -> None:
+        """Push samples through decoder layer `index`; all of them, if not said which.
+
+        Args:
+            forward: stands for `through_layer`.
+        """
+        forward = forward or partial(self.through_layer, index, layer)
+        for batch in self.batches(positions):
+            outputs = forward(batch)
+            for position, output in zip(batch, torch.split(outputs, 1), strict=True):
+                self.hidden[position] = output
+
+    def batches(self, positions: range | None = None) -> list[range]:
+        """Cut positions into batches of `TOKENS_AT_ONCE`; those of all samples, if not said which."""
+        positions = range(len(self.hidden)) if positions is None else positions
+        if not positions:
+            return []
+        size = max(1, TOKENS_AT_ONCE // self.hidden[positions[0]].shape[1])
+        return [positions[start : start + size] for start in range(0, len(positions), size)]
+
+    def through_layer(
+        self, index: int, layer: nn.Module, positions: Sequence[int]
+    ) -> Float[Tensor, "batch length dim"]:
+        """Outputs of decoder layer `index` for some samples; their states stay as they are."""
+        positional, named = self.arguments[index]
+        output: Tensor = layer(self._states(positions), *positional, **named)
+        return output
+
+    def _states(self, positions: Sequence[int]) -> Tensor:
+        states = [self.hidden[position] for position in positions]
+        return states[0] if len(states) == 1 else torch.cat(states)
+
+    def through_rest(
+        self, skeleton: Skeleton, rest: PreTrainedModel, positions: Sequence[int]
+    ) -> Float[Tensor, "batch length vocabulary"]:
+        """Logits for some samples whose states have passed all layers.
+
+        `rest` is the model without layers; it is given one that answers with those states.
+        """
+        states = self._states(positions)
+        replay = _Recorder(self.attributes, answer=states)
+        rest.set_submodule(skeleton.layers_path, nn.ModuleList([replay]))
+        embedding = rest.get_submodule(skeleton.embedding_path)
+        widening = embedding.register_forward_hook(lambda _module, _inputs, output: output.float())
+        ids = torch.zeros(states.shape[:2], dtype=torch.int64, device=states.device)
+        try:
+            logits: Tensor = rest(input_ids=ids, use_cache=False).logits
+        finally:
+            widening.remove()
+            rest.set_submodule(skeleton.layers_path, nn.ModuleList())
+        return logits
+
+    @torch.no_grad()
+    def at_head(
+        self, skeleton: Skeleton, rest: PreTrainedModel, positions: Sequence[int]
+    ) -> list[Float[Tensor, "length dim"]]:
+        """What the head receives for some samples whose states have passed all layers."""
+        head = rest.get_submodule(skeleton.head_path)
+        return [
+            input_of(head, partial(self.through_rest, skeleton, rest, [position]))[0]
+            for position in positions
+        ]
+
+
+class _Recorder(nn.Module):
+    """Stands where a decoder layer was: notes its arguments and passes the states on."""
+
+    def __init__(self, attributes: dict[str, Any], answer: Tensor | None = None) -> None:
+        super().__init__()
+        self.arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+        self.answer = answer
+        # Some models choose a layer's mask by an attribute of the layer itself.
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def forward(self, hidden_states: Tensor, *positional: Any, **named: Any) -> Tensor:
+        self.arguments = (positional, named)
+        return hidden_states if self.answer is None else self.answer
+
+
+@torch.no_grad()
+def begin_stream(
+    skeleton: Skeleton, rest: PreTrainedModel, windows: Int64[Tensor, "n length"]
+) -> CalibrationStream:
+    """Embed the windows and learn how the model calls its layers, without any layer's weights.
+
+    The embedding is read in its stored dtype; everything after it is float32.
+
+    Args:
+        rest: the model without its layers; it is changed.
+    """
+    return embed(skeleton, rest, windows)
+
+
+def embed(
+    skeleton: Skeleton, rest: PreTrainedModel, windows: Int64[Tensor, "n length"]
+) -> CalibrationStream:
+    """The same with gradients, for whoever trains the embedding."""
+    recorders = [
+        _Recorder(_simple_attributes(skeleton, index)) for index in range(skeleton.n_layers)
+    ]
+    rest.set_submodule(skeleton.layers_path, nn.ModuleList(recorders))
+    widen_small_parts(rest, skeleton)
+    embedding = rest.get_submodule(skeleton.embedding_path)
+    widening = embedding.register_forward_hook(lambda _module, _inputs, output: output.float())
+    hidden: list[Tensor] = []
+    try:
+        for window in windows.to(next(embedding.parameters()).device):
+            with _inputs_of(recorders[0]) as seen:
+                rest.base_model(input_ids=window[None], use_cache=False)
+            hidden.extend(seen)
+    finally:
+        widening.remove()
+        rest.set_submodule(skeleton.layers_path, nn.ModuleList())
+    arguments = [recorder.arguments for recorder in recorders]
+    return CalibrationStream(hidden, arguments, _simple_attributes(skeleton, 0))
+
+
+@torch.no_grad()
+def final_states(
+    model: BlockedModel, rows: Int64[Tensor, "n length"]
+) -> list[Float[Tensor, "length dim"]]:
+    """What the model's head receives for each row."""
+    skeleton, rest = model.skeleton, model.rest()
+    stream = begin_stream(skeleton, rest, rows)
+    for index in range(skeleton.n_layers):
+        stream.advance(index, model.layer(index))
+    return stream.at_head(skeleton, rest, range(len(rows)))
+
+
+def widen_small_parts(rest: PreTrainedModel, skeleton: Skeleton) -> None:
+    """Make everything but embedding and head float32, in place; scales of codes are theirs."""
+    tables = [rest.get_submodule(path) for path in (skeleton.embedding_path, skeleton.head_path)]
+    for module in rest.modules():
+        if not isinstance(module, nn.Embedding) and module not in tables:
+            for parameter in module.parameters(recurse=False):
+                if parameter.is_floating_point():
+                    parameter.data = parameter.data.float()
+
+
+@contextmanager
+def _inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect the first positional argument of each call."""
+    seen: list[Tensor] = []
+    handle = module.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def _simple_attributes(skeleton: Skeleton, index: int) -> dict[str, Any]:
+    layer = skeleton.model.get_submodule(skeleton.layer_path(index))
+    return {
+        name: value
+        for name, value in vars(layer).items()
+        if not name.startswith("_") and name != "training" and isinstance(value, str | int | bool)
+    }

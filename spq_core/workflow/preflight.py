@@ -1,0 +1,177 @@
+"""The whole way of a recipe on a two-layer toy of the same architecture, before hours go into it.
+
+The toy has the source's configuration with small sizes, random weights, and the source's tokenizer. What
+breaks here (a stage on this architecture, the export, the loader) would break at the end of the run.
+"""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+
+from spq_core.artifact.load_check import compare
+from spq_core.compression.compress import compress
+from spq_core.data.texts import Text
+from spq_core.errors import SpqError
+from spq_core.machine import machine_failure
+from spq_core.models.clean_copy import SourceModel
+from spq_core.models.model_folder import side_files
+from spq_core.progress import Progress
+from spq_core.recipe.document import Gates, Recipe, Target
+from spq_core.recipe.settings import (
+    AnyStage,
+    PruneHeadsStage,
+    PruneStage,
+    QuantizeStage,
+    RecoverStage,
+    SvdStage,
+    leaves_to_target,
+)
+from spq_core.workflow.load_gate import judged
+
+LAYERS = 2
+HEADS = 4
+HEAD_DIM = 16
+INNER = 128
+GROUP = 32
+SAMPLES = 2
+TOKENS = 32
+CHARACTERS = 200_000
+"""Of calibration text: enough for the toy's samples, and quick to encode."""
+BYTES_RATIO = 0.5
+"""Targets are the real model's business; with codes stored by entropy this one is in reach of any."""
+AMOUNTS = {"variance": 0.9, "max_ratio": 0.1, "ratio": 0.3}
+"""For what a target leaves to us, where the toy has none."""
+
+
+class PreflightError(SpqError):
+    """The recipe does not work on this architecture."""
+
+    code = "preflight_failed"
+
+
+def preflight(
+    source: SourceModel, recipe: Recipe, text: Text | None, scratch: Path, progress: Progress
+) -> None:
+    """Compress, export, load, compare and generate, in seconds.
+
+    Args:
+        scratch: an existing folder; nothing is left in it.
+
+    Raises:
+        PreflightError, LoadGateError: saying what broke.
+        SpqError: the recipe, the model or the text cannot be used.
+    """
+    progress.stage("preflight", 1, "toy")
+    folder = scratch / "preflight"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        toy = SourceModel(folder=folder / source.folder.name, name=source.name)
+        reason = _write_toy(source.folder, toy.folder)
+        if reason:
+            progress.advance(f"skipped: no toy of this configuration can be made: {reason}")
+            return
+        _run(toy, recipe, text, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    progress.advance("a two-layer toy was compressed, loaded, compared, and generated")
+
+
+def _run(toy: SourceModel, recipe: Recipe, text: Text | None, folder: Path) -> None:
+    some = text and replace(
+        text, calibration=text.calibration[:CHARACTERS], evaluation=text.evaluation[:CHARACTERS]
+    )
+    try:
+        out, probe = folder / "out", folder / "probe.safetensors"
+        compress(toy, small_recipe(recipe), out, text=some, probe_file=probe)
+        with torch.no_grad():
+            judged(compare(out, probe, toy.folder))
+    except (SpqError, OSError, MemoryError, ImportError):
+        raise  # of the model or the machine, and says so
+    except Exception as error:
+        if machine_failure(error) is not None:
+            raise
+        raise PreflightError(
+            "the recipe does not work on a two-layer toy of this architecture: "
+            f"{type(error).__name__}: {error}"[:500]
+        ) from error
+
+
+def small_recipe(recipe: Recipe) -> Recipe:
+    """The recipe with few samples and few steps, and with an easy target or fixed amounts."""
+    rated = any(isinstance(one, QuantizeStage) and one.method == "rate" for one in recipe.stages)
+    target = None
+    if recipe.target is not None and rated:
+        target = Target(bytes_ratio=BYTES_RATIO, allocation=recipe.target.allocation)
+    calibration = recipe.calibration.model_copy(update={"samples": SAMPLES, "length": TOKENS})
+    stages = tuple(_small_stage(stage, fixed=target is None) for stage in recipe.stages)
+    changes = {"target": target, "calibration": calibration, "stages": stages, "gates": Gates()}
+    return recipe.model_copy(update=changes)
+
+
+def _small_stage(stage: AnyStage, *, fixed: bool) -> AnyStage:
+    changes: dict[str, Any] = {}
+    match stage:
+        case RecoverStage():
+            rank = min(stage.rank, HEAD_DIM)
+            changes = {"steps": 2, "batch": 1, "length": TOKENS, "rank": rank}
+        case QuantizeStage() if stage.group_size is not None:
+            changes = {"group_size": min(stage.group_size, GROUP)}
+        case SvdStage() if fixed and leaves_to_target(stage):
+            changes = {"variance": AMOUNTS["variance"]}
+        case PruneStage() if fixed and leaves_to_target(stage):
+            changes = {"max_ratio": AMOUNTS["max_ratio"]}
+        case PruneHeadsStage() if fixed and leaves_to_target(stage):
+            changes = {"ratio": AMOUNTS["ratio"]}
+    return stage.model_copy(update=changes)
+
+
+def toy_config(config: PretrainedConfig) -> PretrainedConfig:
+    """The configuration with two layers and small sizes; what is per layer is cut to those."""
+    groups = config.num_attention_heads // (
+        getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    )
+    hidden = HEADS * HEAD_DIM
+    sizes = {
+        "hidden_size": hidden, "num_attention_heads": HEADS, "head_dim": HEAD_DIM,
+        "num_key_value_heads": max(1, HEADS // groups), "intermediate_size": INNER,
+        "ffn_dim": INNER, "n_inner": INNER, "word_embed_proj_dim": hidden,
+    }  # fmt: skip
+    document: dict[str, Any] = config.to_dict()
+    names: dict[str, str] = dict(type(config).attribute_map)
+    layers = config.num_hidden_layers
+    for name, size in (*sizes.items(), ("num_hidden_layers", LAYERS)):
+        stored = names.get(name, name)
+        if document.get(stored) is not None:
+            document[stored] = size
+    for name, value in document.items():
+        if isinstance(value, list) and len(value) == layers:
+            document[name] = _of_each_kind(value)
+    return type(config).from_dict(document)
+
+
+def _of_each_kind(values: list[Any]) -> list[Any]:
+    """Two entries of a list with one per layer: different ones, if there are any."""
+    other = next((value for value in values if value != values[0]), values[0])
+    return [values[0], other][:LAYERS]
+
+
+def _write_toy(source: Path, target: Path) -> str:
+    """Write the toy; return why it cannot be made, if so."""
+    try:
+        config = toy_config(
+            AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model.save_pretrained(target)
+    except Exception as error:  # noqa: BLE001 - a toy that cannot be made says nothing of the model
+        return f"{type(error).__name__}: {error}"[:200]
+    for name in side_files(source):
+        (target / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source / name, target / name)
+    return ""

@@ -1,0 +1,68 @@
+import jsonschema
+import pytest
+
+from spq_core.errors import RecipeError
+from spq_core.recipe.catalog import catalog, resolve
+from spq_core.recipe.document import Recipe, parse_recipe
+
+PAPER = catalog()["spq-paper"]
+
+
+def test_catalog_fits_the_published_schema():
+    schema = Recipe.model_json_schema(by_alias=True)
+    for recipe in catalog().values():
+        jsonschema.validate(recipe.document(), schema)
+        assert parse_recipe(recipe.document()).sha256() == recipe.sha256()
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ({"stages": [{"type": "svd", "varience": 0.9}]}, ["varience", "unknown key"]),
+        ({"stages": [{"type": "svd", "variance": 1.5}]}, ["variance", "1.5"]),
+        ({"stages": [{"type": "squeeze"}]}, ["squeeze"]),
+        ({"stages": []}, ["stages"]),
+        ({"stages": [{"type": "svd"}, {"type": "svd"}]}, ["repeated: svd"]),
+        ({"stages": [{"type": "prune", "min_ratio": 0.5, "max_ratio": 0.1}]}, ["min_ratio 0.5"]),
+        ({"stages": [{"type": "quantize", "bits": 5}]}, ["bits", "5"]),
+        ({"stage": []}, ["stage: unknown key"]),
+        ([], ["recipe"]),
+    ],
+)
+def test_bad_documents_name_the_key_and_the_value(document, words):
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(document)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_unknown_name_lists_the_catalog():
+    with pytest.raises(RecipeError, match="unknown recipe 'nope'.*int8.*spq-paper"):
+        resolve("nope")
+
+
+def test_extending_changes_only_what_is_named():
+    changed = resolve({"extends": "spq-paper", "calibration": {"samples": 3}})
+    assert changed.stages == PAPER.stages
+    assert changed.calibration.samples == 3
+    assert changed.calibration.length == PAPER.calibration.length
+    assert changed.metadata.name == "spq-paper-custom"
+    assert changed.sha256() != PAPER.sha256()
+
+
+def test_the_paper_does_not_calibrate_on_evaluation_text_unless_told():
+    assert not PAPER.calibration.allow_evaluation_text
+
+
+@pytest.mark.parametrize("name", ["balanced", "small", "gptq-4", "spq"])
+def test_calibration_grows_with_the_widest_input(name):
+    """8,192 tokens say nothing about 14,336 inputs."""
+    calibration = resolve(name).calibration
+    small, large = (calibration.count(widest) * calibration.length for widest in (1536, 14_336))
+    assert small == calibration.least_tokens
+    assert large == pytest.approx(5 * 14_336, rel=0.01)
+    assert resolve({"extends": name, "calibration": {"samples": 7}}).calibration.count(14_336) == 7
+
+
+def test_windows_shorter_than_asked_for_are_as_many_more():
+    calibration = resolve("balanced").calibration
+    assert calibration.count(1536, length=256) == 2 * calibration.count(1536)

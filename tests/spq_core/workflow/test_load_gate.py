@@ -1,0 +1,113 @@
+"""The load gate: what it lets through, and what it stops."""
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from spq_core.artifact.load_check import compare
+from spq_core.artifact.manifest import MANIFEST_FILE
+from spq_core.compression.compress import SourceModel, compress
+from spq_core.data.texts import builtin_text
+from spq_core.recipe.document import parse_recipe
+from spq_core.workflow.load_gate import LARGEST_DIFFERENCE, LoadGateError, check_loads
+from tests.models import FAMILIES, save_tiny
+
+WINDOWS = {"dataset": "builtin", "form": "windows", "samples": 4, "length": 64}
+SVD = {"type": "svd", "variance": 0.9, "objective": "output"}
+RATE = {"type": "quantize", "method": "rate"}
+RECIPES = {
+    "int8": {"stages": [{"type": "quantize"}]},
+    "floats": {"stages": [SVD, {"type": "prune"}], "calibration": WINDOWS},
+    "gptq": {
+        "stages": [{"type": "quantize", "method": "gptq", "bits": 4, "group_size": 32}],
+        "calibration": WINDOWS,
+    },
+    "gptq-8": {"stages": [{"type": "quantize", "method": "gptq"}], "calibration": WINDOWS},
+    "kept-adapters": {
+        "stages": [
+            {"type": "quantize"},
+            {"type": "recover", "adapters": "kept", "steps": 1, "length": 32, "batch": 1},
+        ],
+        "calibration": WINDOWS,
+    },
+    "zeros": {"stages": [{"type": "quantize", "bits": 4, "group_size": 32, "symmetric": False}]},
+    "rate": {"stages": [SVD, RATE], "target": {"bytes_ratio": 0.4}, "calibration": WINDOWS},
+    "paper": {
+        "stages": [SVD, {"type": "quantize", "mode": "mix_percentile", "embedding": False}],
+        "calibration": WINDOWS,
+    },
+}
+
+
+def made(tmp_path, family, recipe):
+    source = save_tiny(tmp_path / "source", family, torch.bfloat16)
+    compress(
+        SourceModel(folder=source, name="tiny"), parse_recipe(RECIPES[recipe]), tmp_path / "out",
+        text=builtin_text(), probe_file=tmp_path / "probe",
+    )  # fmt: skip
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize(
+    ("family", "recipe"),
+    [
+        *((family, "rate") for family in FAMILIES),
+        *(
+            (one, recipe)
+            for one in ("llama", "gemma2")
+            for recipe in sorted(set(RECIPES) - {"rate"})
+        ),
+    ],
+)
+def test_what_is_loaded_computes_what_the_run_had_in_memory(tmp_path, family, recipe):
+    folder = made(tmp_path, family, recipe)
+    with torch.no_grad():  # the program's own function; the next test runs the program
+        found = compare(folder, tmp_path / "probe")
+    assert found["logits"] < 0.5 * LARGEST_DIFFERENCE
+    assert found["embedding"] < 0.5 * LARGEST_DIFFERENCE
+    assert found["decoding"] < 0.05
+    if recipe == "floats":  # in memory they had the values that are stored
+        assert found["logits"] < 1e-5
+
+
+def test_a_fresh_process_loads_compares_and_generates(tmp_path):
+    found = check_loads(made(tmp_path, "llama", "rate"), tmp_path / "probe")
+    assert found.logits < 1e-3
+
+
+def spoil(folder, ending, change):
+    (folder / MANIFEST_FILE).unlink()  # else the digest gives it away
+    for file in sorted(folder.glob("*.safetensors")):
+        tensors = load_file(file)
+        name = next((name for name in sorted(tensors) if name.endswith(ending)), None)
+        if name is not None:
+            tensors[name] = change(tensors[name])
+            save_file(tensors, file, metadata={"format": "pt"})
+            return
+    raise AssertionError(ending)
+
+
+@pytest.mark.parametrize(
+    ("ending", "change", "words"),
+    [
+        ("0.mlp.down_proj.scale", lambda scale: 2 * scale, "logits differ by"),
+        ("1.mlp.up_proj.codes", lambda codes: codes.roll(1, 0), "logits differ by"),
+        ("embed_tokens.codes", lambda codes: codes.roll(1, 1), "embedding differ by"),
+        ("model.norm.weight", lambda weight: weight * torch.nan, "differ by nan"),
+        ("0.mlp.down_proj.scale", lambda scale: scale[:-1], "does not load in a fresh process"),
+    ],
+)
+def test_what_computes_something_else_is_stopped(tmp_path, ending, change, words):
+    folder = made(tmp_path, "llama", "int8")
+    spoil(folder, ending, lambda tensor: change(tensor).contiguous())
+    with pytest.raises(LoadGateError, match=words):
+        check_loads(folder, tmp_path / "probe")
+
+
+def test_a_process_that_dies_is_reported(tmp_path):
+    folder = made(tmp_path, "llama", "int8")
+    shutil.rmtree(folder)
+    with pytest.raises(LoadGateError, match="does not load in a fresh process"):
+        check_loads(folder, tmp_path / "probe")

@@ -1,0 +1,418 @@
+"""One job from claim to outcome: fetch, run, keep, publish. Knows no Celery and loads no torch."""
+
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.exc import DataError, SQLAlchemyError
+
+from app.artifacts import workspace
+from app.db.attempts import Attempt, claim
+from app.db.counters import DUPLICATES, FENCED, count
+from app.db.session import is_away
+from app.domain.errors import FencedError
+from app.telemetry import log
+from spq_core.errors import SpqError
+from spq_core.machine import DISK_FULL
+from spq_core.models.clean_copy import refuse_links_outside
+from worker.attempt.credentials import hub_token
+from worker.attempt.heartbeat import Heartbeat
+from worker.attempt.job_log import JobLog
+from worker.attempt.results import (
+    finished_files,
+    job_result,
+    layer_rows,
+    metric_rows,
+    shown_progress,
+)
+from worker.attempt.telemetry import Observed, observed
+from worker.attempt.unmeasured import ends_unmeasured, missing_figures, require_no_gates
+from worker.children.process import Child, Message
+from worker.errors import (
+    CancelRequestedError,
+    ChildError,
+    ChildFailedError,
+    ChildRetryError,
+    DrainRequestedError,
+    LeaseLostError,
+    disk_is_full,
+    failed,
+)
+from worker.runtime import Runtime
+from worker.storage.artifact_check import move_into_store, require_plain_files
+from worker.storage.inputs import missing_texts, readable_files
+from worker.storage.scratch import remove_leftovers, scratch_folder
+
+DATABASE_PAUSE_SECONDS = 1.0
+ENDED = {"succeeded", "failed", "canceled"}
+GATE_CODES = {"quality_gate_failed", "load_gate_failed"}
+
+
+def run_job(job_id: str, runtime: Runtime) -> None:
+    """Claim the job and bring it to an outcome.
+
+    A job that is not queued is left alone: the queue may deliver one id many times.
+    """
+    settings, asked_at = runtime.settings, time.monotonic()
+    claimed = claim(runtime.database, job_id, runtime.worker_id, settings.lease_seconds)
+    if claimed is None:
+        log.info("duplicate_delivery", job_id=job_id)
+        count(runtime.database, DUPLICATES.more())
+        return
+    attempt = Attempt(runtime.database, claimed)
+    log.info("attempt_started", job_id=job_id, attempt=claimed.attempt)
+    heartbeat = Heartbeat(
+        attempt, settings.heartbeat_seconds, settings.lease_seconds, renewed_at=asked_at
+    )
+    with observed(runtime, claimed) as watched, heartbeat, ExitStack() as folders:
+        try:
+            folder = scratch_folder(settings.scratch_dir, job_id, claimed.attempt)
+            scratch = folders.enter_context(folder)
+        except OSError as error:  # another worker may have room, or the right to make one
+            log.error("no_scratch_folder", job_id=job_id, error=str(error))
+            with suppress(FencedError, SQLAlchemyError):  # then its lease ends
+                attempt.give_back(DISK_FULL if disk_is_full(error) else "no_scratch_folder")
+            return
+        with suppress(SQLAlchemyError):  # the next job tries again
+            remove_leftovers(runtime.database, settings.scratch_dir)
+        _JobRun(runtime, attempt, heartbeat, scratch, watched).to_outcome()
+
+
+@dataclass(slots=True)
+class _JobRun:
+    """One attempt. `to_outcome` is the whole story; the rest are its steps."""
+
+    runtime: Runtime
+    attempt: Attempt
+    heartbeat: Heartbeat
+    scratch: Path
+    observed: Observed
+    document: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    source: dict[str, Any] = field(default_factory=dict)
+    log: JobLog = field(init=False)
+    finished: Message | None = None
+    """What the run told of an artifact that is complete, before it measured it."""
+    kept: bool = False
+    """The artifact is in the store; it stays there even if publishing it fails."""
+    published: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        self.log = JobLog(lambda lines: self._save(lambda: self.attempt.log(lines)))
+
+    def to_outcome(self) -> None:
+        """Run the steps and record how they ended, exactly once, while the attempt owns the job."""
+        try:
+            outcome, record = self._attempted()
+            try:
+                self._save(record)
+            except DataError as error:
+                outcome = "failed"
+                self._save(self._bug(error))
+            if outcome in ENDED:
+                with suppress(OSError):  # housekeeping tries again
+                    workspace.drop(self.runtime.settings.artifact_dir, self.attempt.claim.job_id)
+            if outcome == "canceled":  # while its artifact was being published
+                shutil.rmtree(self._stored(), ignore_errors=True)
+        except (LeaseLostError, FencedError):
+            count(self.runtime.database, FENCED.more())
+            outcome = self._after_fence()
+        self.observed.outcome(outcome, good=outcome in {"succeeded", "canceled", "drained"})
+        claimed = self.attempt.claim
+        log.info("attempt_ended", job_id=claimed.job_id, attempt=claimed.attempt, outcome=outcome)
+
+    def _attempted(self) -> tuple[str, Callable[[], object]]:
+        """Run the steps; return the outcome's name and the write that records it."""
+        try:
+            self._fetch()
+            self._compress()
+            self._keep_artifact()
+            self._publish()
+            record = self._success()
+        except ChildError as stopped:
+            try:
+                return self._stopped(stopped)
+            except OSError as error:
+                return self._broke(error)
+        except FencedError:
+            raise
+        except Exception as error:  # noqa: BLE001  the edge of an attempt: a bug must not burn the others
+            return self._broke(error)
+        return "succeeded", record
+
+    def _broke(self, error: Exception) -> tuple[str, Callable[[], object]]:
+        """What an error comes to that nobody raised on purpose.
+
+        An attempt that lost its job finds its folders gone, and much else may follow from that. So it asks
+        whether the job is its own before it takes the error for a bug.
+
+        Raises:
+            LeaseLostError, FencedError: it is not.
+        """
+        self._save(partial(self.attempt.renew, self.runtime.settings.lease_seconds))
+        if disk_is_full(error):
+            return self._stopped(ChildRetryError(DISK_FULL, str(error)))
+        return "failed", self._bug(error)
+
+    def _stopped(self, why: ChildError) -> tuple[str, Callable[[], object]]:
+        """What a run that did not succeed comes to.
+
+        Raises:
+            LeaseLostError: nothing may be written.
+        """
+        match why:
+            case ChildFailedError(error=error):
+                return "failed", self._failed(error)
+            case ChildRetryError(reason=reason, detail=detail):
+                self.log.note(f"attempt ended: {reason}: {detail}")
+                return f"retry: {reason}", partial(
+                    self.attempt.give_back,
+                    reason,
+                    files=finished_files(self.files) if self.kept else [],
+                )
+            case DrainRequestedError():
+                return "drained", partial(self.attempt.give_back, "worker_stopped", counted=False)
+            case CancelRequestedError():
+                return "canceled", self.attempt.cancel
+        raise why
+
+    def _failed(self, error: dict[str, Any]) -> Callable[[], object]:
+        """The write that ends the job with an error; what is finished is kept, except behind a gate."""
+        if self.finished is not None and not self.document:
+            self._take_finished({"code": error["code"], "message": error["message"]})
+        if error["code"] in GATE_CODES and not self._can_keep():
+            self.files = {}
+        if self.files and (self._work() / "artifact").is_dir():
+            with suppress(ChildFailedError):
+                self._keep_artifact()
+        if not self.kept:
+            self.files = {}
+        return partial(self._fail, error)
+
+    def _bug(self, error: Exception) -> Callable[[], object]:
+        """The write that ends the job after an error nobody expected."""
+        log.error("attempt_bug", job_id=self.attempt.claim.job_id, exc_info=error)
+        return partial(self.attempt.fail, failed("internal", type(error).__name__).error)
+
+    def _after_fence(self) -> str:
+        """This attempt may not write; if that is because of a cancel, it can still end the job."""
+        try:
+            self._save(self.attempt.cancel)
+        except (LeaseLostError, FencedError):
+            return "fenced"
+        shutil.rmtree(self._stored(), ignore_errors=True)
+        return "canceled"
+
+    def _can_keep(self) -> bool:
+        """Whether the recipe asks for artifacts that fail, and the run came as far as one."""
+        wanted = self.attempt.claim.recipe["gates"]["on_fail"] == "keep"
+        return wanted and (self._work() / "artifact").is_dir()
+
+    def _work(self) -> Path:
+        claimed = self.attempt.claim
+        folder = self.runtime.settings.artifact_dir / workspace.FOLDER
+        return folder / f"{claimed.job_id}.{claimed.attempt}"
+
+    def _stored(self) -> Path:
+        return self.runtime.settings.artifact_dir / self.attempt.claim.job_id
+
+    def _fetch(self) -> None:
+        """Bring the model and texts to this machine, or find the allowed local folder.
+
+        Also makes sure, before any work, that the result could be published if that is asked for.
+        """
+        settings, request = self.runtime.settings, self.attempt.claim.request
+        model, output = request["model"], request["output"]
+        self.log.token = hub_token(settings, self.attempt.claim)
+        if output is not None and not self.log.token:
+            raise failed(
+                "hub_permission_denied",
+                "publishing needs a hub_token in the request, or SPQ_HUB_TOKEN in the worker's environment; "
+                "leave out output to keep the artifact in the service",
+            )
+        folder = self.scratch / "source"
+        if model["repo_id"] is None:
+            found = settings.local_model(model["path"])
+            if found is None:
+                raise failed(
+                    "model_not_found",
+                    f"the worker has no local model {model['path']!r} in its SPQ_MODEL_DIRS",
+                )
+            try:
+                refuse_links_outside(found, settings.model_folders())
+            except SpqError as error:
+                raise failed(error.code, str(error)) from None
+            folder = found
+        self.source = {
+            "folder": str(folder),
+            "name": model["repo_id"] or model["path"],
+            "revision": None,
+            "license": None,
+        }
+        if model["repo_id"] is None and output is None:
+            return
+        spec = {
+            "endpoint": settings.hub_endpoint,
+            "token": self.log.token,
+            "job_id": self.attempt.claim.job_id,
+            "repo_id": model["repo_id"],
+            "revision": model["revision"],
+            "recipe": self.attempt.claim.recipe,
+            "model_folder": str(folder),
+            "output": output,
+            "texts": missing_texts(settings.data_dir, request, self.attempt.claim.recipe),
+            "text_folder": str(self.scratch / "texts"),
+            "max_bytes": settings.max_model_bytes,
+        }
+        with self.runtime.fetcher().started(spec, self.scratch) as child:
+            self._follow(child)
+
+    def _compress(self) -> None:
+        settings, claimed = self.runtime.settings, self.attempt.claim
+        self._save(lambda: self.attempt.renew(settings.lease_seconds))
+        workspace.take_over(settings.artifact_dir, claimed.job_id, claimed.attempt)
+        folders = [self.scratch / "texts", *([settings.data_dir] if settings.data_dir else [])]
+        runner = self.runtime.runner()
+        spec = {
+            "source": self.source,
+            "recipe": claimed.recipe,
+            "evaluation": claimed.request["evaluation"],
+            "text_folders": [str(folder) for folder in folders],
+            "out": str(self._work() / "artifact"),
+            "scratch": str(runner.home(self.scratch)),
+            "threads": settings.threads,
+            "device": settings.device,
+        }
+        reads = [*folders, *readable_files(settings, Path(self.source["folder"]))]
+        try:
+            with runner.started(spec, self.scratch, self._work(), reads=reads) as child:
+                self._follow(child)
+        except (ChildFailedError, ChildRetryError) as why:
+            measuring = self.finished is not None and not self.document
+            if not (measuring and ends_unmeasured(why, claimed)):
+                raise
+            self._finish_unmeasured(why)
+
+    def _finish_unmeasured(self, why: ChildFailedError | ChildRetryError) -> None:
+        """Go on with a finished artifact without figures.
+
+        Raises:
+            ChildFailedError: the recipe has gates, which nobody can judge now.
+        """
+        missing = missing_figures(why)
+        self.log.note(missing["message"])
+        self._take_finished(missing)
+        require_no_gates(self.attempt.claim.recipe, missing)
+
+    def _take_finished(self, missing: dict[str, Any]) -> None:
+        """What the run told of its artifact before it measured it, in place of a result."""
+        told = self.finished or {}
+        self.files, self.document = told["files"], {**told["document"], "missing": missing}
+
+    def _keep_artifact(self) -> None:
+        """Move the artifact into the store; its final name appears in one step.
+
+        Both moves go through this attempt's work folder, which a later attempt takes by renaming it: an
+        attempt that was frozen here finds nothing to move when it wakes up.
+        """
+        work = self._work()
+        self._save(partial(self.attempt.renew, self.runtime.settings.lease_seconds))
+        require_plain_files(work / "artifact", self.files)
+        move_into_store(work, self._stored())
+        self.kept = True
+
+    def _publish(self) -> None:
+        request = self.attempt.claim.request
+        if request["output"] is None:
+            return
+        spec = {
+            "endpoint": self.runtime.settings.hub_endpoint,
+            "token": self.log.token,
+            "repo_id": request["output"]["repo_id"],
+            "private": request["output"]["private"],
+            "job_id": self.attempt.claim.job_id,
+            "folder": str(self.runtime.settings.artifact_dir / self.attempt.claim.job_id),
+            "title": f"Compress {self.source['name']} with {self.attempt.claim.recipe['metadata']['name']}",
+        }
+        self._show({"stage": "publishing", "done": 0, "total": 1, "unit": "commits", "message": ""})
+        with self.runtime.publisher().started(spec, self.scratch) as child:
+            self._follow(child, drains=False)  # a commit takes seconds, and may have been made
+
+    def _follow(self, child: Child, *, drains: bool = True) -> None:
+        child.follow(
+            self.heartbeat, lambda message: self._on_message(child, message), self.log.note,
+            self.runtime.stopping if drains else None,
+        )  # fmt: skip
+
+    def _on_message(self, child: Child, message: Message) -> None:
+        match message["type"]:
+            case "progress":
+                self._show(message)
+            case "log":
+                self.log.note(str(message["text"]))
+            case "hub":
+                self.observed.hub_answers(message["answers"])
+            case _:
+                self._on_outcome(child, message)
+
+    def _on_outcome(self, child: Child, message: Message) -> None:
+        """Take in what a child came to."""
+        match message["type"]:
+            case "fetched":
+                self.source |= {"revision": message["commit"], "license": message["license"]}
+                self._save(lambda: self.attempt.source_commit(message["commit"]))
+            case "finished":
+                self.finished = message
+            case "result" | "kept":
+                self.document = message.get("document", {})
+                self.files = message["files"]
+            case "ready":
+                self._save(self.attempt.begin_commit)
+                child.tell("commit")
+            case "published":
+                self.published = {key: message[key] for key in ("repo_id", "commit", "url")}
+
+    def _success(self) -> Callable[[], object]:
+        """The write that ends the job well; what a run told is looked at before it, once."""
+        self.observed.figures(self.document)
+        return partial(
+            self.attempt.succeed,
+            result=job_result(self.document, self.published),
+            layers=layer_rows(self.document),
+            metrics=metric_rows(self.document),
+            files=finished_files(self.files),
+        )
+
+    def _fail(self, error: dict[str, Any]) -> None:
+        error = error | {"message": self.log.scrubbed(str(error["message"]))}
+        self.attempt.fail(
+            error,
+            layers=layer_rows(self.document),
+            metrics=metric_rows(self.document),
+            files=finished_files(self.files),
+        )
+
+    def _show(self, message: Message) -> None:
+        stage = str(message["stage"])[:64]
+        left = {name: message.get(name) for name in ("stage_left", "run_left")}
+        self.observed.stage(stage)
+        self._save(lambda: self.attempt.progress(stage, shown_progress(message), **left))
+
+    def _save(self, write: Callable[[], object]) -> None:
+        """Write to the database, waiting out its absence for as long as the lease can last."""
+        while True:
+            try:
+                write()
+            except SQLAlchemyError as error:
+                if not is_away(error):
+                    raise
+                if self.heartbeat.lost.is_set() or self.heartbeat.overran():
+                    raise LeaseLostError from None
+                time.sleep(DATABASE_PAUSE_SECONDS)
+            else:
+                return
