@@ -12,7 +12,7 @@ JOB_QUEUE = "spq.jobs"
 class JobQueue(Protocol):
     """Announces jobs to workers."""
 
-    def ring(self, job_id: str) -> None:
+    def notify(self, job_id: str) -> None:
         """Announce one job; raises when the broker does not take it."""
         ...
 
@@ -23,7 +23,7 @@ class CeleryQueue:
 
     app: Celery
 
-    def ring(self, job_id: str) -> None:
+    def notify(self, job_id: str) -> None:
         """Send the message, without waiting long and without retrying here: the outbox does."""
         self.app.send_task(RUN_JOB_TASK, args=[job_id], queue=JOB_QUEUE, retry=False)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from spq_core.methods.pruning.compensation import compensate, score_neurons
-from spq_core.methods.quantization.feedback import feedback_of
+from spq_core.methods.quantization.gptq import hessian_factor
 from spq_core.methods.quantization.grid import choose_grid, round_to_grid
 from spq_core.methods.svd.factorize import decompose_output, project_outputs
 from spq_core.streaming.inverse import DAMPING
@@ -46,7 +46,7 @@ def errors(weight: Tensor, moments: InputMoments, held_out: Tensor) -> dict[str,
         return float((outputs - wanted).square().sum()) / total
 
     grid = choose_grid(weight, 4, 64)
-    rounded = round_to_grid(weight, grid, feedback_of(moments.second)).widened()
+    rounded = round_to_grid(weight, grid, hessian_factor(moments.second)).dequantized()
     damping = DAMPING + extra_damping(moments)
     spectrum = decompose_output(weight, moments.second, damping=damping)
     up, down = project_outputs(weight, spectrum, weight.shape[0] // 2)
@@ -56,7 +56,7 @@ def errors(weight: Tensor, moments: InputMoments, held_out: Tensor) -> dict[str,
     plain = compensate("none", weight, None, kept, moments).weight
     return {
         "gptq_4_bits": error(held_out @ rounded.T),
-        "round_4_bits": error(held_out @ round_to_grid(weight, grid).widened().T),
+        "round_4_bits": error(held_out @ round_to_grid(weight, grid).dequantized().T),
         "svd_half": error(held_out @ down.T @ up.T),
         "prune_eighth": error(held_out[:, kept] @ cut.T),
         "prune_eighth_without_update": error(held_out[:, kept] @ plain.T),

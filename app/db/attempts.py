@@ -86,18 +86,18 @@ def claim(database: Database, job_id: str, worker_id: str, lease_seconds: float)
         )
 
 
-AT_ONCE = frozenset({"worker_lost", "worker_stopped", "runner_crashed", "stalled"})
+RETRY_IMMEDIATELY = frozenset({"worker_lost", "worker_stopped", "runner_crashed", "stalled"})
 """Reasons that say nothing about the next attempt; after others (the Hub is away) it waits."""
 PAUSE_SECONDS = 5
 LONGEST_PAUSE_SECONDS = 1800
 
 
-class Wish(Enum):
+class LeaseReply(Enum):
     """What a job's client wants of the attempt that has it."""
 
-    GO_ON = auto()
+    CONTINUE = auto()
     CANCEL = auto()
-    STOP = auto()
+    DEADLINE = auto()
     """Its time is up."""
 
 
@@ -108,18 +108,22 @@ class Attempt:
     database: Database
     claim: Claim
 
-    def renew(self, lease_seconds: float) -> Wish:
+    def renew(self, lease_seconds: float) -> LeaseReply:
         """Extend the lease; return what the client wants of this attempt."""
         with self.database.write() as session:
             _lock(session, self.claim.job_id)
             moment = now(session)
             job = self._update(session, lease_expires_at=moment + timedelta(seconds=lease_seconds))
             if job.status == JobStatus.CANCELING:
-                return Wish.CANCEL
+                return LeaseReply.CANCEL
             limit, started = job.max_runtime_seconds, job.started_at
             if limit is None or started is None or job.committing:
-                return Wish.GO_ON
-            return Wish.STOP if moment > started + timedelta(seconds=limit) else Wish.GO_ON
+                return LeaseReply.CONTINUE
+            return (
+                LeaseReply.DEADLINE
+                if moment > started + timedelta(seconds=limit)
+                else LeaseReply.CONTINUE
+            )
 
     def progress(
         self,
@@ -311,7 +315,7 @@ def release(session: Session, job: Job, reason: str) -> bool:
         # canceled; the next attempt looks for that commit first.
         job.status, job.announced_at = JobStatus.QUEUED, None
         pause = timedelta(seconds=0)
-        if reason not in AT_ONCE:
+        if reason not in RETRY_IMMEDIATELY:
             pause = timedelta(seconds=min(LONGEST_PAUSE_SECONDS, PAUSE_SECONDS * 4**job.attempt))
         announce(session, job.id, moment + pause)
     else:

@@ -26,7 +26,7 @@ from app.db.models import (
     WebhookDelivery,
 )
 from app.db.session import now
-from app.domain.errors import JobActiveError, JobNotFoundError, PublishingError
+from app.domain.errors import JobActiveError, JobNotFoundError, PublishInProgressError
 from app.domain.job_status import TERMINAL, JobStatus, sources_of
 
 
@@ -173,7 +173,7 @@ class JobRepository:
             return running
         job = self.get(job_id)
         if job.committing and job.status not in TERMINAL:
-            raise PublishingError(job_id)
+            raise PublishInProgressError(job_id)
         return job
 
     def remove(self, job_id: str) -> None:

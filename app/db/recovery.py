@@ -119,7 +119,7 @@ def _is_overdue(job: Job, moment: datetime) -> bool:
     return moment > job.started_at + timedelta(seconds=job.max_runtime_seconds)
 
 
-def ring_forgotten_jobs(database: Database, older_than_seconds: float) -> int:
+def notify_forgotten_jobs(database: Database, older_than_seconds: float) -> int:
     """Queue a doorbell for queued jobs without one: announced long ago, or given back."""
     with database.write() as session:
         moment = now(session)

@@ -99,7 +99,7 @@ class JobActiveError(DomainError):
         return f"job {self.job_id} is {self.status}; cancel it first"
 
 
-class PublishingError(DomainError):
+class PublishInProgressError(DomainError):
     """Too late to cancel."""
 
     code = "publish_in_progress"
@@ -264,7 +264,7 @@ class EstimatesBusyError(DomainError):
         return "too many estimates are being made; try again in a few seconds"
 
 
-class ManyLabelsError(DomainError):
+class TooManyLabelsError(DomainError):
     """A list asks for more labels than a job can have."""
 
     code = "invalid_request"
@@ -277,7 +277,7 @@ class ManyLabelsError(DomainError):
         return f"{self.given} labels are asked for; a job has at most {self.allowed}"
 
 
-class ManyWaitingError(DomainError):
+class TooManyStreamsError(DomainError):
     """As many clients follow jobs as may at once, or as many with this key."""
 
     code = "too_many_requests"

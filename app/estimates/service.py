@@ -18,7 +18,7 @@ from spq_core.hub.headers import fetch_headers
 from spq_core.models.clean_copy import refuse_links_outside
 from spq_core.recipe.document import Recipe
 
-AT_ONCE = 4
+MAX_CONCURRENT = 4
 """Looks that wait for the Hub; more of them at once would keep other requests from being served."""
 REMEMBERED = 64
 """Models whose shapes are kept for a while: people submit many jobs for one."""
@@ -34,7 +34,7 @@ class Feasibility:
     """One per process: it remembers headers for a minute."""
 
     settings: ApiSettings
-    places: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(AT_ONCE))
+    places: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_CONCURRENT))
     """Of looks at once."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _known: "OrderedDict[tuple[str, str], tuple[float, ModelShapes, str | None]]" = field(

@@ -28,16 +28,16 @@ from app.domain.errors import (
     JobActiveError,
     JobNotFoundError,
     JobNotRetryableError,
-    ManyLabelsError,
-    ManyWaitingError,
     ModelNotAllowedError,
     PermissionDeniedError,
-    PublishingError,
+    PublishInProgressError,
     QuotaExceededError,
     RateLimitedError,
     RequestInProgressError,
     SecretUnreadableError,
     TokensDisabledError,
+    TooManyLabelsError,
+    TooManyStreamsError,
     UnknownDatasetError,
     UnsafeWebhookError,
     WebhooksDisabledError,
@@ -59,8 +59,8 @@ STATUS: Mapping[type[Exception], HTTPStatus] = {
     ArtifactExpiredError: HTTPStatus.GONE,
     ArtifactNotFoundError: HTTPStatus.NOT_FOUND,
     AuthenticationError: HTTPStatus.UNAUTHORIZED,
-    ManyLabelsError: HTTPStatus.UNPROCESSABLE_ENTITY,
-    ManyWaitingError: HTTPStatus.TOO_MANY_REQUESTS,
+    TooManyLabelsError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    TooManyStreamsError: HTTPStatus.TOO_MANY_REQUESTS,
     EstimatesBusyError: HTTPStatus.TOO_MANY_REQUESTS,
     FencedError: HTTPStatus.CONFLICT,
     IdempotencyKeyReusedError: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -70,7 +70,7 @@ STATUS: Mapping[type[Exception], HTTPStatus] = {
     JobNotRetryableError: HTTPStatus.CONFLICT,
     ModelNotAllowedError: HTTPStatus.UNPROCESSABLE_ENTITY,
     PermissionDeniedError: HTTPStatus.FORBIDDEN,
-    PublishingError: HTTPStatus.CONFLICT,
+    PublishInProgressError: HTTPStatus.CONFLICT,
     QuotaExceededError: HTTPStatus.TOO_MANY_REQUESTS,
     RateLimitedError: HTTPStatus.TOO_MANY_REQUESTS,
     DeliveryNotFoundError: HTTPStatus.NOT_FOUND,
@@ -96,7 +96,10 @@ HEADERS = {
 }
 
 
-AGAIN_IN_SECONDS: Mapping[type[Exception], int] = {RequestInProgressError: 1, PublishingError: 5}
+AGAIN_IN_SECONDS: Mapping[type[Exception], int] = {
+    RequestInProgressError: 1,
+    PublishInProgressError: 5,
+}
 
 
 class FieldProblem(BaseModel):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from app.domain.errors import ManyLabelsError
+from app.domain.errors import TooManyLabelsError
 from app.jobs.schemas import MAX_LABELS
 
 PREFIX = "label."
@@ -18,5 +18,5 @@ def wanted_labels(query: Mapping[str, str]) -> dict[str, str]:
         name.removeprefix(PREFIX): value for name, value in query.items() if name.startswith(PREFIX)
     }
     if len(found) > MAX_LABELS:
-        raise ManyLabelsError(len(found), MAX_LABELS)
+        raise TooManyLabelsError(len(found), MAX_LABELS)
     return found

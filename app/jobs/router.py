@@ -16,13 +16,13 @@ from app.domain.errors import (
     JobActiveError,
     JobNotFoundError,
     JobNotRetryableError,
-    ManyLabelsError,
-    ManyWaitingError,
     ModelNotAllowedError,
-    PublishingError,
+    PublishInProgressError,
     QuotaExceededError,
     RequestInProgressError,
     TokensDisabledError,
+    TooManyLabelsError,
+    TooManyStreamsError,
     UnknownDatasetError,
     UnsafeWebhookError,
 )
@@ -95,7 +95,9 @@ def submit_job(
     return accepted(jobs.submit(caller, body, key))
 
 
-@router.get("", response_model=JobPage, responses=documented(InvalidCursorError, ManyLabelsError))
+@router.get(
+    "", response_model=JobPage, responses=documented(InvalidCursorError, TooManyLabelsError)
+)
 def list_jobs(
     request: Request,
     jobs: Jobs,
@@ -156,7 +158,7 @@ async def get_job(
 @router.post(
     "/{job_id}/cancel",
     response_model=JobView,
-    responses={202: {"model": JobView}, **documented(JobNotFoundError, PublishingError)},
+    responses={202: {"model": JobView}, **documented(JobNotFoundError, PublishInProgressError)},
 )
 def cancel_job(job_id: JobId, jobs: Jobs, caller: Writer) -> Response:
     """Stop a job: 200 when it has ended, 202 when its worker was asked to stop."""
@@ -196,7 +198,7 @@ def delete_job(job_id: JobId, jobs: Jobs, caller: Writer) -> None:
     responses={
         200: {"content": {"text/event-stream": {}}},
         204: {"description": "A stream of a job that has ended has nothing more."},
-        **documented(JobNotFoundError, ManyWaitingError),
+        **documented(JobNotFoundError, TooManyStreamsError),
     },
 )
 def list_events(
@@ -221,7 +223,7 @@ def list_events(
                 status_code=status.HTTP_204_NO_CONTENT
             )  # tells clients not to come back
         if jobs.waiting.is_full(caller.key_id):
-            raise ManyWaitingError
+            raise TooManyStreamsError
         return StreamingResponse(
             event_stream(jobs, caller, job_id, begin),
             media_type="text/event-stream",

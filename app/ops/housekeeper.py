@@ -20,8 +20,8 @@ from app.db.recovery import (
     fail_overdue_jobs,
     free_lost_jobs,
     mark_sent,
+    notify_forgotten_jobs,
     postpone,
-    ring_forgotten_jobs,
     take_due_messages,
 )
 from app.db.retention import (
@@ -107,7 +107,7 @@ class Housekeeper:
     def sweep(self) -> None:
         """Free jobs of dead attempts, ring for jobs whose doorbell was lost, forget what is over."""
         for step in (
-            self._free_lost_jobs, self._fail_overdue_jobs, self._ring_forgotten_jobs, self._drop_leftovers,
+            self._free_lost_jobs, self._fail_overdue_jobs, self._notify_forgotten_jobs, self._drop_leftovers,
         ):  # fmt: skip
             self._guarded(step)
         for forget in (
@@ -125,8 +125,8 @@ class Housekeeper:
     def _fail_overdue_jobs(self) -> None:
         fail_overdue_jobs(self.database)
 
-    def _ring_forgotten_jobs(self) -> None:
-        ring_forgotten_jobs(self.database, self.ring_again_seconds)
+    def _notify_forgotten_jobs(self) -> None:
+        notify_forgotten_jobs(self.database, self.ring_again_seconds)
 
     def _drop_leftovers(self) -> None:
         if self.artifact_dir is not None:
@@ -176,7 +176,7 @@ class Housekeeper:
         away = False
         for message in messages:
             try:
-                self.queue.ring(message.job_id)
+                self.queue.notify(message.job_id)
             except (KombuError, RedisError, OSError) as error:
                 OUTBOX_FAILURES.inc()
                 log.warning("broker_unavailable", error=type(error).__name__)

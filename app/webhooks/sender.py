@@ -20,7 +20,7 @@ from app.telemetry import WEBHOOKS, log
 from app.webhooks.signing import headers
 from app.webhooks.targets import Network, parse_target, send
 
-AT_ONCE = 8
+MAX_CONCURRENT = 8
 GONE = 410
 
 
@@ -52,11 +52,11 @@ class WebhookSender:
 
     def send_due(self) -> int:
         """Send what is due, and wait for that; return how many messages it was."""
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        with ThreadPoolExecutor(MAX_CONCURRENT) as pool:
             return self._begin(pool)
 
     def _run(self) -> None:
-        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="webhook") as pool:
+        with ThreadPoolExecutor(MAX_CONCURRENT, thread_name_prefix="webhook") as pool:
             while not self._stop.is_set():
                 self._free.clear()
                 try:
@@ -64,13 +64,13 @@ class WebhookSender:
                 except Exception as error:  # noqa: BLE001  the edge of a thread
                     begun = 0
                     self._note(error)
-                if begun == 0 or len(self._on_their_way) >= AT_ONCE:
+                if begun == 0 or len(self._on_their_way) >= MAX_CONCURRENT:
                     self._free.wait(self.pause_seconds)
 
     def _begin(self, pool: ThreadPoolExecutor) -> int:
         """Fill free places with what is due: one that hangs takes its own place, and no other's."""
         flying = list(self._on_their_way.values())
-        due = webhooks.claim_due(self.database, AT_ONCE - len(flying), flying)
+        due = webhooks.claim_due(self.database, MAX_CONCURRENT - len(flying), flying)
         for one in due:
             self._on_their_way[one.id] = one
             pool.submit(self._deliver, one).add_done_callback(partial(self._land, one))

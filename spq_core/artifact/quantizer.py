@@ -17,8 +17,8 @@ from spq_core.artifact.verify import check_stored
 from spq_core.errors import ArtifactError
 from spq_core.formats.layout import install, parse_layouts
 from spq_core.formats.profiles.names import FORMAT_VERSION, METHOD
-from spq_core.formats.runtime import make_computing, tied_parts
-from spq_core.formats.storage import recoded_layouts, stored_state
+from spq_core.formats.runtime import tied_parts, to_runtime
+from spq_core.formats.storage import recoded_layouts, to_stored_state
 
 
 class SpqConfig(QuantizationConfigMixin):  # type: ignore[misc]
@@ -69,7 +69,7 @@ class SpqQuantizer(HfQuantizer):  # type: ignore[misc]
         self, model: PreTrainedModel, **_: Any
     ) -> PreTrainedModel:
         """Put matrices in the form that computes."""
-        make_computing(model)
+        to_runtime(model)
         if self.quantization_config.tied:  # what `tie_weights` looks for when it is called again
             tied = tied_parts(model, self.quantization_config.tied.items())
             model._tied_weights_keys = tied  # noqa: SLF001
@@ -87,7 +87,7 @@ class SpqQuantizer(HfQuantizer):  # type: ignore[misc]
         layouts = self.quantization_config.modules
         if not any(True for _ in recoded_layouts(layouts)):
             return None, {}
-        return stored_state(model, layouts, self.quantization_config.tied), {}
+        return to_stored_state(model, layouts, self.quantization_config.tied), {}
 
     @property
     def is_trainable(self) -> bool:

@@ -22,7 +22,7 @@ from spq_core.artifact.manifest import (
 from spq_core.artifact.tensors import distinct_tensors
 from spq_core.errors import NumericalError, OutputExistsError, SpqError
 from spq_core.formats.adapted.linear import AdaptedLinear
-from spq_core.formats.entropy.coded import Coded, stored_form
+from spq_core.formats.entropy.coded import Coded, to_stored
 from spq_core.formats.int8.linear import Int8Linear, Int8Weight
 from spq_core.formats.layout import Layout, layout_of, parse_layouts
 from spq_core.formats.low_rank.linear import LowRankLinear
@@ -159,12 +159,12 @@ def store_coded(block: nn.Module) -> None:
     for name, module in modules:
         shared = stored.get(id(module.codes))
         if shared is not None:
-            head = stored_form(module)
+            head = to_stored(module)
             assert head is not None  # noqa: S101 - its codes are those of a coded embedding
             head.packed = shared.packed
             block.set_submodule(name, head)
             continue
-        coded = stored_form(module)
+        coded = to_stored(module)
         if coded is not None:
             stored[id(module.codes)] = coded
             block.set_submodule(name, coded)

@@ -15,7 +15,7 @@ from spq_core.models.blocks import fill
 
 
 @dataclass(frozen=True, slots=True)
-class Spool:
+class BlockCache:
     """A scratch folder with one file per changed block."""
 
     folder: Path

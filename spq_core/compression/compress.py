@@ -14,12 +14,12 @@ from torch import Tensor
 from spq_core.artifact.manifest import MANIFEST_FILE
 from spq_core.artifact.same_text import require_same_tokenizer
 from spq_core.artifact.writer import ArtifactWriter, require_unused
-from spq_core.compression.block_cache import Spool
+from spq_core.compression.block_cache import BlockCache
 from spq_core.compression.plan import Findings, Plan, look, make_plan
 from spq_core.compression.provenance import dtype_name, fingerprint, manifest_of
 from spq_core.compression.stages import Training, build_stages, check_stages
 from spq_core.compression.survey import rate_settings
-from spq_core.compression.walk import LOSS_EXCESS, Run
+from spq_core.compression.walk import KL_INFLATION, BlockWalk
 from spq_core.data.samples import (
     CalibrationSamples,
     calibration_samples,
@@ -186,39 +186,41 @@ class _Compression:
         Leaves nothing behind after success, or after an error that would happen again; what a run leaves that was
         killed or interrupted, or that its machine let down, can be resumed.
         """
-        excess = LOSS_EXCESS if found is None else float(found.values["excess"])
+        kl_inflation = KL_INFLATION if found is None else float(found.values["excess"])
         if found is None:  # what another run left must not be taken for this one's
             shutil.rmtree(self.scratch, ignore_errors=True)
             if not resume:  # a training that was killed may have left its own state
                 self.states.remove()
         try:
-            modules = self._first_close_enough(excess, found)
+            modules = self._first_close_enough(kl_inflation, found)
         except SpqError:  # others are of the machine, or bugs: what is done so far is worth keeping
             self._forget()
             raise
         self._forget()
         return modules
 
-    def _first_close_enough(self, excess: float, found: RunState | None) -> list[ModuleReport]:
+    def _first_close_enough(
+        self, kl_inflation: float, found: RunState | None
+    ) -> list[ModuleReport]:
         spent, reached = 0.0, math.inf
         found_out: Findings | None = None
         for _ in range(ATTEMPTS):
             if found is None:
                 found_out = found_out or self._look()
-            plan = self._plan(excess, found, found_out)
+            plan = self._plan(kl_inflation, found, found_out)
             if found is None and plan.budget is not None:
                 if plan.budget.wanted_bytes <= spent:
                     break  # the finest lattices were tried
                 spent = plan.budget.wanted_bytes
             try:
-                return self._attempt(plan, excess, found)
+                return self._attempt(plan, kl_inflation, found)
             except _TooFarError as too_far:
                 last, found = too_far.divergence, None
                 reached = min(reached, last)
                 self.progress.stage(
                     f"KL {last:.3g} is above {self.max_kl:g}: again with more bytes", 1, "attempt"
                 )
-                excess *= MARGIN * last / (self.max_kl or 1.0)
+                kl_inflation *= MARGIN * last / (self.max_kl or 1.0)
                 self._forget()
         raise TargetUnreachedError(self.max_kl or 0.0, reached)
 
@@ -226,17 +228,19 @@ class _Compression:
         self.states.remove()
         shutil.rmtree(self.scratch, ignore_errors=True)
 
-    def _attempt(self, plan: Plan, excess: float, found: RunState | None) -> list[ModuleReport]:
+    def _attempt(
+        self, plan: Plan, kl_inflation: float, found: RunState | None
+    ) -> list[ModuleReport]:
         """Walk all passes and finish the artifact.
 
         Raises:
             _TooFarError: the result is further from the source than `max_kl`.
         """
         writer = self._writer(found)
-        run = Run(
+        run = BlockWalk(
             self.checkpoint, self.skeleton, self._stages(plan), self.samples, self.progress,
-            writer, Spool(self.scratch), self.states,
-            unseen=self.unseen, excess=excess, probe_file=self.probe_file,
+            writer, BlockCache(self.scratch), self.states,
+            unseen=self.unseen, kl_inflation=kl_inflation, probe_file=self.probe_file,
         )  # fmt: skip
         with writer:
             modules = run.all_passes(found)
@@ -261,7 +265,7 @@ class _Compression:
         return modules
 
     def _config(
-        self, run: Run, writer: ArtifactWriter, modules: Sequence[ModuleReport]
+        self, run: BlockWalk, writer: ArtifactWriter, modules: Sequence[ModuleReport]
     ) -> dict[str, Any]:
         if not writer.portable:
             shares = run.head_shares_codes
@@ -286,7 +290,7 @@ class _Compression:
             self.scratch / "sensitivity", self.progress,
         )  # fmt: skip
 
-    def _plan(self, excess: float, found: RunState | None, findings: Findings | None) -> Plan:
+    def _plan(self, kl_inflation: float, found: RunState | None, findings: Findings | None) -> Plan:
         """Decide what the recipe leaves open; a resumed run has decided already."""
         if found is not None and self.recipe.needs_sensitivity:
             return Plan(budget=None if rate_settings(self.recipe) is None else empty_budget())
@@ -296,7 +300,7 @@ class _Compression:
             findings,
             self.checkpoint,
             self.stored_dtype,
-            excess=excess,
+            kl_inflation=kl_inflation,
             source_bytes=sixteen_bit_bytes(
                 self.checkpoint.tensors.values(), stored_bytes(self.source.folder)
             ),

@@ -1,7 +1,7 @@
 """Plan a run with a target: measure the source once, then decide what every matrix is worth.
 
-Bits come from curves of bytes and loss (`allocation.curve`), ranks and neurons from what leaving
-them out would cost (`allocation.structure`); one price joins them.
+Bits come from curves of bytes and loss (`planning.curve`), ranks and neurons from what leaving
+them out would cost (`planning.structure`); one price joins them.
 """
 
 from collections.abc import Collection, Mapping
@@ -27,9 +27,9 @@ from spq_core.planning.rules import (
     search,
 )
 from spq_core.planning.structure import (
-    Directions,
+    PrunableUnits,
+    SingularDirections,
     Structure,
-    Units,
     kept_at,
     kept_without,
     price_at,
@@ -39,7 +39,7 @@ from spq_core.planning.structure import (
 )
 from spq_core.progress import Progress
 from spq_core.recipe.document import Recipe, Target, sensitivity_tokens
-from spq_core.recipe.settings import PruneHeadsStage, PruneStage, leaves_to_target
+from spq_core.recipe.settings import PruneHeadsStage, PruneStage, is_auto
 from spq_core.streaming.sensitivity import EmbeddingStatistics, measure_sensitivity
 
 
@@ -106,7 +106,7 @@ def make_plan(
     dtype: torch.dtype,
     *,
     source_bytes: float,
-    excess: float,
+    kl_inflation: float,
 ) -> Plan:
     """Decide.
 
@@ -122,7 +122,7 @@ def make_plan(
     structure = _with_fixed_shares(survey, Structure())
     if rate_settings(recipe) is not None:
         return _by_rate(
-            survey, checkpoint, dtype, findings.statistics, source_bytes, excess, structure
+            survey, checkpoint, dtype, findings.statistics, source_bytes, kl_inflation, structure
         )
     if recipe.target is not None:
         structure = _by_structure_alone(
@@ -147,14 +147,14 @@ def _with_fixed_shares(survey: Survey, structure: Structure) -> Structure:
 class _Open:
     """The parts whose number the target decides."""
 
-    directions: Mapping[str, Directions]
-    neurons: Mapping[str, Units]
-    heads: Mapping[str, Units]
+    directions: Mapping[str, SingularDirections]
+    neurons: Mapping[str, PrunableUnits]
+    heads: Mapping[str, PrunableUnits]
     least_share: float
     """Of matrices that become pairs."""
 
     @property
-    def parts(self) -> list[Directions | Units]:
+    def parts(self) -> list[SingularDirections | PrunableUnits]:
         return [*self.directions.values(), *self.neurons.values(), *self.heads.values()]
 
     def decide(self, structure: Structure, price: float) -> Structure:
@@ -168,7 +168,7 @@ class _Open:
 
 
 def _left_open(survey: Survey) -> _Open:
-    auto = {stage.type: stage for stage in survey.recipe.stages if leaves_to_target(stage)}
+    auto = {stage.type: stage for stage in survey.recipe.stages if is_auto(stage)}
     return _Open(
         survey.directions,
         survey.neurons if "prune" in auto else {},
@@ -183,7 +183,7 @@ def _by_rate(
     dtype: torch.dtype,
     statistics: EmbeddingStatistics,
     source_bytes: float,
-    excess: float,
+    kl_inflation: float,
     structure: Structure,
 ) -> Plan:
     target, curves = survey.recipe.target, survey.curves
@@ -191,11 +191,11 @@ def _by_rate(
     if target is None or settings is None:
         raise RecipeError("quantize with method rate needs a target")
     fixed = _fixed_bytes(survey.skeleton, checkpoint, dtype, curves)
-    rule = rule_named(target.allocation, survey.turns)
+    rule = rule_named(target.allocation, survey.block_influence)
     if target.bytes_ratio is not None:
         wanted = target.bytes_ratio * source_bytes - fixed
     else:
-        wanted = bytes_for_loss(rule, curves, (target.max_kl or 0.0) / excess)
+        wanted = bytes_for_loss(rule, curves, (target.max_kl or 0.0) / kl_inflation)
     check_reachable(curves, wanted, fixed)
     if _left_open(survey).parts:
         levels = search(one_level, curves, wanted)
@@ -208,7 +208,7 @@ def _by_rate(
         survey.output_weights,
         Budget(
             curves, _apart(survey.row_weights), statistics, wanted,
-            allocation=target.allocation, turns=survey.turns,
+            allocation=target.allocation, block_influence=survey.block_influence,
             dense_bytes=dtype.itemsize,
             leaves_whole=settings.leave_whole,
         ),

@@ -11,8 +11,8 @@ from spq_core.errors import RecipeError
 from spq_core.formats.profiles.compressed_tensors import WIDTH_MULTIPLE
 from spq_core.methods.pruning.head_stage import PruneHeadsStage
 from spq_core.methods.pruning.stage import PruneStage
+from spq_core.methods.quantization.entropy_stage import EntropyStage
 from spq_core.methods.quantization.grid_stage import GridStage
-from spq_core.methods.quantization.rate_stage import RateStage
 from spq_core.methods.quantization.stage import QuantizeStage
 from spq_core.methods.recovery.samples import RecoverySamples
 from spq_core.methods.recovery.stage import RecoverStage
@@ -110,7 +110,7 @@ def _build_stage(
                 settings, family, skeleton.head_path, skeleton.embedding_path, dtype,
             )  # fmt: skip
             if plan.budget is not None:
-                return RateStage(*parts, plan.budget)
+                return EntropyStage(*parts, plan.budget)
             if settings.is_plain and not portable:
                 return QuantizeStage(*parts)
             return GridStage(*parts, layers_only=portable)

@@ -8,19 +8,19 @@ from torch import Tensor, nn
 from spq_core.formats.slicing import float_weight, linear_at
 from spq_core.methods.pruning.compensation import score_neurons
 from spq_core.methods.pruning.heads import groups_of, score_groups
-from spq_core.methods.quantization.feedback import feedback_of
+from spq_core.methods.quantization.gptq import hessian_factor
 from spq_core.methods.svd.factorize import decompose_output
 from spq_core.models.skeleton import Skeleton
 from spq_core.planning.budget import tempered
 from spq_core.planning.curve import Curve, curve_of
-from spq_core.planning.structure import Directions, Units
+from spq_core.planning.structure import PrunableUnits, SingularDirections
 from spq_core.recipe.document import Recipe
 from spq_core.recipe.settings import (
     PruneHeadsStage,
     PruneStage,
     QuantizeStage,
     SvdStage,
-    leaves_to_target,
+    is_auto,
 )
 from spq_core.streaming.inverse import DAMPING
 from spq_core.streaming.sensitivity import LayerStatistics, MatrixStatistics
@@ -38,21 +38,21 @@ class Survey:
     """Of matrices that will be quantized by rate."""
     output_weights: dict[str, Tensor] = field(default_factory=dict)
     """E[g_i²] of every matrix's outputs, for the stages that change shapes."""
-    turns: dict[str, float] = field(default_factory=dict)
-    directions: dict[str, Directions] = field(default_factory=dict)
-    neurons: dict[str, Units] = field(default_factory=dict)
-    heads: dict[str, Units] = field(default_factory=dict)
+    block_influence: dict[str, float] = field(default_factory=dict)
+    directions: dict[str, SingularDirections] = field(default_factory=dict)
+    neurons: dict[str, PrunableUnits] = field(default_factory=dict)
+    heads: dict[str, PrunableUnits] = field(default_factory=dict)
     last_steps: tuple[Tensor, Tensor] | None = None
     """Of the layer being entered: the last second moment and its column steps."""
 
     def visit(self, index: int, layer: nn.Module, found: LayerStatistics) -> None:
         """Enter one decoder layer."""
         family, path = self.skeleton.family, self.skeleton.layer_path(index)
-        open_ranks = any(isinstance(one, SvdStage) and leaves_to_target(one) for one in self.stages)
+        open_ranks = any(isinstance(one, SvdStage) and is_auto(one) for one in self.stages)
         for name, statistics in found.matrices.items():
             full = f"{path}.{name}"
             weight = float_weight(linear_at(layer, name))
-            self.turns[full] = found.turn
+            self.block_influence[full] = found.block_influence
             self.output_weights[full] = statistics.output_weights
             self.enter(full, weight, tempered(statistics.output_weights), statistics.inputs.second)
             if name in family.attention and open_ranks:
@@ -83,20 +83,20 @@ class Survey:
             return
         if self.last_steps is None or self.last_steps[0] is not second:
             # matrices come group by group, and those of a group share their input
-            self.last_steps = (second, feedback_of(second, settings.damping).column_steps)
+            self.last_steps = (second, hessian_factor(second, settings.damping).column_steps)
         even = torch.ones_like(weights) * weights.mean()
         self.row_weights[name] = weights if target.allocation == "loss" else even
         self.curves[name] = curve_of(weight, self.row_weights[name], self.last_steps[1])
 
-    def _neurons(self, layer: nn.Module, statistics: MatrixStatistics) -> Units:
+    def _neurons(self, layer: nn.Module, statistics: MatrixStatistics) -> PrunableUnits:
         family = self.skeleton.family
         weight = float_weight(linear_at(layer, family.mlp_out))
         losses = 0.5 * score_neurons("obs", weight, statistics.inputs, statistics.output_weights)
         widths = [linear_at(layer, name).in_features for name in family.mlp_in]
         parameters = weight.shape[0] + family.rows_per_neuron * sum(widths)
-        return Units(tuple(losses.tolist()), parameters, 0.0)
+        return PrunableUnits(tuple(losses.tolist()), parameters, 0.0)
 
-    def _heads(self, layer: nn.Module, statistics: MatrixStatistics) -> Units:
+    def _heads(self, layer: nn.Module, statistics: MatrixStatistics) -> PrunableUnits:
         family = self.skeleton.family
         groups = groups_of(layer, family)
         weight = float_weight(linear_at(layer, family.attention[-1]))
@@ -104,7 +104,7 @@ class Survey:
             weight, statistics.inputs.second, groups, statistics.output_weights
         )
         elements = sum(float_weight(linear_at(layer, name)).numel() for name in family.attention)
-        return Units(tuple(losses.tolist()), elements // groups, 0.0)
+        return PrunableUnits(tuple(losses.tolist()), elements // groups, 0.0)
 
     def price_parts(self, levels: dict[str, float] | None, stored_bytes: float) -> None:
         """Say what a parameter of each part takes: its bits at a level, or its stored bytes."""
@@ -136,10 +136,10 @@ def rate_settings(recipe: Recipe) -> QuantizeStage | None:
 
 
 def _by_loss(stage: PruneStage) -> bool:
-    return leaves_to_target(stage) or stage.layer_ratios == "loss"
+    return is_auto(stage) or stage.layer_ratios == "loss"
 
 
-def _directions(weight: Tensor, statistics: MatrixStatistics) -> Directions:
+def _directions(weight: Tensor, statistics: MatrixStatistics) -> SingularDirections:
     """Loss of each output direction, every output counting as it does in the loss."""
     weights = statistics.output_weights
     moments = statistics.inputs
@@ -148,4 +148,4 @@ def _directions(weight: Tensor, statistics: MatrixStatistics) -> Directions:
     n_out, n_in = weight.shape
     squared = outputs.singular_values.square()[: min(n_out, n_in)]
     losses = 0.5 * float(weights.mean()) * squared  # spectra count outputs relative to their mean
-    return Directions(tuple(losses.tolist()), n_out, n_in, 0.0)
+    return SingularDirections(tuple(losses.tolist()), n_out, n_in, 0.0)

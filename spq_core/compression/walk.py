@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from spq_core.artifact.writer import ArtifactWriter, round_floats
-from spq_core.compression.block_cache import Spool
+from spq_core.compression.block_cache import BlockCache
 from spq_core.data.samples import CalibrationSamples
 from spq_core.memory import return_freed_memory
 from spq_core.methods.stage import Stage, StageState
@@ -33,7 +33,7 @@ from spq_core.progress import Progress
 from spq_core.report import ModuleReport
 from spq_core.streaming.head import Head, mean_divergence
 from spq_core.streaming.inputs import LayerInputs
-from spq_core.streaming.reference import Probe, begin_probe
+from spq_core.streaming.reference import ReferenceActivations, begin_reference
 from spq_core.streaming.run_state import RunState, StateFolder
 from spq_core.streaming.settled import Settled, SettledInput
 from spq_core.streaming.stream import (
@@ -43,9 +43,9 @@ from spq_core.streaming.stream import (
     widen_small_parts,
 )
 
-LOSS_EXCESS = 2.0
+KL_INFLATION = 2.0
 """KL measured over KL expected: errors of one layer meet those of the next (measured: 1.0 to 2.4)."""
-REST = ""
+NON_LAYER = ""
 """Path of the block that holds everything outside the decoder layers."""
 
 
@@ -94,7 +94,7 @@ class LearningStage(Protocol):
 
 
 @dataclass(slots=True)
-class Run:
+class BlockWalk:
     """One compression while its passes run."""
 
     checkpoint: Checkpoint
@@ -103,14 +103,14 @@ class Run:
     samples: CalibrationSamples | None
     progress: Progress
     writer: ArtifactWriter
-    spool: Spool
+    spool: BlockCache
     states: StateFolder
     unseen: Int64[Tensor, "m length"] | None = None
     """Text that nothing is fitted to, if the divergence from the source is to be measured on it."""
     probe_file: Path | None = None
     """Where to write what the result computes in memory, if that is asked for."""
-    probe: Probe | None = None
-    excess: float = LOSS_EXCESS
+    probe: ReferenceActivations | None = None
+    kl_inflation: float = KL_INFLATION
     """What the plan took the measured divergence over the expected one to be."""
     divergence: float | None = None
     """KL from the source in nats per token, on text that nothing was fitted to."""
@@ -137,7 +137,7 @@ class Run:
             )
             if one.is_last and self.probe_file is not None:
                 rest = load_rest(self.skeleton, self.checkpoint)
-                self.probe = begin_probe(self.skeleton, rest, probed)
+                self.probe = begin_reference(self.skeleton, rest, probed)
             self._one_pass(number, one, first_block, hidden)
             first_block, hidden = 0, None
         return self.reports
@@ -157,7 +157,7 @@ class Run:
             if one.is_last:
                 round_floats(block, self.writer.dtype)
             self._send_on(stream, one, position, path, block, inputs)
-            if one.is_last and path == REST and stream is not None:
+            if one.is_last and path == NON_LAYER and stream is not None:
                 self._measure_divergence(stream, block)
             self._send_probe(position, block)
             if one.is_last:
@@ -180,7 +180,7 @@ class Run:
         """Let the survey look, and push the samples through the block, once."""
 
         def advance_fitted() -> None:
-            if stream is not None and path != REST:
+            if stream is not None and path != NON_LAYER:
                 forward = None if inputs is None else inputs.forward
                 stream.advance(position, block, range(self._n_fitted()), forward)
 
@@ -188,7 +188,7 @@ class Run:
             one.survey.survey(path, block, advance_fitted)
         if one.survey is None or not one.survey.needs_calibration:
             advance_fitted()
-        if stream is not None and path != REST:
+        if stream is not None and path != NON_LAYER:
             stream.advance(position, block, range(self._n_fitted(), len(stream.hidden)))
 
     def _send_probe(self, position: int, block: nn.Module) -> None:
@@ -260,7 +260,7 @@ class Run:
             "writer": self.writer.state(),
             "spool": self.spool.state(),
             "head_shares_codes": self.head_shares_codes,
-            "excess": self.excess,
+            "excess": self.kl_inflation,
             "divergence": self.divergence,
         }
         self.states.save(count, values, tensors)
@@ -288,7 +288,7 @@ class Run:
         """The model as it is between two passes."""
 
         def rest() -> PreTrainedModel:
-            found = self._load(self.skeleton.n_layers, REST)
+            found = self._load(self.skeleton.n_layers, NON_LAYER)
             assert isinstance(found, PreTrainedModel)  # noqa: S101 - the outermost block
             return found
 
@@ -298,19 +298,21 @@ class Run:
         return BlockedModel(self.skeleton, layer, rest)
 
     def _paths(self) -> list[str]:
-        return [*(self.skeleton.layer_path(i) for i in range(self.skeleton.n_layers)), REST]
+        return [*(self.skeleton.layer_path(i) for i in range(self.skeleton.n_layers)), NON_LAYER]
 
     def _load(self, position: int, path: str) -> nn.Module:
         if self.spool.holds(path):
             block = self.spool.restore(path, self._original(position, path), self.checkpoint.dtype)
             return block.to(self.checkpoint.device)
-        if path == REST:
+        if path == NON_LAYER:
             rest: nn.Module = load_rest(self.skeleton, self.checkpoint)
             return rest
         return load_layer(self.skeleton, self.checkpoint, position)
 
     def _original(self, position: int, path: str) -> nn.Module:
-        return self.skeleton.empty_rest() if path == REST else self.skeleton.empty_layer(position)
+        return (
+            self.skeleton.empty_rest() if path == NON_LAYER else self.skeleton.empty_layer(position)
+        )
 
     def _stream_for(self, one: Pass) -> CalibrationStream | None:
         if self.samples is None or not one.needs_samples:
@@ -321,7 +323,7 @@ class Run:
         return begin_stream(self.skeleton, load_rest(self.skeleton, self.checkpoint), rows)
 
     def _note_tying(self, path: str, block: nn.Module) -> None:
-        if path == REST:
+        if path == NON_LAYER:
             head = block.get_submodule(self.skeleton.head_path)
             embedding = block.get_submodule(self.skeleton.embedding_path)
             shared = ("codes", "packed", "weight")

@@ -9,7 +9,7 @@ from spq_core.estimate.shapes import ModelShapes
 from spq_core.estimate.sizes import Range
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.recipe.document import Recipe, sensitivity_tokens
-from spq_core.recipe.settings import QuantizeStage, RecoverStage, SvdStage, looks_at_text
+from spq_core.recipe.settings import QuantizeStage, RecoverStage, SvdStage, needs_calibration
 
 MB = 1_000_000
 PROGRAM = 510 * MB
@@ -39,7 +39,7 @@ START_SECONDS = 4.0
 def compression_peak(recipe: Recipe, shapes: ModelShapes) -> float:
     """Highest resident memory while compressing, in bytes."""
     calibrated = any(
-        isinstance(stage, QuantizeStage) and looks_at_text(stage) for stage in recipe.stages
+        isinstance(stage, QuantizeStage) and needs_calibration(stage) for stage in recipe.stages
     )
     layer = sum(part.elements for part in shapes.largest_layer.values()) * shapes.item_bytes
     tables = shapes.embedding.elements + (shapes.head.elements if shapes.head else 0)
@@ -113,7 +113,7 @@ def compression_seconds(recipe: Recipe, shapes: ModelShapes) -> Range:
                     if name in shapes.family.attention
                 )  # fmt: skip
                 seconds += sides / FACTORIZED_PER_SECOND
-            case QuantizeStage() if looks_at_text(stage):
+            case QuantizeStage() if needs_calibration(stage):
                 seconds += ROUNDED_SECONDS * shapes.elements
             case RecoverStage():
                 trained = stage.steps * stage.batch * stage.length
@@ -129,7 +129,9 @@ def compression_seconds(recipe: Recipe, shapes: ModelShapes) -> Range:
 def calibration_seconds(recipe: Recipe, shapes: ModelShapes) -> float:
     """Seconds on two cores for passing the calibration tokens through the layers."""
     looks = sum(
-        1 for stage in recipe.stages if looks_at_text(stage) and not isinstance(stage, RecoverStage)
+        1
+        for stage in recipe.stages
+        if needs_calibration(stage) and not isinstance(stage, RecoverStage)
     )
     return looks * PASSED_SECONDS * calibration_tokens(recipe, shapes) * shapes.layer_elements
 

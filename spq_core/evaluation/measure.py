@@ -20,7 +20,7 @@ from spq_core.errors import EvaluationError
 from spq_core.evaluation.comparable import common_tokenizer, require_whole
 from spq_core.evaluation.float_head import widen_head
 from spq_core.evaluation.gguf import SUFFIX, GgufModel, LanguageModel, require_gguf_reader
-from spq_core.evaluation.quality import Agreement, score_windows
+from spq_core.evaluation.quality import Quality, score_windows
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.throughput import Throughput, measure_throughput
 from spq_core.memory import peak_rss_bytes, reset_peak_rss, rss_bytes
@@ -54,7 +54,7 @@ class ModelFigures:
     """All figures of one model."""
 
     load: LoadFigures
-    quality: dict[str, Agreement]
+    quality: dict[str, Quality]
     """By dataset."""
     ppl_paper: float | None
     """The SPQ paper's figure: one window of at most 512 tokens. Noisy; for comparison only."""
@@ -306,7 +306,7 @@ def _score(
     reference: str | None,
     title: str,
     progress: Progress,
-) -> dict[str, Agreement]:
+) -> dict[str, Quality]:
     progress.stage(title, len(windows), "windows")
     return score_windows(
         models, windows, reference=reference, after_window=lambda: progress.advance("")

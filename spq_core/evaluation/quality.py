@@ -17,7 +17,7 @@ POSITIONS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Agreement:
+class Quality:
     """Figures of one model over all predicted tokens."""
 
     perplexity: float
@@ -45,7 +45,7 @@ def score_windows(
     *,
     reference: str | None,
     after_window: Callable[[], None] = lambda: None,
-) -> dict[str, Agreement]:
+) -> dict[str, Quality]:
     """Score every model on every window, one window of all models at a time.
 
     Args:
@@ -106,11 +106,11 @@ def _add_divergence(
         tally.same_top1 += int((log_p.argmax(dim=-1) == log_q.argmax(dim=-1)).sum())
 
 
-def _finish(name: str, tally: _Tally, *, compared: bool) -> Agreement:
+def _finish(name: str, tally: _Tally, *, compared: bool) -> Quality:
     mean = tally.nll / tally.tokens
     if not math.isfinite(mean) or not math.isfinite(tally.kl):
         raise NumericalError(name, "evaluation loss")
-    return Agreement(
+    return Quality(
         perplexity=math.exp(min(mean, 700.0)),
         tokens=tally.tokens,
         kl=max(0.0, tally.kl / tally.tokens) if compared else None,

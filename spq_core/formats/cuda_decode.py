@@ -4,7 +4,7 @@ Decoding reads every weight once a token, so its time is that of the bytes it re
 widened the matrix first would read and write five times as much as the codes are. Each program here
 takes some output rows and walks over their columns; codes become floating point in registers.
 
-Triton comes with torch's CUDA wheels. Where it is missing, `kernels` says so, and products take the tiled
+Triton comes with torch's CUDA wheels. Where it is missing, `packed_kernel_works` says so, and products take the tiled
 route. Checked against that route in Triton's interpreter; not yet timed on a GPU.
 """
 

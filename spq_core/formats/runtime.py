@@ -1,6 +1,6 @@
 """From the layers an artifact holds to those that compute fastest here, right after loading.
 
-`recode` goes the other way when a model is saved.
+`storage` goes the other way when a model is saved.
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ SIGN = -128
 BYTE = 8
 
 
-def make_computing(model: nn.Module) -> None:
+def to_runtime(model: nn.Module) -> None:
     """Replace layers by equal ones that compute fast; tied ones share the result."""
     _expand_coded(model)
     _order_packed(model)

@@ -25,7 +25,7 @@ def float_weight(layer: AnyLinear) -> Float[Tensor, "out in"]:
         weight = layer.unpadded_codes().float() * layer.scale.data[:, None]
         return weight if layer.input_scale is None else weight * layer.input_scale.data
     if isinstance(layer, PackedLinear | Int4Linear):
-        return layer.widened()
+        return layer.dequantized()
     return layer.weight.float()
 
 

@@ -1,4 +1,4 @@
-"""The state of a loaded model as an artifact stores it: the inverse of `computing`."""
+"""The state of a loaded model as an artifact stores it: the inverse of `runtime`."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,7 +19,7 @@ PACKED_KINDS = ("packed", "packed_embedding")
 COMPUTING_PARTS = ("codes", "scale", "input_scale", "blocks", "steps")
 
 
-def stored_state(
+def to_stored_state(
     model: nn.Module, layouts: dict[str, Any], tied: Mapping[str, str]
 ) -> dict[str, Tensor]:
     """Return the model's state with matrices in their stored form; the same codes give the same bytes.

@@ -26,7 +26,7 @@ from spq_core.models.weight_files import (
 )
 
 MAX_FILES = 512
-AT_ONCE = 4
+MAX_CONCURRENT = 4
 MAX_CONFIG_BYTES = 4 << 20
 FIRST_BYTES = 100_000
 """Most headers are shorter."""
@@ -68,7 +68,7 @@ def fetch_headers(api: HfApi, repo_id: str, revision: str) -> ModelHeaders:
                 f"{repo_id} has {len(files)} weight files, at most {MAX_FILES} are read",
             )
         config = _config(api, repo_id, commit)
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        with ThreadPoolExecutor(MAX_CONCURRENT) as pool:
             tensors: dict[str, WeightHeader] = {}
             for header in pool.map(lambda file: _header(api, repo_id, commit, file), files):
                 tensors |= header

@@ -45,7 +45,7 @@ class Budget:
     """For all matrices together."""
     allocation: str = "loss"
     """Name of the rule; see `rules`."""
-    turns: dict[str, float] = field(default_factory=dict)
+    block_influence: dict[str, float] = field(default_factory=dict)
     """Importance of each matrix's layer, for the rule `mgaa`."""
     dense: frozenset[str] = frozenset()
     """Of the matrices that remain, those that stay as they are, because there are bytes for it."""
@@ -62,13 +62,13 @@ class Budget:
         rest = {name: curve for name, curve in self.curves.items() if name not in self.spent}
         left = self.wanted_bytes - sum(self.spent.values())
         if self.leaves_whole:
-            self.dense = choose_dense(rest, left / self.excess(), self.dense_bytes)
+            self.dense = choose_dense(rest, left / self.bytes_correction(), self.dense_bytes)
         for name in self.dense:
             left -= self.dense_bytes * rest.pop(name).elements
-        rule = rule_named(self.allocation, self.turns)
-        return search(rule, rest, left / self.excess())
+        rule = rule_named(self.allocation, self.block_influence)
+        return search(rule, rest, left / self.bytes_correction())
 
-    def excess(self) -> float:
+    def bytes_correction(self) -> float:
         """Bytes spent over bytes predicted; 1 to begin with."""
         steady = total_bytes(self.curves, dict.fromkeys(self.curves, 2.0 ** (-32))) / 50
         return (sum(self.spent.values()) + steady) / (sum(self.predicted.values()) + steady)
@@ -100,7 +100,7 @@ class Budget:
             "overhead_bytes": [curve.overhead_bytes for curve in curves],
             "wanted_bytes": self.wanted_bytes,
             "allocation": self.allocation,
-            "turns": self.turns,
+            "turns": self.block_influence,
             "dense_bytes": self.dense_bytes,
             "leaves_whole": self.leaves_whole,
             "spent": self.spent,
@@ -130,7 +130,7 @@ class Budget:
             tensors["head_inputs"], tensors["probabilities"], tensors["gradients"]
         )
         self.wanted_bytes = values["wanted_bytes"]
-        self.allocation, self.turns = values["allocation"], values["turns"]
+        self.allocation, self.block_influence = values["allocation"], values["turns"]
         self.dense_bytes = values["dense_bytes"]
         self.leaves_whole = values["leaves_whole"]
         self.spent, self.predicted = values["spent"], values["predicted"]

@@ -106,7 +106,7 @@ def curve_of(
     """Measure a matrix.
 
     Args:
-        row_weights: g, how much each output counts. column_steps: D^(-1/2) of its inputs (see `feedback`).
+        row_weights: g, how much each output counts. column_steps: D^(-1/2) of its inputs (see `methods.quantization.gptq`).
     """
     picked = sample_rows(weight)
     # In units of each weight's step at level 1.

@@ -25,7 +25,7 @@ def price_at(level: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Directions:
+class SingularDirections:
     """A matrix that may become a low-rank pair."""
 
     losses: tuple[float, ...]
@@ -59,7 +59,7 @@ class Directions:
 
 
 @dataclass(frozen=True, slots=True)
-class Units:
+class PrunableUnits:
     """Parts of a layer that can go one by one: an MLP's neurons, or groups of attention heads."""
 
     losses: tuple[float, ...]
@@ -91,7 +91,7 @@ class Structure:
 
 
 def ranks_at(
-    matrices: Mapping[str, Directions], price: float, least_share: float = 0.0
+    matrices: Mapping[str, SingularDirections], price: float, least_share: float = 0.0
 ) -> dict[str, int]:
     """The matrices worth factorising at a price, in nats per byte, and their ranks.
 
@@ -103,12 +103,12 @@ def ranks_at(
     return {name: rank for name, (rank, cost) in best.items() if cost < 0 or name in forced}
 
 
-def kept_at(layers: Mapping[str, Units], price: float) -> dict[str, int]:
+def kept_at(layers: Mapping[str, PrunableUnits], price: float) -> dict[str, int]:
     """Per layer, how many units are worth their bytes at a price."""
     return {name: layer.kept_at(price) for name, layer in layers.items()}
 
 
-def kept_without(layers: Mapping[str, Units], ratio: float) -> dict[str, int]:
+def kept_without(layers: Mapping[str, PrunableUnits], ratio: float) -> dict[str, int]:
     """Per layer, how many units stay when the share `ratio` of all goes, those of least loss first.
 
     Each layer keeps its strongest unit.
@@ -121,7 +121,9 @@ def kept_without(layers: Mapping[str, Units], ratio: float) -> dict[str, int]:
     return {name: len(layers[name].losses) - gone[name] for name in layers}
 
 
-def price_for_bytes(parts: Sequence[Directions | Units], wanted_bytes: float) -> float:
+def price_for_bytes(
+    parts: Sequence[SingularDirections | PrunableUnits], wanted_bytes: float
+) -> float:
     """The lowest price at which all these take at most `wanted_bytes`."""
     low, high = -80.0, 20.0
     for _ in range(STEPS_OF_SEARCH):
@@ -133,6 +135,6 @@ def price_for_bytes(parts: Sequence[Directions | Units], wanted_bytes: float) ->
     return float(2.0**high)
 
 
-def structure_bytes(parts: Sequence[Directions | Units], price: float) -> float:
+def structure_bytes(parts: Sequence[SingularDirections | PrunableUnits], price: float) -> float:
     """Bytes of all of them at a price."""
     return sum(part.bytes_per_parameter * part.parameters_at(price) for part in parts)

@@ -21,10 +21,10 @@ from spq_core.recipe.settings import (
     Stage,
     SvdStage,
     fits_to_inputs,
-    leaves_to_target,
-    looks_at_text,
-    not_portable,
-    weighs_by_loss,
+    is_auto,
+    needs_calibration,
+    needs_sensitivity,
+    portability_error,
 )
 
 LEAST_SENSITIVITY_TOKENS, MOST_SENSITIVITY_TOKENS = 4096, 16384
@@ -147,7 +147,7 @@ class Recipe(Document):
         )
         if by_rate and self.target is None:
             raise ValueError("quantize with method rate needs a target: bytes_ratio or max_kl")
-        auto = [stage.type for stage in self.stages if leaves_to_target(stage)]
+        auto = [stage.type for stage in self.stages if is_auto(stage)]
         if auto and self.target is None:
             raise ValueError("auto needs a target to choose by")
         if auto and not by_rate and any(isinstance(one, QuantizeStage) for one in self.stages):
@@ -160,7 +160,7 @@ class Recipe(Document):
 
     def _check_structural_target(self, target: Target) -> None:
         """Without quantization by rate a target decides what stages remove, and nothing else may."""
-        open_stages = [stage for stage in self.stages if leaves_to_target(stage)]
+        open_stages = [stage for stage in self.stages if is_auto(stage)]
         if not open_stages:
             raise ValueError(
                 "a target needs a quantize stage with method rate, or stages set to auto"
@@ -168,7 +168,7 @@ class Recipe(Document):
         if target.max_kl is not None:
             raise ValueError("max_kl needs a quantize stage with method rate")
         for stage in self.stages:
-            if not isinstance(stage, RecoverStage) and not leaves_to_target(stage):
+            if not isinstance(stage, RecoverStage) and not is_auto(stage):
                 raise ValueError(
                     f"without quantization the target decides all that is removed; set {stage.type} to auto"
                 )
@@ -190,7 +190,7 @@ class Recipe(Document):
             if isinstance(stage, SvdStage) and "prune-heads" in kinds[index:]:
                 raise ValueError("prune-heads must come before svd")
         if "prune-heads" in kinds and any(
-            isinstance(stage, SvdStage) and leaves_to_target(stage) for stage in self.stages
+            isinstance(stage, SvdStage) and is_auto(stage) for stage in self.stages
         ):
             raise ValueError("variance auto and prune-heads cannot share a matrix; use one of them")
         return self
@@ -217,7 +217,7 @@ class Recipe(Document):
     def _in_a_portable_form(self) -> Self:
         if self.profile == "portable":
             for stage in self.stages:
-                reason = not_portable(stage)
+                reason = portability_error(stage)
                 if reason:
                     raise ValueError(
                         f"profile portable: {reason} (profile compact has no such limit)"
@@ -231,7 +231,7 @@ class Recipe(Document):
     @property
     def needs_calibration(self) -> bool:
         """Whether anything in the recipe looks at text."""
-        return self.target is not None or any(looks_at_text(stage) for stage in self.stages)
+        return self.target is not None or any(needs_calibration(stage) for stage in self.stages)
 
     @property
     def fits_to_inputs(self) -> bool:
@@ -241,7 +241,7 @@ class Recipe(Document):
     @property
     def needs_sensitivity(self) -> bool:
         """Whether anything is decided by what it costs in expected loss."""
-        return self.target is not None or any(weighs_by_loss(stage) for stage in self.stages)
+        return self.target is not None or any(needs_sensitivity(stage) for stage in self.stages)
 
     def document(self) -> dict[str, Any]:
         """The recipe with every default written out, as plain JSON values."""

@@ -196,7 +196,7 @@ AnyStage = SvdStage | PruneStage | PruneHeadsStage | QuantizeStage | RecoverStag
 Stage = Annotated[AnyStage, Field(discriminator="type")]
 
 
-def leaves_to_target(stage: AnyStage) -> bool:
+def is_auto(stage: AnyStage) -> bool:
     """Whether a stage's amount is set to `auto`."""
     match stage:
         case SvdStage():
@@ -209,7 +209,7 @@ def leaves_to_target(stage: AnyStage) -> bool:
             return False
 
 
-def not_portable(stage: AnyStage) -> str:
+def portability_error(stage: AnyStage) -> str:
     """Why stock runtimes cannot hold what a stage makes; empty if they can."""
     match stage:
         case SvdStage():
@@ -237,7 +237,7 @@ def _codes_not_portable(stage: QuantizeStage) -> str:
     return next((reason for reason, holds in reasons.items() if holds), "")
 
 
-def looks_at_text(stage: AnyStage) -> bool:
+def needs_calibration(stage: AnyStage) -> bool:
     """Whether a stage needs calibration text."""
     match stage:
         case SvdStage():
@@ -256,12 +256,12 @@ def fits_to_inputs(stage: AnyStage) -> bool:
         case PruneHeadsStage():
             return True
         case SvdStage() | QuantizeStage():
-            return looks_at_text(stage)
+            return needs_calibration(stage)
         case RecoverStage():
             return False  # it masks them
 
 
-def weighs_by_loss(stage: AnyStage) -> bool:
+def needs_sensitivity(stage: AnyStage) -> bool:
     """Whether a stage decides by expected loss, and so needs a walk over the source."""
     match stage:
         case SvdStage():

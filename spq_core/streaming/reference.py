@@ -22,7 +22,7 @@ TOKENS = 24
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class ReferenceActivations:
     """Random tokens on their way."""
 
     ids: Tensor
@@ -58,7 +58,9 @@ class Probe:
         return self.stream.through_rest(skeleton, rest, [0])[0].float()
 
 
-def begin_probe(skeleton: Skeleton, rest: PreTrainedModel, states: Tensor | None = None) -> Probe:
+def begin_reference(
+    skeleton: Skeleton, rest: PreTrainedModel, states: Tensor | None = None
+) -> ReferenceActivations:
     """Embed the tokens.
 
     Args:
@@ -72,4 +74,4 @@ def begin_probe(skeleton: Skeleton, rest: PreTrainedModel, states: Tensor | None
     entered = stream.hidden[0]
     if states is not None:
         stream.hidden[0] = states
-    return Probe(ids.to(entered.device), entered, stream)
+    return ReferenceActivations(ids.to(entered.device), entered, stream)

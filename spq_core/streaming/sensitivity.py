@@ -62,7 +62,7 @@ class LayerStatistics:
 
     matrices: dict[str, MatrixStatistics]
     """By name within the layer."""
-    turn: float
+    block_influence: float
     """1 − mean cosine between a token's states before and after the layer."""
 
 
@@ -86,13 +86,13 @@ def measure_sensitivity(
     progress.stage("sensitivity", 2 * skeleton.n_layers, "layers")
     stream = begin_stream(skeleton, load_rest(skeleton, checkpoint), windows)
     scratch.mkdir(parents=True, exist_ok=True)
-    turns: list[float] = []
+    block_influence: list[float] = []
     for index in range(skeleton.n_layers):
         before = torch.cat(stream.hidden)
         save_file({"hidden": before}, _states_file(scratch, index))
         stream.advance(index, load_layer(skeleton, checkpoint, index))
         cosine = functional.cosine_similarity(before, torch.cat(stream.hidden), dim=-1)
-        turns.append(1 - float(cosine.mean()))
+        block_influence.append(1 - float(cosine.mean()))
         progress.advance(f"forward, layer {index}")
     statistics, gradients = _through_head(skeleton, checkpoint, stream)
     for index in reversed(range(skeleton.n_layers)):
@@ -100,7 +100,7 @@ def measure_sensitivity(
         _states_file(scratch, index).unlink()
         layer = load_layer(skeleton, checkpoint, index)
         found, gradients = _back_through(skeleton, stream, index, layer, states, gradients)
-        visit(index, layer, LayerStatistics(found, turns[index]))
+        visit(index, layer, LayerStatistics(found, block_influence[index]))
         del found, layer  # before the next ones come
         progress.advance(f"back, layer {index}")
     rows = torch.cat(gradients).flatten(0, -2)

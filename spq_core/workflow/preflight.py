@@ -28,7 +28,7 @@ from spq_core.recipe.settings import (
     QuantizeStage,
     RecoverStage,
     SvdStage,
-    leaves_to_target,
+    is_auto,
 )
 from spq_core.workflow.load_gate import judged
 
@@ -120,11 +120,11 @@ def _small_stage(stage: AnyStage, *, fixed: bool) -> AnyStage:
             changes = {"steps": 2, "batch": 1, "length": TOKENS, "rank": rank}
         case QuantizeStage() if stage.group_size is not None:
             changes = {"group_size": min(stage.group_size, GROUP)}
-        case SvdStage() if fixed and leaves_to_target(stage):
+        case SvdStage() if fixed and is_auto(stage):
             changes = {"variance": AMOUNTS["variance"]}
-        case PruneStage() if fixed and leaves_to_target(stage):
+        case PruneStage() if fixed and is_auto(stage):
             changes = {"max_ratio": AMOUNTS["max_ratio"]}
-        case PruneHeadsStage() if fixed and leaves_to_target(stage):
+        case PruneHeadsStage() if fixed and is_auto(stage):
             changes = {"ratio": AMOUNTS["ratio"]}
     return stage.model_copy(update=changes)
 

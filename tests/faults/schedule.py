@@ -114,7 +114,7 @@ def ring_every_job_twenty_times(stack: Deployment, chance: random.Random) -> Non
     chance.shuffle(jobs)
     queue = CeleryQueue(celery_app(stack.valkey.url, 3600))
     for job_id in jobs:
-        queue.ring(job_id)
+        queue.notify(job_id)
 
 
 def let_the_hub_stumble(stack: Deployment, chance: random.Random) -> None:

@@ -8,7 +8,7 @@ from typing import Self
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.db.attempts import Attempt, Wish
+from app.db.attempts import Attempt, LeaseReply
 from app.domain.errors import FencedError
 from app.telemetry import log
 
@@ -52,9 +52,9 @@ class Heartbeat:
             try:
                 started = time.monotonic()
                 wish = self.attempt.renew(self.lease_seconds)
-                if wish is Wish.CANCEL:
+                if wish is LeaseReply.CANCEL:
                     self.canceled.set()
-                elif wish is Wish.STOP:
+                elif wish is LeaseReply.DEADLINE:
                     self.overdue.set()
                 self.renewed_at = started
             except FencedError:

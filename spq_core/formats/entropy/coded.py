@@ -211,7 +211,7 @@ def tied_head(embedding: Int8Embedding) -> Int8Linear:
     return head
 
 
-def stored_form(module: nn.Module) -> Coded | None:
+def to_stored(module: nn.Module) -> Coded | None:
     """The coded twin of an 8-bit layer on a lattice; None for anything else."""
     if isinstance(module, Int8Linear) and module.coded is not None:
         bias = None if module.bias is None else module.bias.data

@@ -67,7 +67,7 @@ class Int4Weight(ExactParts):
         self.steps = nn.Parameter(steps, requires_grad=False)
         self.shape = shape
 
-    def widened(self) -> Float[Tensor, "n_out n_in"]:
+    def dequantized(self) -> Float[Tensor, "n_out n_in"]:
         """The weight in float32."""
         shape = self.shape
         codes = from_blocks(self.blocks.data, shape.rows).float()

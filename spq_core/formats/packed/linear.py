@@ -70,7 +70,9 @@ class PackedWeight(ExactParts):
         self.zero = nn.Parameter(zero, requires_grad=False)
         self.bits, self.n_in, self.group_size = bits, n_in, group_size
 
-    def widened(self, rows: slice | Int[Tensor, " k"] = slice(None)) -> Float[Tensor, "rows n_in"]:
+    def dequantized(
+        self, rows: slice | Int[Tensor, " k"] = slice(None)
+    ) -> Float[Tensor, "rows n_in"]:
         """The weight in float32, or some of its rows."""
         codes = unpack(self.packed.data[rows], self.bits, self.n_in).float()
         scale, zero = self.scale.data[rows].float(), self.zero.data[rows].float()
@@ -119,7 +121,7 @@ class PackedLinear(PackedWeight):
             return product if self.bias is None else product + self.bias.to(product.dtype)
         rows = max(64, TILE_BYTES // (4 * self.n_in)) if x.device.type == "cpu" else n_out
         tiles = [
-            functional.linear(x, self.widened(slice(start, start + rows)).to(x.dtype))
+            functional.linear(x, self.dequantized(slice(start, start + rows)).to(x.dtype))
             for start in range(0, n_out, rows)
         ]
         product = tiles[0] if len(tiles) == 1 else torch.cat(tiles, dim=-1)
@@ -155,5 +157,5 @@ class PackedEmbedding(PackedWeight):
 
     def forward(self, ids: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch dim"]:
         """Return the rows of `ids`."""
-        rows = self.widened(ids.flatten()).view(*ids.shape, self.n_in)
+        rows = self.dequantized(ids.flatten()).view(*ids.shape, self.n_in)
         return scaled_rows(rows, self.output_scale, self.dtype_anchor.dtype)

@@ -7,7 +7,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from spq_core.methods.quantization.feedback import Cells, Feedback, round_with_feedback
+from spq_core.methods.quantization.gptq import Cells, HessianFactor, gptq_round
 
 SHRINKS = tuple(1 - step / 40 for step in range(17))
 """Shares of the full range that the scale search tries: 1 down to 0.6."""
@@ -37,7 +37,7 @@ class GridWeight(NamedTuple):
     codes: UInt8[Tensor, "out n_in"]
     grid: Grid
 
-    def widened(self) -> Float[Tensor, "out n_in"]:
+    def dequantized(self) -> Float[Tensor, "out n_in"]:
         """The weight in float32."""
         n_in = self.codes.shape[1]
         scale, zero = (per_column(part, self.grid.group_size, n_in) for part in self.grid[2:])
@@ -110,7 +110,7 @@ def _codes(values: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
 def round_to_grid(
     weight: Float[Tensor, "out n_in"],
     grid: Grid,
-    feedback: Feedback | None = None,
+    feedback: HessianFactor | None = None,
     *,
     sparsity: float = 0.0,
 ) -> GridWeight:
@@ -126,6 +126,6 @@ def round_to_grid(
         zero = zeros[groups]
         return Cells(scales[groups], -zero, grid.largest_code - zero)
 
-    codes = round_with_feedback(weight, feedback, cells_of, sparsity=sparsity)
+    codes = gptq_round(weight, feedback, cells_of, sparsity=sparsity)
     zero = per_column(grid.zero, grid.group_size, n_in)
     return GridWeight(codes.add_(zero).to(torch.uint8), grid)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from spq_core.errors import RecipeError
 from spq_core.formats.packed.linear import PackedEmbedding, PackedLinear, pack
 from spq_core.formats.slicing import bias_of, embedding_and_head, output_scale_of
-from spq_core.methods.quantization.feedback import Feedback, SharedFeedback
+from spq_core.methods.quantization.gptq import HessianFactor, SharedHessianFactor
 from spq_core.methods.quantization.grid import Grid, GridWeight, choose_grid, round_to_grid
 from spq_core.methods.quantization.matrices import matrices
 from spq_core.methods.quantization.row_blocks import row_blocks, stacks
@@ -22,7 +22,7 @@ from spq_core.streaming.inputs import LayerInputs
 
 @dataclass(slots=True)
 class GridStage:
-    """Wiring only; the mathematics is in `grid` and `feedback`."""
+    """Wiring only; the mathematics is in `grid` and `gptq`."""
 
     settings: QuantizeSettings
     family: Family
@@ -34,7 +34,7 @@ class GridStage:
     """Leave embedding and head alone, and take whole groups only: what the portable profile holds."""
     name: str = "quantize"
     needs_survey: bool = False
-    shared: SharedFeedback = field(default_factory=SharedFeedback)
+    shared: SharedHessianFactor = field(default_factory=SharedHessianFactor)
 
     @property
     def needs_calibration(self) -> bool:
@@ -115,7 +115,7 @@ class GridStage:
     ) -> list[tuple["_Packed", float]]:
         """Round matrices that share an input, and measure the relative error of their weights."""
         settings = self.settings
-        feedback: Feedback | None = None
+        feedback: HessianFactor | None = None
         if second is not None and settings.method == "gptq":
             feedback = self.shared.of(
                 second, settings.damping, strongest_first=settings.strongest_first
@@ -134,7 +134,7 @@ class GridStage:
                     own = grid._replace(scale=grid.scale[here], zero=grid.zero[here])
                     parts[index].append(_Packed.of(codes[here], own))
                     original = rows[here].double()
-                    rounded = GridWeight(codes[here], own).widened()
+                    rounded = GridWeight(codes[here], own).dequantized()
                     lost[index] += float((rounded - original).square().sum())
                     energy[index] += float(original.square().sum())
                 start += height

@@ -3,7 +3,7 @@
 A code that takes its entropy to store, and no fixed width, has no largest value to scale by: the
 steps are free. Minimising the expected loss at a given total entropy then asks that every weight
 contribute the same loss (reverse water-filling). Row i counts g_i in the loss, and with error
-feedback column j counts D_j (see `feedback`), so the step of weight (i, j) is
+feedback column j counts D_j (see `gptq`), so the step of weight (i, j) is
     sqrt(level / (g_i D_j)),
 and each weight adds level / 24 to the loss while steps are fine. A scalar quantizer with entropy
 coding stays within 0.25 bit of the rate-distortion bound (Gish & Pierce 1968,
@@ -21,12 +21,12 @@ from jaxtyping import Float, Int8
 from torch import Tensor
 
 from spq_core.formats.steps import Steps, on_grid
-from spq_core.methods.quantization.feedback import (
+from spq_core.methods.quantization.gptq import (
     Cells,
     CellsOf,
-    Feedback,
+    HessianFactor,
+    gptq_round,
     output_error,
-    round_with_feedback,
 )
 from spq_core.methods.quantization.row_blocks import row_blocks, stacks
 from spq_core.planning.curve import (
@@ -52,14 +52,14 @@ class LatticeWeight(NamedTuple):
         """Share of codes at the end of their range, 0 to 1: at most so many weights were cut to fit."""
         return float((self.codes.abs() == LARGEST_CODE).float().mean())
 
-    def widened(self) -> Float[Tensor, "out n_in"]:
+    def dequantized(self) -> Float[Tensor, "out n_in"]:
         """The weight in float32."""
         return self.codes.float() * self.steps.row_steps[:, None] * self.steps.column_steps[None]
 
 
 def choose_steps(
     weight: Float[Tensor, "out n_in"],
-    feedback: Feedback,
+    feedback: HessianFactor,
     row_weights: Float[Tensor, " out"],
     level: float,
 ) -> Steps:
@@ -88,7 +88,7 @@ def choose_steps(
 
 def round_to_lattice(
     weights: Sequence[Float[Tensor, "out n_in"]],
-    feedback: Feedback,
+    feedback: HessianFactor,
     steps: Sequence[Steps],
     second_moment: Float[Tensor, "n_in n_in"],
 ) -> list[LatticeWeight]:
@@ -102,7 +102,7 @@ def round_to_lattice(
     for stack in stacks(weights):
         rows = torch.cat([weights[index][some] for index, some in stack])
         own = [steps[index]._replace(rows=steps[index].rows[some]) for index, some in stack]
-        found = round_with_feedback(rows, feedback, _cells_of(own), dtype=torch.int8)
+        found = gptq_round(rows, feedback, _cells_of(own), dtype=torch.int8)
         heights = [some.stop - some.start for _, some in stack]
         for (index, some), part in zip(stack, torch.split(found, heights), strict=True):
             codes[index][some] = part

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from spq_core.errors import NumericalError, RecipeError
 from spq_core.methods.recovery.samples import RecoverySamples
-from spq_core.methods.recovery.trainables import Trainables
+from spq_core.methods.recovery.trainables import AdapterParameters
 from spq_core.methods.recovery.walk import Batch, gradients_of
 from spq_core.methods.stage import StageState
 from spq_core.models.blocked import BlockedModel
@@ -40,12 +40,12 @@ class RecoverStage:
     needs_survey: bool = False
     needs_calibration: bool = False
     needs_inputs: bool = False
-    trainables: Trainables = field(init=False)
+    trainables: AdapterParameters = field(init=False)
     losses: list[float] = field(default_factory=list)
     """Of each step so far."""
 
     def __post_init__(self) -> None:
-        self.trainables = Trainables(self.settings)
+        self.trainables = AdapterParameters(self.settings)
 
     def survey(self, path: str, block: nn.Module, run_samples: Callable[[], None]) -> None:
         """Nothing to learn from one block."""
@@ -80,7 +80,7 @@ class RecoverStage:
     def apply(self, path: str, block: nn.Module, inputs: LayerInputs | None) -> list[ModuleReport]:
         """Leave what was trained in a block."""
         del inputs
-        changed = self.trainables.settle(path, block)
+        changed = self.trainables.merge_or_attach(path, block)
         figures: dict[str, float | int | str] = {
             "rank": self.settings.rank,
             "steps": self.settings.steps,

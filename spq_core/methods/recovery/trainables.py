@@ -15,7 +15,7 @@ DOWN, UP = "adapter_down", "adapter_up"
 
 
 @dataclass(slots=True)
-class Trainables:
+class AdapterParameters:
     """All trained tensors by full name, in float32; they outlive the blocks they are put into."""
 
     settings: RecoverStage
@@ -59,7 +59,7 @@ class Trainables:
                         other.weight = trained
         return members
 
-    def settle(self, path: str, block: nn.Module) -> list[str]:
+    def merge_or_attach(self, path: str, block: nn.Module) -> list[str]:
         """Leave what was trained in a block; return the names of the changed modules."""
         changed = []
         for name, module in list(block.named_modules()):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from spq_core.methods.recovery.trainables import Trainables
+from spq_core.methods.recovery.trainables import AdapterParameters
 from spq_core.models.blocked import BlockedModel
 from spq_core.models.skeleton import Skeleton
 from spq_core.streaming.head import TOKENS, Head
@@ -41,7 +41,7 @@ class StepResult(NamedTuple):
 
 def gradients_of(
     model: BlockedModel,
-    trainables: Trainables,
+    trainables: AdapterParameters,
     batch: Batch,
     teacher: tuple[Head, list[Tensor]] | None,
 ) -> StepResult:

@@ -15,7 +15,7 @@ from app.db.models import Job, JobEvent, OutboxMessage
 from app.db.recovery import (
     fail_overdue_jobs,
     free_lost_jobs,
-    ring_forgotten_jobs,
+    notify_forgotten_jobs,
     take_due_messages,
 )
 from app.db.session import now
@@ -30,7 +30,7 @@ class RecordingQueue:
     def __init__(self):
         self.rung, self.broken = [], False
 
-    def ring(self, job_id):
+    def notify(self, job_id):
         if self.broken:
             raise ConnectionRefusedError
         self.rung.append(job_id)
@@ -163,9 +163,9 @@ def test_doorbells_wait_for_the_broker_and_none_is_lost(database, keeper):
 def test_a_forgotten_job_is_rung_again(database, keeper):
     job = add(database)
     keeper.relay()
-    assert ring_forgotten_jobs(database, 60) == 0, "announced a moment ago"
-    assert ring_forgotten_jobs(database, -1) == 1
-    assert ring_forgotten_jobs(database, -1) == 0, "one open doorbell is enough"
+    assert notify_forgotten_jobs(database, 60) == 0, "announced a moment ago"
+    assert notify_forgotten_jobs(database, -1) == 1
+    assert notify_forgotten_jobs(database, -1) == 0, "one open doorbell is enough"
     keeper.relay()
     assert keeper.queue.rung == [job, job]
 
@@ -234,18 +234,18 @@ def test_only_the_oldest_waiting_jobs_are_rung_again(database, monkeypatch):
     jobs = [add(database) for _ in range(4)]
     with database.write() as session:
         session.execute(delete(OutboxMessage))
-    assert ring_forgotten_jobs(database, -1) == 2
+    assert notify_forgotten_jobs(database, -1) == 2
     with database.read() as session:
         rung = session.scalars(select(OutboxMessage.job_id).order_by(OutboxMessage.id)).all()
     assert rung == jobs[:2]
     claim(database, jobs[0], "w", 60)
-    assert ring_forgotten_jobs(database, -1) == 1, "the next one, when the first has been taken"
+    assert notify_forgotten_jobs(database, -1) == 1, "the next one, when the first has been taken"
 
 
 def test_a_broker_that_hangs_keeps_nobody_from_submitting(database, keeper):
     first = add(database)
     during = []
-    keeper.queue.ring = lambda job_id: during.append((job_id, add(database)))
+    keeper.queue.notify = lambda job_id: during.append((job_id, add(database)))
     keeper.relay()
     assert during[0][0] == first
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from app.estimates.service import AT_ONCE
+from app.estimates.service import MAX_CONCURRENT
 from tests.hub_server import stub_hub
 from tests.models import save_tiny
 
@@ -144,12 +144,12 @@ def test_a_hub_that_does_not_answer_is_said_so(api, hub):
 def test_only_so_many_at_once(api, hub, tiny_llama):
     hub.add_model("org/tiny", tiny_llama)
     places = api.client.app.state.feasibility.places
-    taken = [places.acquire(blocking=False) for _ in range(AT_ONCE)]
+    taken = [places.acquire(blocking=False) for _ in range(MAX_CONCURRENT)]
     assert all(taken)
     answer = ask(api)
     assert (answer.status_code, answer.json()["code"]) == (429, "too_many_requests")
-    places.release(AT_ONCE)
-    assert [ask(api).status_code for _ in range(AT_ONCE + 1)] == [200] * (AT_ONCE + 1)
+    places.release(MAX_CONCURRENT)
+    assert [ask(api).status_code for _ in range(MAX_CONCURRENT + 1)] == [200] * (MAX_CONCURRENT + 1)
 
 
 def test_a_key_is_needed(api):

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import select, update
 
-from app.db.attempts import Attempt, FinishedArtifact, Wish, claim
+from app.db.attempts import Attempt, FinishedArtifact, LeaseReply, claim
 from app.db.keys import find_principal
 from app.db.models import IdempotentAnswer, Job, OutboxMessage
 from app.db.quotas import set_limits
@@ -239,7 +239,7 @@ def test_cancelling(api):
     for _ in range(2):
         answer = api.client.post(f"/jobs/{running}/cancel", headers=headers)
         assert (answer.status_code, answer.json()["status"]) == (202, "canceling")
-    assert attempt.renew(60) is Wish.CANCEL
+    assert attempt.renew(60) is LeaseReply.CANCEL
     attempt.cancel()
     answer = api.client.post(f"/jobs/{running}/cancel", headers=headers)
     assert (answer.status_code, answer.json()["status"]) == (200, "canceled")

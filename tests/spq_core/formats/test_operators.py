@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from spq_core.formats.int8.linear import Int8Linear
-from spq_core.formats.runtime import make_computing
+from spq_core.formats.runtime import to_runtime
 from spq_core.formats.slicing import float_weight
 from tests.spq_core.formats.int4.test_matmul import needs_kernel, packed_layer
 
@@ -24,8 +24,8 @@ def int8_layer():
 def int4_layer():
     stored = packed_layer(70, 100, 32, bias=True)
     model = torch.nn.Sequential(stored)
-    make_computing(model)
-    return model[0], stored.widened()
+    to_runtime(model)
+    return model[0], stored.dequantized()
 
 
 LAYERS = [

@@ -15,8 +15,8 @@ from spq_core.planning.rules import (
     total_bytes,
 )
 from spq_core.planning.structure import (
-    Directions,
-    Units,
+    PrunableUnits,
+    SingularDirections,
     kept_at,
     kept_without,
     price_for_bytes,
@@ -83,7 +83,7 @@ def test_bytes_that_no_lattice_can_use_go_to_whole_matrices():
 
 def test_a_rank_is_the_one_that_costs_least_of_all():
     losses = tuple(2.0**-index for index in range(32))
-    matrix = Directions(losses, 32, 48, 1.5)
+    matrix = SingularDirections(losses, 32, 48, 1.5)
     for price in (1e-6, 1e-4, 1e-3, 1e-2):
         costs = {rank: sum(losses[rank:]) + price * 1.5 * rank * 80 for rank in range(1, 33)} | {
             None: price * 1.5 * 32 * 48
@@ -93,8 +93,11 @@ def test_a_rank_is_the_one_that_costs_least_of_all():
 
 def test_a_price_makes_the_bytes_fit_and_takes_first_what_counts_least():
     flat, steep = (1000.0,) * 40, tuple(10.0**-index for index in range(40))
-    matrices = {"flat": Directions(flat, 40, 40, 2.0), "steep": Directions(steep, 40, 40, 2.0)}
-    layers = {"mlp": Units(tuple(float(index) for index in range(1, 101)), 30, 2.0)}
+    matrices = {
+        "flat": SingularDirections(flat, 40, 40, 2.0),
+        "steep": SingularDirections(steep, 40, 40, 2.0),
+    }
+    layers = {"mlp": PrunableUnits(tuple(float(index) for index in range(1, 101)), 30, 2.0)}
     whole = 2 * 2.0 * 1600 + 2.0 * 100 * 30
     price = price_for_bytes([*matrices.values(), *layers.values()], 0.7 * whole)
     ranks, neurons = ranks_at(matrices, price), kept_at(layers, price)
@@ -106,7 +109,9 @@ def test_a_price_makes_the_bytes_fit_and_takes_first_what_counts_least():
 
 def test_a_least_share_of_matrices_becomes_pairs_and_loses_as_little_as_it_can():
     matrices = {
-        f"{scale:g}": Directions(tuple(scale * 0.9**index for index in range(40)), 40, 40, 1.0)
+        f"{scale:g}": SingularDirections(
+            tuple(scale * 0.9**index for index in range(40)), 40, 40, 1.0
+        )
         for scale in (1.0, 10.0, 100.0, 1000.0)
     }
     assert ranks_at(matrices, 1e-9) == {}
@@ -115,9 +120,9 @@ def test_a_least_share_of_matrices_becomes_pairs_and_loses_as_little_as_it_can()
 
 def test_a_share_of_all_units_goes_from_where_it_costs_least():
     layers = {
-        "a": Units((5.0, 1.0, 2.0), 10, 0.0),
-        "b": Units((0.1, 0.2, 0.3), 10, 0.0),
-        "c": Units((9.0, 8.0, 7.0), 10, 0.0),
+        "a": PrunableUnits((5.0, 1.0, 2.0), 10, 0.0),
+        "b": PrunableUnits((0.1, 0.2, 0.3), 10, 0.0),
+        "c": PrunableUnits((9.0, 8.0, 7.0), 10, 0.0),
     }
     assert kept_without(layers, 0.0) == {"a": 3, "b": 3, "c": 3}
     assert kept_without(layers, 0.34) == {"a": 2, "b": 1, "c": 3}  # b keeps its strongest

@@ -3,7 +3,7 @@ import torch
 
 from spq_core.errors import NumericalError
 from spq_core.streaming.inverse import damp, inverse_factor
-from tests.spq_core.methods.quantization.test_feedback import correlated_inputs
+from tests.spq_core.methods.quantization.test_gptq import correlated_inputs
 
 N = 1300  # whole blocks and a rest
 

@@ -13,7 +13,7 @@ from spq_core.formats.int4.matmul import (
 )
 from spq_core.formats.int8.linear import Int8Linear
 from spq_core.formats.packed.linear import PackedEmbedding, PackedLinear, pack
-from spq_core.formats.runtime import make_computing
+from spq_core.formats.runtime import to_runtime
 from spq_core.methods.quantization.grid import choose_grid, round_to_grid
 
 needs_kernel = pytest.mark.skipif(
@@ -57,7 +57,7 @@ def test_it_multiplies_by_the_weight_that_is_stored(dtype, rows, n_out, n_in, gr
     stored = packed_layer(n_out, n_in, group, bias=True)
     layer = Int4Linear(*blocks_of(stored), stored.bias.data)
     x = torch.randn(rows, n_in).to(dtype)
-    expected = x.double() @ stored.widened().double().T + stored.bias.double()
+    expected = x.double() @ stored.dequantized().double().T + stored.bias.double()
     actual = layer(x)
     assert actual.dtype == dtype
     assert actual.shape == (rows, n_out)
@@ -106,7 +106,7 @@ def test_grids_the_kernel_cannot_hold_keep_their_stored_form(change):
     else:
         layer.scale.data[0, 0] = 0.1  # not a bfloat16
     model = torch.nn.Sequential(layer)
-    make_computing(model)
+    to_runtime(model)
     assert model[0] is layer
 
 
@@ -121,14 +121,14 @@ def test_memory_is_that_of_the_codes():
 def test_what_no_kernel_takes_keeps_its_stored_form():
     for layer in (packed_layer(16, 96, 24), packed_layer(16, 96, 32, bits=3)):
         model = torch.nn.Sequential(layer)
-        make_computing(model)
+        to_runtime(model)
         assert model[0] is layer
 
 
 def test_8_bit_rows_become_int8_layers():
     model = torch.nn.Sequential(packed_layer(40, 100, None, bits=8, symmetric=True, bias=True))
     stored, x = model[0], torch.randn(5, 100)
-    make_computing(model)
+    to_runtime(model)
     assert isinstance(model[0], Int8Linear)
     expected = stored(x)
     assert float((model[0](x) - expected).norm() / expected.norm()) < 0.01

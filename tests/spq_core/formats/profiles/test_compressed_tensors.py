@@ -59,7 +59,7 @@ def test_the_library_reads_the_weights_we_mean(bits, n_out, n_in, group):
     stored = PortableLinear(linear, torch.bfloat16).state_dict()
     read = BaseCompressor.get_value_from_registry("pack-quantized").decompress(stored, scheme)
     # the library multiplies in the scale's dtype
-    wanted = linear.widened().to(torch.bfloat16)
+    wanted = linear.dequantized().to(torch.bfloat16)
     torch.testing.assert_close(read["weight"], wanted, rtol=0, atol=0)
 
 

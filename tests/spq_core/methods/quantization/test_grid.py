@@ -21,11 +21,11 @@ def test_packing_loses_nothing(bits, rows, columns, seed):
 def test_rounding_is_off_by_half_a_step_at_most(group_size, symmetric):
     weight = torch.randn(6, 40, generator=torch.Generator().manual_seed(0))
     grid = choose_grid(weight, 4, group_size, symmetric=symmetric)
-    error = (round_to_grid(weight, grid).widened() - weight).abs()
+    error = (round_to_grid(weight, grid).dequantized() - weight).abs()
     # half a step, and another half where the zero point was rounded
     assert (error <= 1.01 * grid.scale.max()).all()
     zeros = torch.zeros(6, 40)
-    assert torch.equal(round_to_grid(zeros, choose_grid(zeros, 4)).widened(), zeros)
+    assert torch.equal(round_to_grid(zeros, choose_grid(zeros, 4)).dequantized(), zeros)
 
 
 def test_a_searched_scale_leaves_no_more_weighted_error():
@@ -36,7 +36,9 @@ def test_a_searched_scale_leaves_no_more_weighted_error():
     energy[3] = 1e-4
     errors = []
     for weights in (None, energy):
-        rounded = round_to_grid(weight, choose_grid(weight, 3, column_weights=weights)).widened()
+        rounded = round_to_grid(
+            weight, choose_grid(weight, 3, column_weights=weights)
+        ).dequantized()
         errors.append(float(((rounded - weight).square() * energy).sum()))
     assert errors[1] < 0.7 * errors[0]
 
@@ -53,7 +55,7 @@ def test_a_packed_layer_multiplies_by_the_widened_weight(n_in, dtype):
         bits=3, n_in=n_in, group_size=16,
     ).to(dtype)  # fmt: skip
     x = torch.randn(2, 5, n_in, generator=generator).to(dtype)
-    expected = x.float() @ rounded.widened().T + bias.to(dtype).float()
+    expected = x.float() @ rounded.dequantized().T + bias.to(dtype).float()
     tolerance = 1e-4 if dtype == torch.float32 else 0.02
     torch.testing.assert_close(layer(x).float(), expected, rtol=tolerance, atol=tolerance * 10)
     assert layer.scale.dtype == torch.float16

@@ -9,11 +9,11 @@ from spq_core.formats.entropy.coded import decode, encode, lattice_linear
 from spq_core.formats.slicing import float_weight
 from spq_core.formats.steps import CodedWeight, Steps
 from spq_core.methods.quantization import row_blocks
-from spq_core.methods.quantization.feedback import feedback_of, output_error
+from spq_core.methods.quantization.gptq import hessian_factor, output_error
 from spq_core.methods.quantization.grid import choose_grid, round_to_grid
 from spq_core.methods.quantization.lattice import choose_steps, round_to_lattice
 from spq_core.planning.curve import curve_of
-from tests.spq_core.methods.quantization.test_feedback import correlated_inputs, damped
+from tests.spq_core.methods.quantization.test_gptq import correlated_inputs, damped
 
 
 def example(rows=96, columns=64):
@@ -23,7 +23,7 @@ def example(rows=96, columns=64):
 
 
 def rounded_at(level, weight, second, row_weights):
-    feedback = feedback_of(second)
+    feedback = hessian_factor(second)
     steps = choose_steps(weight, feedback, row_weights, level)
     return round_to_lattice([weight], feedback, [steps], second)[0]
 
@@ -32,7 +32,7 @@ def test_fine_lattices_cost_a_twelfth_of_their_level_per_weight():
     weight, second, row_weights = example()
     level = 1e-2
     lattice = rounded_at(level, weight, second, row_weights)
-    cost = (row_weights * output_error(weight, lattice.widened(), damped(second).float())).sum()
+    cost = (row_weights * output_error(weight, lattice.dequantized(), damped(second).float())).sum()
     assert float(cost) / weight.numel() == pytest.approx(level / 12, rel=0.1)
 
 
@@ -40,14 +40,14 @@ def test_a_lattice_beats_a_grid_of_the_same_bytes_by_far():
     weight, second, row_weights = example(256)
     grid = choose_grid(weight, 4, 32, symmetric=False)
     bits = 4 + 24 / 32
-    by_grid = round_to_grid(weight, grid, feedback_of(second)).widened()
-    level = curve_of(weight, row_weights, feedback_of(second).column_steps).level_with_bits(bits)
+    by_grid = round_to_grid(weight, grid, hessian_factor(second)).dequantized()
+    level = curve_of(weight, row_weights, hessian_factor(second).column_steps).level_with_bits(bits)
     lattice = rounded_at(level, weight, second, row_weights)
     stored = encode(lattice.codes, lattice.steps).packed.numel() * 8 / weight.numel()
     assert stored < bits + 0.3  # 320 bytes of steps weigh more here than in a real matrix
     ours, theirs = (
         float((row_weights * output_error(weight, changed, second)).sum())
-        for changed in (lattice.widened(), by_grid)
+        for changed in (lattice.dequantized(), by_grid)
     )
     assert ours < 0.5 * theirs
 
@@ -65,7 +65,7 @@ def test_matrices_that_share_an_input_are_rounded_as_each_alone(monkeypatch, sta
     """However many rows memory lets them be rounded at once."""
     first, second, row_weights = example(96)
     other = example(40)[0].flip(1)
-    feedback = feedback_of(second)
+    feedback = hessian_factor(second)
     steps = [
         choose_steps(weight, feedback, row_weights[: len(weight)], level)
         for weight, level in ((first, 1e-2), (other, 1e-3))
@@ -149,9 +149,9 @@ def test_a_layer_of_lattice_codes_multiplies_by_the_widened_weight(tokens):
     weight, second, row_weights = example()
     lattice = rounded_at(1e-2, weight, second, row_weights)
     layer = lattice_linear(lattice.codes, lattice.steps, None)
-    torch.testing.assert_close(float_weight(layer), lattice.widened())
+    torch.testing.assert_close(float_weight(layer), lattice.dequantized())
     x = torch.randn(tokens, 64, generator=torch.Generator().manual_seed(7))
-    expected = x @ lattice.widened().T
+    expected = x @ lattice.dequantized().T
     assert (layer(x) - expected).norm() < 0.01 * expected.norm()
     assert layer.to(torch.bfloat16).input_scale.dtype == torch.float32
 
@@ -164,6 +164,6 @@ def test_rows_that_are_far_apart_clip_nothing(apart):
     row_weights = torch.cat([torch.full((48,), apart**-2.0), torch.ones(48)])
     rounded = rounded_at(1e-4, weight, second, row_weights)
     large = slice(0, 48)
-    error = (rounded.widened() - weight)[large].abs().max() / weight[large].abs().max()
+    error = (rounded.dequantized() - weight)[large].abs().max() / weight[large].abs().max()
     assert float(error) < 0.02
     assert rounded.clipped < 0.001

@@ -13,7 +13,7 @@ from spq_core.errors import RecipeError
 from spq_core.formats.adapted.linear import AdaptedLinear
 from spq_core.formats.low_rank.linear import LowRankLinear
 from spq_core.methods.recovery.samples import recovery_samples
-from spq_core.methods.recovery.trainables import Trainables
+from spq_core.methods.recovery.trainables import AdapterParameters
 from spq_core.methods.recovery.walk import Batch, gradients_of
 from spq_core.models.blocks import blocked_source
 from spq_core.models.checkpoint import open_checkpoint
@@ -100,7 +100,7 @@ def test_gradients_are_those_of_the_whole_model(tmp_path, family, objective):
     real[1, 17:] = False
     batch = Batch(rows, real)
     settings = RecoverStage(type="recover", trains=("norms", "embedding"), rank=3)
-    trainables, student = Trainables(settings), blocked(folder)
+    trainables, student = AdapterParameters(settings), blocked(folder)
     teacher = blocked(tmp_path / "teacher")
     taught = None
     if objective == "logits":

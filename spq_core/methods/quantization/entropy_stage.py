@@ -11,7 +11,7 @@ from spq_core.formats.entropy.coded import encode, lattice_embedding, lattice_li
 from spq_core.formats.slicing import bias_of, embedding_and_head, output_scale_of
 from spq_core.formats.steps import CodedWeight
 from spq_core.memory import return_freed_memory
-from spq_core.methods.quantization.feedback import SharedFeedback
+from spq_core.methods.quantization.gptq import SharedHessianFactor
 from spq_core.methods.quantization.lattice import LatticeWeight, choose_steps, round_to_lattice
 from spq_core.methods.quantization.matrices import Matrix, matrices
 from spq_core.methods.stage import StageState
@@ -42,7 +42,7 @@ class _Wanted(NamedTuple):
 
 
 @dataclass(slots=True)
-class RateStage:
+class EntropyStage:
     """Rounds each matrix at the level its budget gives it."""
 
     settings: QuantizeSettings
@@ -56,7 +56,7 @@ class RateStage:
     needs_survey: bool = False
     needs_calibration: bool = True
     needs_inputs: bool = True
-    shared: SharedFeedback = field(default_factory=SharedFeedback)
+    shared: SharedHessianFactor = field(default_factory=SharedHessianFactor)
 
     def survey(self, path: str, block: nn.Module, run_samples: Callable[[], None]) -> None:
         """Nothing to learn: the budget was planned before."""

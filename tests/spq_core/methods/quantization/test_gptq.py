@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from spq_core.methods.quantization import feedback as feedback_module
-from spq_core.methods.quantization.feedback import (
+from spq_core.methods.quantization import gptq as feedback_module
+from spq_core.methods.quantization.gptq import (
     Cells,
-    feedback_of,
+    gptq_round,
+    hessian_factor,
     output_error,
-    round_with_feedback,
 )
 from spq_core.methods.quantization.grid import choose_grid, round_to_grid
 from spq_core.streaming.inverse import damp
@@ -39,8 +39,8 @@ def whole_numbers(columns):
 @pytest.mark.parametrize("strongest_first", [True, False])
 def test_every_rounding_is_made_up_for_by_the_best_update_of_the_rest(strongest_first):
     weight, second = random_weight(), correlated_inputs()
-    feedback = feedback_of(second, strongest_first=strongest_first)
-    ours = round_with_feedback(weight, feedback, whole_numbers)
+    feedback = hessian_factor(second, strongest_first=strongest_first)
+    ours = gptq_round(weight, feedback, whole_numbers)
     # The same by solving the least-squares problem for the remaining columns at every step.
     exact, order = damped(second), feedback.order.tolist()
     rounded = torch.zeros_like(weight, dtype=torch.float64)
@@ -60,7 +60,7 @@ def test_every_rounding_is_made_up_for_by_the_best_update_of_the_rest(strongest_
 def test_the_factor_is_that_of_the_damped_moment(strongest_first, damping):
     n = 1100
     second = correlated_inputs(n, tokens=2 * n)
-    feedback = feedback_of(second, damping, strongest_first=strongest_first)
+    feedback = hessian_factor(second, damping, strongest_first=strongest_first)
     order = feedback.order
     exact = second.double()
     damp(exact, damping)
@@ -90,7 +90,7 @@ def test_float32_fails_where_float64_does_not(monkeypatch):
 
     monkeypatch.setattr(torch.linalg, "cholesky_ex", failing)
     second = correlated_inputs()
-    lower = feedback_of(second, strongest_first=False).lower
+    lower = hessian_factor(second, strongest_first=False).lower
     assert tried == [torch.float32, torch.float64]
     torch.testing.assert_close((lower @ lower.T).flip(0, 1), damped(second))
 
@@ -98,8 +98,8 @@ def test_float32_fails_where_float64_does_not(monkeypatch):
 def test_a_second_moment_that_cannot_be_inverted_is_damped():
     row = torch.randn(1, 24, generator=torch.Generator().manual_seed(2))
     for second in (row.T @ row, torch.zeros(24, 24)):
-        feedback = feedback_of(second)
-        rounded = round_with_feedback(random_weight(), feedback, whole_numbers)
+        feedback = hessian_factor(second)
+        rounded = gptq_round(random_weight(), feedback, whole_numbers)
         assert torch.isfinite(feedback.lower).all()
         assert int(rounded.abs().max()) < 50
 
@@ -115,8 +115,8 @@ def test_one_input_a_million_times_as_strong_does_not_drown_the_others():
     others = torch.arange(24) != 5
     quiet = scaled[others][:, others]
     error = {}
-    for name, feedback in {"feedback": feedback_of(scaled), "none": None}.items():
-        rounded = round_to_grid(weight, grid, feedback).widened()
+    for name, feedback in {"feedback": hessian_factor(scaled), "none": None}.items():
+        rounded = round_to_grid(weight, grid, feedback).dequantized()
         error[name] = output_error(weight[:, others], rounded[:, others], quiet).sum()
     assert error["feedback"] < 0.7 * error["none"]
 
@@ -127,8 +127,8 @@ def test_one_input_a_million_times_as_strong_does_not_drown_the_others():
 def test_feedback_leaves_less_output_error_than_rounding(bits, symmetric, group_size):
     weight, second = random_weight(), correlated_inputs()
     grid = choose_grid(weight, bits, group_size, symmetric=symmetric)
-    plain = round_to_grid(weight, grid).widened()
-    paid = round_to_grid(weight, grid, feedback_of(second)).widened()
+    plain = round_to_grid(weight, grid).dequantized()
+    paid = round_to_grid(weight, grid, hessian_factor(second)).dequantized()
     assert (
         output_error(weight, paid, second).sum() < 0.8 * output_error(weight, plain, second).sum()
     )
@@ -137,7 +137,7 @@ def test_feedback_leaves_less_output_error_than_rounding(bits, symmetric, group_
 def test_sparsity_removes_the_share_it_names_and_pays_for_it():
     weight, second = random_weight(), correlated_inputs()
     grid = choose_grid(weight, 8)
-    sparse = round_to_grid(weight, grid, feedback_of(second), sparsity=0.5).widened()
+    sparse = round_to_grid(weight, grid, hessian_factor(second), sparsity=0.5).dequantized()
     assert (sparse == 0).float().mean() == pytest.approx(0.5, abs=0.02)
     cut = torch.where(sparse == 0, 0.0, weight)
     assert (
@@ -152,7 +152,7 @@ def test_matrices_with_one_input_are_factorised_once(monkeypatch):
         "feedback_of",
         lambda second, *_args, **_named: made.append(second) or second,
     )
-    shared, one, other = feedback_module.SharedFeedback(), torch.eye(3), torch.eye(3)
+    shared, one, other = feedback_module.SharedHessianFactor(), torch.eye(3), torch.eye(3)
     for second in (one, one, one, other, other, one):
         assert shared.of(second, 0.01, strongest_first=True) is second
     assert [second is one for second in made] == [True, False, True]

@@ -36,7 +36,7 @@ CellsOf = Callable[[Int64[Tensor, " columns"]], Cells]
 """Indices of columns in the matrix → their cells."""
 
 
-class Feedback(NamedTuple):
+class HessianFactor(NamedTuple):
     """What a second moment says about the order and price of rounding.
 
     With J the reversal of that order and J H J = L Lᵀ, J L J is upper triangular: A with its columns times
@@ -60,12 +60,12 @@ class Feedback(NamedTuple):
         return self.lower[begin:, begin:end].flip(0, 1).float()
 
 
-def feedback_of(
+def hessian_factor(
     second_moment: Float[Tensor, "n n"],
     damping: float = DAMPING,
     *,
     strongest_first: bool = True,
-) -> Feedback:
+) -> HessianFactor:
     """Factorise a second moment.
 
     Args:
@@ -73,21 +73,21 @@ def feedback_of(
     """
     order = rounding_order(second_moment, strongest_first=strongest_first)
     dtype = torch.float32 if damping >= LEAST_DAMPING else torch.float64
-    return Feedback(order, damped_cholesky(second_moment, order.flip(0), damping, dtype=dtype))
+    return HessianFactor(order, damped_cholesky(second_moment, order.flip(0), damping, dtype=dtype))
 
 
 @dataclass(slots=True)
-class SharedFeedback:
+class SharedHessianFactor:
     """Keeps the factors of one second moment: matrices that come one after another share their input."""
 
     second: Tensor | None = None
-    factors: Feedback | None = None
+    factors: HessianFactor | None = None
 
-    def of(self, second: Tensor, damping: float, *, strongest_first: bool) -> Feedback:
-        """`feedback_of`, from before if this second moment was the last one."""
+    def of(self, second: Tensor, damping: float, *, strongest_first: bool) -> HessianFactor:
+        """`hessian_factor`, from before if this second moment was the last one."""
         if self.factors is None or self.second is not second:
             self.forget()  # before the next: each is as large as all else there is
-            self.factors = feedback_of(second, damping, strongest_first=strongest_first)
+            self.factors = hessian_factor(second, damping, strongest_first=strongest_first)
             self.second = second
         return self.factors
 
@@ -112,9 +112,9 @@ def _by_column(order: Tensor, steps: Tensor) -> Tensor:
     return ordered
 
 
-def round_with_feedback(
+def gptq_round(
     weight: Float[Tensor, "out n_in"],
-    feedback: Feedback,
+    feedback: HessianFactor,
     cells_of: CellsOf,
     *,
     sparsity: float = 0.0,
