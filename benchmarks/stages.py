@@ -15,9 +15,10 @@ from model import smollm2
 from transformers import AutoModelForCausalLM
 
 from spq_core.compression.compress import SourceModel, compress
+from spq_core.data.calibration import Calibration
 from spq_core.data.samples import calibration_samples
 from spq_core.data.texts import builtin_text
-from spq_core.recipe.document import Calibration, parse_recipe
+from spq_core.recipe.document import parse_recipe
 
 ROUNDS = 3
 RESULTS = Path(__file__).parent / "results" / "stages.json"

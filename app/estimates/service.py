@@ -9,14 +9,14 @@ from app.domain.errors import EstimatesBusyError, ModelNotAllowedError
 from app.jobs.schemas import ModelReference
 from app.settings import ApiSettings
 from spq_core.estimate.estimate import Estimate, estimate, folder_shapes, headers_shapes
-from spq_core.estimate.shapes import ModelShapes
-from spq_core.estimate.suitable import require_suitable
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.hub.client import hub_api, require_reachable
 from spq_core.hub.errors import HubError, HubUnavailableError
 from spq_core.hub.headers import fetch_headers
 from spq_core.models.clean_copy import refuse_links_outside
+from spq_core.models.shapes import ModelShapes
 from spq_core.recipe.document import Recipe
+from spq_core.recipe.suitable import require_suitable
 
 MAX_CONCURRENT = 4
 """Looks that wait for the Hub; more of them at once would keep other requests from being served."""

@@ -7,12 +7,12 @@ from typing import Any
 import click
 
 from spq_core.estimate.estimate import Estimate, estimate, folder_shapes, headers_shapes
-from spq_core.estimate.shapes import ModelShapes
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.hub.client import require_reachable
 from spq_core.hub.fetch import require_named
 from spq_core.hub.headers import fetch_headers
 from spq_core.hub.own_token import own_hub
+from spq_core.models.shapes import ModelShapes
 from spq_core.recipe.catalog import catalog, read_request, resolve
 
 

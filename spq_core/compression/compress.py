@@ -15,10 +15,8 @@ from spq_core.artifact.manifest import MANIFEST_FILE
 from spq_core.artifact.same_text import require_same_tokenizer
 from spq_core.artifact.writer import ArtifactWriter, require_unused
 from spq_core.compression.block_cache import BlockCache
-from spq_core.compression.plan import Findings, Plan, look, make_plan
+from spq_core.compression.plan import Findings, look, make_plan
 from spq_core.compression.provenance import dtype_name, fingerprint, manifest_of
-from spq_core.compression.stages import Training, build_stages, check_stages
-from spq_core.compression.survey import rate_settings
 from spq_core.compression.walk import KL_INFLATION, BlockWalk
 from spq_core.data.samples import (
     CalibrationSamples,
@@ -26,12 +24,14 @@ from spq_core.data.samples import (
     unseen_windows,
 )
 from spq_core.data.texts import Text, held_out
+from spq_core.data.training_rows import TrainingRows
 from spq_core.errors import RecipeError, SpqError, TargetUnreachedError
 from spq_core.formats.profiles.compact import artifact_config
-from spq_core.formats.profiles.compressed_tensors import portable_config
+from spq_core.formats.profiles.compressed_tensors import PortableGrid, portable_config
 from spq_core.memory import peak_rss_bytes, reset_peak_rss
-from spq_core.methods.recovery.samples import RecoverySamples, recovery_samples
-from spq_core.methods.stage import Stage
+from spq_core.methods.making import make_stage
+from spq_core.methods.recovery.samples import recovery_samples
+from spq_core.methods.stage import Stage, StageContext
 from spq_core.models.blocks import blocked_source
 from spq_core.models.checkpoint import Checkpoint, open_checkpoint
 from spq_core.models.clean_copy import SourceModel, clean_copy
@@ -39,10 +39,10 @@ from spq_core.models.fit import check_fit
 from spq_core.models.skeleton import Skeleton, load_skeleton
 from spq_core.models.weight_files import sixteen_bit_bytes, stored_bytes
 from spq_core.planning.budget import empty_budget
+from spq_core.planning.plan import Plan
 from spq_core.progress import Progress, Silent
 from spq_core.recipe.document import Recipe
-from spq_core.recipe.settings import QuantizeStage
-from spq_core.recipe.settings import RecoverStage as RecoverSettings
+from spq_core.recipe.suitable import refuse_family
 from spq_core.report import CompressionReport, ModuleReport
 from spq_core.streaming.run_state import RunState, StateFolder, state_folder
 
@@ -102,7 +102,7 @@ def _compressed(
     if source.lost_tokenizer_code and source.original is not None:
         require_same_tokenizer(source.folder, source.original, source.name)
     require_unused(out)
-    check_stages(recipe, skeleton)
+    refuse_family(recipe, skeleton.family)
     unseen_text = ""
     if text is not None and recipe.target is not None and recipe.target.max_kl is not None:
         text, unseen_text = held_out(text)
@@ -158,7 +158,7 @@ class _Compression:
     samples: CalibrationSamples | None
     unseen: Tensor | None
     """Token windows to measure `max_kl` on."""
-    recovery: RecoverySamples | None
+    recovery: TrainingRows | None
     progress: Progress
     states: StateFolder
     probe_file: Path | None
@@ -271,9 +271,10 @@ class _Compression:
             shares = run.head_shares_codes
             return artifact_config(self.skeleton, writer.layouts, writer.dtype, shares=shares)
         widths = {one.figures["kept"] for one in modules if one.stage == "prune"}
-        settings = next((one for one in self.recipe.stages if isinstance(one, QuantizeStage)), None)
         width = int(widths.pop()) if widths else None  # the same in all layers
-        return portable_config(self.skeleton, settings, writer.dtype, width)
+        settings = self.recipe.quantize
+        grid = None if settings is None else PortableGrid(settings.bits, settings.group_size)
+        return portable_config(self.skeleton, grid, writer.dtype, width)
 
     def _writer(self, found: RunState | None) -> ArtifactWriter:
         return ArtifactWriter(
@@ -293,7 +294,7 @@ class _Compression:
     def _plan(self, kl_inflation: float, found: RunState | None, findings: Findings | None) -> Plan:
         """Decide what the recipe leaves open; a resumed run has decided already."""
         if found is not None and self.recipe.needs_sensitivity:
-            return Plan(budget=None if rate_settings(self.recipe) is None else empty_budget())
+            return Plan(budget=empty_budget() if self.recipe.by_entropy else None)
         if findings is None:
             return Plan()
         return make_plan(
@@ -307,12 +308,16 @@ class _Compression:
         )
 
     def _stages(self, plan: Plan) -> tuple[Stage, ...]:
-        training = None
-        if self.recovery is not None:
-            training = Training(
-                self.recovery, blocked_source(self.skeleton, self.checkpoint), self.progress
-            )
-        return build_stages(self.recipe, self.skeleton, self.stored_dtype, plan, training)
+        context = StageContext(
+            skeleton=self.skeleton,
+            dtype=self.stored_dtype,
+            plan=plan,
+            portable=self.recipe.profile == "portable",
+            training_rows=self.recovery,
+            source=blocked_source(self.skeleton, self.checkpoint),
+            progress=self.progress,
+        )
+        return tuple(make_stage(settings, context) for settings in self.recipe.stages)
 
 
 def _samples_for(
@@ -333,13 +338,12 @@ def _samples_for(
     return samples
 
 
-def _recovery(recipe: Recipe, source: SourceModel, text: Text | None) -> RecoverySamples | None:
-    found = [stage for stage in recipe.stages if isinstance(stage, RecoverSettings)]
-    if not found or text is None:
+def _recovery(recipe: Recipe, source: SourceModel, text: Text | None) -> TrainingRows | None:
+    if recipe.recover is None or text is None:
         return None
-    return recovery_samples(found[0], text, source.folder)
+    return recovery_samples(recipe.recover, text, source.folder)
 
 
-def _rows(*samples: CalibrationSamples | RecoverySamples | None) -> list[Tensor]:
+def _rows(*samples: CalibrationSamples | TrainingRows | None) -> list[Tensor]:
     """The tokens that a run looks at."""
     return [one.rows for one in samples if one is not None]

@@ -4,21 +4,23 @@ Bits come from curves of bytes and loss (`planning.curve`), ranks and neurons fr
 them out would cost (`planning.structure`); one price joins them.
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from spq_core.compression.survey import Survey, rate_settings
+from spq_core.compression.survey import Survey
+from spq_core.data.calibration import sensitivity_tokens
 from spq_core.errors import RecipeError, UnsupportedModelError
 from spq_core.formats.profiles.names import BYTES_PER_MATRIX, FIXED_BYTES
 from spq_core.models.checkpoint import Checkpoint
 from spq_core.models.skeleton import Skeleton
 from spq_core.planning.budget import Budget, token_weights
 from spq_core.planning.curve import Curve
+from spq_core.planning.plan import Plan
 from spq_core.planning.rules import (
     bytes_for_loss,
     check_reachable,
@@ -37,29 +39,10 @@ from spq_core.planning.structure import (
     ranks_at,
     structure_bytes,
 )
+from spq_core.planning.target import Target
 from spq_core.progress import Progress
-from spq_core.recipe.document import Recipe, Target, sensitivity_tokens
-from spq_core.recipe.settings import PruneHeadsStage, PruneStage, is_auto
+from spq_core.recipe.document import Recipe
 from spq_core.streaming.sensitivity import EmbeddingStatistics, measure_sensitivity
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is decided before the run."""
-
-    structure: Structure = field(default_factory=Structure)
-    output_weights: Mapping[str, Tensor] = field(default_factory=dict)
-    """How much each output of each matrix counts, for stages that change shapes."""
-    budget: Budget | None = None
-    """For a stage that quantizes by rate."""
-
-    def weights_of(self, names: Collection[str]) -> dict[str, Tensor]:
-        """Output weights of the matrices with these names within their layer."""
-        return {
-            full: part.clone()  # stages cut theirs, each on its own
-            for full, part in self.output_weights.items()
-            if any(full.endswith(f".{name}") for name in names)
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +71,7 @@ def look(
         _evenly(len(windows), max(1, sensitivity_tokens(windows.numel()) // windows.shape[1]))
     ]
     statistics = measure_sensitivity(skeleton, checkpoint, picked, scratch, progress, survey.visit)
-    if rate_settings(recipe) is not None:
+    if recipe.by_entropy:
         if statistics.gradients.shape != statistics.head_inputs.shape:
             raise UnsupportedModelError(
                 "the embedding is narrower than the layers; recipes with a target do not support that"
@@ -112,7 +95,7 @@ def make_plan(
 
     Args:
         dtype: of what stays in floating point.
-        excess: what to take the measured divergence over the expected loss to be.
+        kl_inflation: what to take the measured divergence over the expected loss to be.
         source_bytes: what `target.bytes_ratio` is a share of.
 
     Raises:
@@ -120,8 +103,8 @@ def make_plan(
     """
     survey, recipe = findings.survey.copied(), findings.survey.recipe
     structure = _with_fixed_shares(survey, Structure())
-    if rate_settings(recipe) is not None:
-        return _by_rate(
+    if recipe.by_entropy:
+        return _by_entropy(
             survey, checkpoint, dtype, findings.statistics, source_bytes, kl_inflation, structure
         )
     if recipe.target is not None:
@@ -133,13 +116,11 @@ def make_plan(
 
 def _with_fixed_shares(survey: Survey, structure: Structure) -> Structure:
     """Enter the neurons and heads of stages that say how many go, and leave to us which."""
+    units = {"neurons": survey.neurons, "heads": survey.heads}
     for stage in survey.recipe.stages:
-        if isinstance(stage, PruneStage) and stage.layer_ratios == "loss":
-            if not isinstance(stage.max_ratio, str):
-                kept = kept_without(survey.neurons, stage.max_ratio)
-                structure = replace(structure, neurons=kept)
-        elif isinstance(stage, PruneHeadsStage) and not isinstance(stage.ratio, str):
-            structure = replace(structure, heads=kept_without(survey.heads, stage.ratio))
+        if stage.planned in units and stage.removed_share is not None:
+            kept = kept_without(units[stage.planned], stage.removed_share)
+            structure = replace(structure, **{stage.planned: kept})
     return structure
 
 
@@ -150,7 +131,7 @@ class _Open:
     directions: Mapping[str, SingularDirections]
     neurons: Mapping[str, PrunableUnits]
     heads: Mapping[str, PrunableUnits]
-    least_share: float
+    min_factorized_share: float
     """Of matrices that become pairs."""
 
     @property
@@ -161,23 +142,23 @@ class _Open:
         """Fill in what is worth its bytes at a price."""
         return replace(
             structure,
-            ranks=ranks_at(self.directions, price, self.least_share),
+            ranks=ranks_at(self.directions, price, self.min_factorized_share),
             neurons=kept_at(self.neurons, price) or structure.neurons,
             heads=kept_at(self.heads, price) or structure.heads,
         )
 
 
 def _left_open(survey: Survey) -> _Open:
-    auto = {stage.type: stage for stage in survey.recipe.stages if is_auto(stage)}
+    auto = {stage.planned: stage for stage in survey.recipe.stages if stage.is_auto}
     return _Open(
         survey.directions,
-        survey.neurons if "prune" in auto else {},
-        survey.heads if "prune-heads" in auto else {},
-        getattr(auto.get("svd"), "least_share", 0.0),
+        survey.neurons if "neurons" in auto else {},
+        survey.heads if "heads" in auto else {},
+        getattr(auto.get("ranks"), "min_factorized_share", 0.0),
     )
 
 
-def _by_rate(
+def _by_entropy(
     survey: Survey,
     checkpoint: Checkpoint,
     dtype: torch.dtype,
@@ -187,9 +168,9 @@ def _by_rate(
     structure: Structure,
 ) -> Plan:
     target, curves = survey.recipe.target, survey.curves
-    settings = rate_settings(survey.recipe)
+    settings = survey.recipe.quantize
     if target is None or settings is None:
-        raise RecipeError("quantize with method rate needs a target")
+        raise RecipeError("quantize with method entropy needs a target")
     fixed = _fixed_bytes(survey.skeleton, checkpoint, dtype, curves)
     rule = rule_named(target.allocation, survey.block_influence)
     if target.bytes_ratio is not None:
@@ -210,7 +191,7 @@ def _by_rate(
             curves, _apart(survey.row_weights), statistics, wanted,
             allocation=target.allocation, block_influence=survey.block_influence,
             dense_bytes=dtype.itemsize,
-            leaves_whole=settings.leave_whole,
+            keeps_dense=settings.keep_dense_with_spare_bytes,
         ),
     )  # fmt: skip
 
@@ -263,8 +244,7 @@ def _matrices_of_rest(
     skeleton: Skeleton, recipe: Recipe, statistics: EmbeddingStatistics
 ) -> dict[str, Tensor]:
     """Head and embedding with the second moment their errors are weighed by, in the order of the run."""
-    settings = rate_settings(recipe)
-    embedding = settings is not None and settings.embedding
+    embedding = recipe.quantize is not None and recipe.quantize.embedding
     if skeleton.tied:
         both = statistics.head_inputs + statistics.gradients
         return {skeleton.embedding_path: both} if embedding else {}

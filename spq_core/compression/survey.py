@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from spq_core.formats.slicing import float_weight, linear_at
+from spq_core.methods.head_pruning.heads import groups_of, score_groups
 from spq_core.methods.pruning.compensation import score_neurons
-from spq_core.methods.pruning.heads import groups_of, score_groups
 from spq_core.methods.quantization.gptq import hessian_factor
 from spq_core.methods.svd.factorize import decompose_output
 from spq_core.models.skeleton import Skeleton
@@ -15,13 +15,6 @@ from spq_core.planning.budget import tempered
 from spq_core.planning.curve import Curve, curve_of
 from spq_core.planning.structure import PrunableUnits, SingularDirections
 from spq_core.recipe.document import Recipe
-from spq_core.recipe.settings import (
-    PruneHeadsStage,
-    PruneStage,
-    QuantizeStage,
-    SvdStage,
-    is_auto,
-)
 from spq_core.streaming.inverse import DAMPING
 from spq_core.streaming.sensitivity import LayerStatistics, MatrixStatistics
 from spq_core.streaming.shrinkage import extra_damping
@@ -35,7 +28,7 @@ class Survey:
     recipe: Recipe
     curves: dict[str, Curve] = field(default_factory=dict)
     row_weights: dict[str, Tensor] = field(default_factory=dict)
-    """Of matrices that will be quantized by rate."""
+    """Of matrices that will be quantized by entropy."""
     output_weights: dict[str, Tensor] = field(default_factory=dict)
     """E[g_i²] of every matrix's outputs, for the stages that change shapes."""
     block_influence: dict[str, float] = field(default_factory=dict)
@@ -48,19 +41,19 @@ class Survey:
     def visit(self, index: int, layer: nn.Module, found: LayerStatistics) -> None:
         """Enter one decoder layer."""
         family, path = self.skeleton.family, self.skeleton.layer_path(index)
-        open_ranks = any(isinstance(one, SvdStage) and is_auto(one) for one in self.stages)
+        planned = {stage.planned for stage in self.recipe.stages}
         for name, statistics in found.matrices.items():
             full = f"{path}.{name}"
             weight = float_weight(linear_at(layer, name))
             self.block_influence[full] = found.block_influence
             self.output_weights[full] = statistics.output_weights
             self.enter(full, weight, tempered(statistics.output_weights), statistics.inputs.second)
-            if name in family.attention and open_ranks:
+            if name in family.attention and "ranks" in planned:
                 self.directions[full] = _directions(weight, statistics)
         self.last_steps = None  # in a wide layer a second moment is hundreds of megabytes
-        if any(isinstance(one, PruneStage) and _by_loss(one) for one in self.stages):
+        if "neurons" in planned:
             self.neurons[path] = self._neurons(layer, found.matrices[family.mlp_out])
-        if any(isinstance(one, PruneHeadsStage) for one in self.stages):
+        if "heads" in planned:
             self.heads[path] = self._heads(layer, found.matrices[family.attention[-1]])
 
     def copied(self) -> "Survey":
@@ -71,15 +64,10 @@ class Survey:
             neurons=dict(self.neurons), heads=dict(self.heads),
         )  # fmt: skip
 
-    @property
-    def stages(self) -> tuple[object, ...]:
-        """The recipe's stages."""
-        return self.recipe.stages
-
     def enter(self, name: str, weight: Tensor, weights: Tensor, second: Tensor) -> None:
-        """Measure a matrix's curve, if it will be quantized by rate."""
-        settings, target = rate_settings(self.recipe), self.recipe.target
-        if settings is None or target is None:
+        """Measure a matrix's curve, if it will be quantized by entropy."""
+        settings, target = self.recipe.quantize, self.recipe.target
+        if settings is None or target is None or not settings.by_entropy:
             return
         if self.last_steps is None or self.last_steps[0] is not second:
             # matrices come group by group, and those of a group share their input
@@ -121,22 +109,6 @@ class Survey:
         for units, behind in ((self.neurons, family.mlp_out), (self.heads, family.attention[-1])):
             for path, part in units.items():
                 units[path] = replace(part, bytes_per_parameter=bytes_of(f"{path}.{behind}"))
-
-
-def rate_settings(recipe: Recipe) -> QuantizeStage | None:
-    """The recipe's stage that quantizes by rate, if it has one."""
-    return next(
-        (
-            stage
-            for stage in recipe.stages
-            if isinstance(stage, QuantizeStage) and stage.method == "rate"
-        ),
-        None,
-    )
-
-
-def _by_loss(stage: PruneStage) -> bool:
-    return is_auto(stage) or stage.layer_ratios == "loss"
 
 
 def _directions(weight: Tensor, statistics: MatrixStatistics) -> SingularDirections:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Int64
@@ -24,7 +24,7 @@ from spq_core.artifact.writer import ArtifactWriter, round_floats
 from spq_core.compression.block_cache import BlockCache
 from spq_core.data.samples import CalibrationSamples
 from spq_core.memory import return_freed_memory
-from spq_core.methods.stage import Stage, StageState
+from spq_core.methods.stage import LearningStage, Stage, StageState, SurveyingStage
 from spq_core.models.blocked import BlockedModel
 from spq_core.models.blocks import blocked_source, load_layer, load_rest
 from spq_core.models.checkpoint import Checkpoint
@@ -54,7 +54,7 @@ class Pass:
     """One walk over all blocks."""
 
     apply: tuple[Stage, ...]
-    survey: Stage | None
+    survey: SurveyingStage | None
     """Looks at the blocks after `apply`."""
     is_last: bool = False
     """Whether it writes the blocks, for they are finished."""
@@ -76,21 +76,14 @@ def plan_passes(stages: Sequence[Stage]) -> tuple[Pass, ...]:
     passes: list[Pass] = []
     pending: list[Stage] = []
     for stage in stages:
-        learns = isinstance(stage, LearningStage)
-        if stage.needs_survey or (learns and pending):
-            passes.append(Pass(tuple(pending), None if learns else stage))
+        if isinstance(stage, SurveyingStage) and stage.needs_survey:
+            passes.append(Pass(tuple(pending), stage))
+            pending = []
+        elif isinstance(stage, LearningStage) and pending:
+            passes.append(Pass(tuple(pending), None))
             pending = []
         pending.append(stage)
     return (*passes, Pass(tuple(pending), None, is_last=True))
-
-
-@runtime_checkable
-class LearningStage(Protocol):
-    """A stage that works on the whole model, as the stages before it left it, before it is applied."""
-
-    def learn(self, student: BlockedModel, states: StateFolder) -> None:
-        """Do that work; `states` is a place to note how far it came."""
-        ...
 
 
 @dataclass(slots=True)

@@ -8,12 +8,11 @@ from typing import Any
 from jaxtyping import Int64
 from torch import Tensor
 
+from spq_core.data.calibration import AUTO, Calibration
 from spq_core.data.texts import Text, non_blank_lines, refuse_shared_lines
 from spq_core.data.windows import consecutive_windows, padded_lines, spread_windows
 from spq_core.models.model_folder import read_json_object
 from spq_core.models.tokenizer import load_tokenizer, opening_tokens, require_rows
-from spq_core.recipe.document import Calibration
-from spq_core.recipe.settings import AUTO
 
 UNSEEN_WINDOWS = 8
 

@@ -5,11 +5,11 @@ Constants were fitted to runs on two cores (AVX-512) of SmolLM2-135M and of Llam
 candidates: a decoder layer with what is measured at it, and the block with embedding and head.
 """
 
-from spq_core.estimate.shapes import ModelShapes
-from spq_core.estimate.sizes import Range
+from spq_core.data.calibration import sensitivity_tokens
 from spq_core.evaluation.settings import EvaluationSettings
-from spq_core.recipe.document import Recipe, sensitivity_tokens
-from spq_core.recipe.settings import QuantizeStage, RecoverStage, SvdStage, needs_calibration
+from spq_core.models.shapes import ModelShapes
+from spq_core.ranges import Range
+from spq_core.recipe.document import Recipe
 
 MB = 1_000_000
 PROGRAM = 510 * MB
@@ -22,30 +22,23 @@ CORPUS_TOKENS = 300_000
 LOGIT_COPIES = 4
 """Tensors of window · vocabulary floats that scoring holds at once."""
 COPY_BYTES_PER_SECOND = 65e6
-FACTORIZED_PER_SECOND = 1e9
-"""Cubed short sides of matrices that become pairs."""
-ROUNDED_SECONDS = 0.2e-6
-"""Per weight, with error feedback."""
 PASSED_SECONDS = 5.5e-11
 """Per token and weight of the layers, for all looks a calibrated stage takes."""
 SCORED_SECONDS = 2.1e-11
 """Per token and weight, forward."""
 DECODED_SECONDS = 3e-10
 """Per new token and weight."""
-TRAINED_SECONDS = 8e-11
 START_SECONDS = 4.0
 
 
 def compression_peak(recipe: Recipe, shapes: ModelShapes) -> float:
     """Highest resident memory while compressing, in bytes."""
-    calibrated = any(
-        isinstance(stage, QuantizeStage) and needs_calibration(stage) for stage in recipe.stages
-    )
+    calibrated = recipe.quantize is not None and recipe.quantize.needs_calibration
     layer = sum(part.elements for part in shapes.largest_layer.values()) * shapes.item_bytes
     tables = shapes.embedding.elements + (shapes.head.elements if shapes.head else 0)
     rest = tables * shapes.item_bytes
     widest = shapes.widest_input
-    if any(isinstance(stage, QuantizeStage) and stage.method == "rate" for stage in recipe.stages):
+    if recipe.by_entropy:
         at_rest = 727 * MB + 5.6 * rest
     elif _embedding_stays(recipe):
         at_rest = 585 * MB + 2.9 * rest
@@ -55,16 +48,14 @@ def compression_peak(recipe: Recipe, shapes: ModelShapes) -> float:
         at_rest = 790 * MB + 1.75 * rest
     if calibrated:
         at_layer = PROGRAM + 2 * layer + 2.57 * DOUBLE * widest**2
-    elif any(isinstance(stage, SvdStage) for stage in recipe.stages):
-        at_layer = PROGRAM + 7.8 * layer
     else:
-        at_layer = PROGRAM + 6.2 * layer
+        at_layer = PROGRAM + max(stage.layer_copies for stage in recipe.stages) * layer
     return max(at_rest, at_layer) + _samples(recipe, shapes)
 
 
 def _embedding_stays(recipe: Recipe) -> bool:
-    stages = [stage for stage in recipe.stages if isinstance(stage, QuantizeStage)]
-    return not stages or not stages[0].embedding or recipe.profile == "portable"
+    settings = recipe.quantize
+    return settings is None or not settings.embedding or recipe.profile == "portable"
 
 
 def _samples(recipe: Recipe, shapes: ModelShapes) -> float:
@@ -91,7 +82,7 @@ def evaluation_peak(
 
 def scratch_bytes(recipe: Recipe, shapes: ModelShapes, artifact: float, *, baseline: bool) -> float:
     """Disk that a run needs beside the source: artifact, baseline, spooled blocks, hidden states."""
-    passes = sum(1 for stage in recipe.stages if not isinstance(stage, QuantizeStage))
+    passes = sum(1 for stage in recipe.stages if not stage.quantizes)
     spooled = shapes.source_bytes if passes else 0
     states = 0
     if recipe.target is not None:
@@ -104,22 +95,7 @@ def compression_seconds(recipe: Recipe, shapes: ModelShapes) -> Range:
     """Seconds on two cores; other machines, and other work on this one, change it most."""
     seconds = START_SECONDS + shapes.source_bytes / COPY_BYTES_PER_SECOND
     seconds += calibration_seconds(recipe, shapes)
-    for stage in recipe.stages:
-        match stage:
-            case SvdStage():
-                sides = sum(
-                    min(matrix.n_out, matrix.n_in) ** 3
-                    for layer in shapes.layers for name, matrix in layer.items()
-                    if name in shapes.family.attention
-                )  # fmt: skip
-                seconds += sides / FACTORIZED_PER_SECOND
-            case QuantizeStage() if needs_calibration(stage):
-                seconds += ROUNDED_SECONDS * shapes.elements
-            case RecoverStage():
-                trained = stage.steps * stage.batch * stage.length
-                seconds += TRAINED_SECONDS * trained * shapes.elements
-            case _:
-                pass
+    seconds += sum(stage.seconds(shapes) for stage in recipe.stages)
     if recipe.target is not None:
         looked_at = sensitivity_tokens(calibration_tokens(recipe, shapes))
         seconds += 3 * SCORED_SECONDS * looked_at * shapes.elements
@@ -128,11 +104,7 @@ def compression_seconds(recipe: Recipe, shapes: ModelShapes) -> Range:
 
 def calibration_seconds(recipe: Recipe, shapes: ModelShapes) -> float:
     """Seconds on two cores for passing the calibration tokens through the layers."""
-    looks = sum(
-        1
-        for stage in recipe.stages
-        if needs_calibration(stage) and not isinstance(stage, RecoverStage)
-    )
+    looks = sum(stage.passes_samples for stage in recipe.stages)
     return looks * PASSED_SECONDS * calibration_tokens(recipe, shapes) * shapes.layer_elements
 
 

@@ -14,14 +14,14 @@ from spq_core.estimate.costs import (
     evaluation_seconds,
     scratch_bytes,
 )
-from spq_core.estimate.shapes import ModelShapes, read_shapes
-from spq_core.estimate.sizes import Range, artifact_bytes
+from spq_core.estimate.sizes import artifact_bytes
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.hub.headers import ModelHeaders
 from spq_core.models.model_folder import check_model_folder, check_settings, read_json_object
+from spq_core.models.shapes import ModelShapes, read_shapes
 from spq_core.models.weight_files import WeightHeader, read_header, stored_bytes, weight_files
+from spq_core.ranges import Range
 from spq_core.recipe.document import Recipe
-from spq_core.recipe.settings import QuantizeStage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,10 +117,7 @@ def _resident(recipe: Recipe, shapes: ModelShapes, made: Range) -> float:
     """Codes stored by entropy take a byte each; stock runtimes widen portable codes."""
     if recipe.profile == "portable":
         return float(shapes.source_bytes)
-    by_rate = any(
-        isinstance(stage, QuantizeStage) and stage.method == "rate" for stage in recipe.stages
-    )
-    return max(made.expected, float(shapes.elements)) if by_rate else made.expected
+    return max(made.expected, float(shapes.elements)) if recipe.by_entropy else made.expected
 
 
 def _rounded(value: Any) -> Any:

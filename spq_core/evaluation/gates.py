@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from spq_core.errors import SpqError
 from spq_core.evaluation.measure import Measurement
-from spq_core.recipe.document import Gates
+from spq_core.evaluation.settings import Gates
 
 
 class QualityGateError(SpqError):

@@ -1,10 +1,10 @@
 """What to measure, and how; part of every result. Free of torch."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from spq_core.recipe.settings import Document
+from spq_core.documents import Document
 
 
 class EvaluationSettings(Document):
@@ -25,3 +25,19 @@ class EvaluationSettings(Document):
     trials: Annotated[int, Field(ge=1, le=50)] = 5
     prompt_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
     new_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
+
+
+class Gates(Document):
+    """Limits a result must keep, on every evaluation text, to be published."""
+
+    max_perplexity_ratio: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
+    max_kl: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
+    """Mean KL(source ‖ result) in nats per token."""
+    min_top1: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Share of tokens whose most likely successor is the source's."""
+    on_fail: Literal["discard", "keep"] = "discard"
+
+    @property
+    def need_measurement(self) -> bool:
+        """Whether there is a limit to compare figures with."""
+        return (self.max_perplexity_ratio, self.max_kl, self.min_top1) != (None, None, None)

@@ -51,7 +51,7 @@ class Budget:
     """Of the matrices that remain, those that stay as they are, because there are bytes for it."""
     dense_bytes: int = 2
     """Bytes of a weight that stays as it is."""
-    leaves_whole: bool = True
+    keeps_dense: bool = True
     """Whether bytes that the finest lattices leave over go into matrices that stay as they are."""
     spent: dict[str, int] = field(default_factory=dict)
     predicted: dict[str, float] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Budget:
         """Levels of the matrices that are not yet paid for."""
         rest = {name: curve for name, curve in self.curves.items() if name not in self.spent}
         left = self.wanted_bytes - sum(self.spent.values())
-        if self.leaves_whole:
+        if self.keeps_dense:
             self.dense = choose_dense(rest, left / self.bytes_correction(), self.dense_bytes)
         for name in self.dense:
             left -= self.dense_bytes * rest.pop(name).elements
@@ -102,7 +102,7 @@ class Budget:
             "allocation": self.allocation,
             "turns": self.block_influence,
             "dense_bytes": self.dense_bytes,
-            "leaves_whole": self.leaves_whole,
+            "leaves_whole": self.keeps_dense,
             "spent": self.spent,
             "predicted": self.predicted,
         }
@@ -132,7 +132,7 @@ class Budget:
         self.wanted_bytes = values["wanted_bytes"]
         self.allocation, self.block_influence = values["allocation"], values["turns"]
         self.dense_bytes = values["dense_bytes"]
-        self.leaves_whole = values["leaves_whole"]
+        self.keeps_dense = values["leaves_whole"]
         self.spent, self.predicted = values["spent"], values["predicted"]
 
 

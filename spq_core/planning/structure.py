@@ -91,15 +91,15 @@ class Structure:
 
 
 def ranks_at(
-    matrices: Mapping[str, SingularDirections], price: float, least_share: float = 0.0
+    matrices: Mapping[str, SingularDirections], price: float, min_factorized_share: float = 0.0
 ) -> dict[str, int]:
     """The matrices worth factorising at a price, in nats per byte, and their ranks.
 
-    At least the share `least_share` of them all, those that cost least, is among them.
+    At least the share `min_factorized_share` of them all, those that cost least, is among them.
     """
     best = {name: matrix.best_at(price) for name, matrix in matrices.items()}
     ranked = sorted(best, key=lambda name: best[name][1])
-    forced = set(ranked[: math.ceil(least_share * len(ranked))])
+    forced = set(ranked[: math.ceil(min_factorized_share * len(ranked))])
     return {name: rank for name, (rank, cost) in best.items() if cost < 0 or name in forced}
 
 

@@ -30,7 +30,6 @@ from spq_core.models.skeleton import load_skeleton
 from spq_core.progress import Progress
 from spq_core.recipe.catalog import resolve
 from spq_core.recipe.document import Recipe, parse_recipe
-from spq_core.recipe.settings import RecoverStage
 from spq_core.workflow.finished import (
     FinishedRun,
     begin_measuring,
@@ -274,8 +273,7 @@ def tuned_control(recipe: Recipe) -> Recipe | None:
     Figures of a recovered model say little without it: training on text like the evaluation text
     improves the source too.
     """
-    training = [stage for stage in recipe.stages if isinstance(stage, RecoverStage)]
-    if not training:
+    if recipe.recover is None:
         return None
-    merged = tuple(stage.model_copy(update={"adapters": "merged"}) for stage in training)
-    return recipe.model_copy(update={"stages": merged, "target": None})
+    merged = recipe.recover.model_copy(update={"adapters": "merged"})
+    return recipe.model_copy(update={"stages": (merged,), "target": None})

@@ -16,20 +16,14 @@ from spq_core.artifact.load_check import compare
 from spq_core.compression.compress import compress
 from spq_core.data.texts import Text
 from spq_core.errors import SpqError
+from spq_core.evaluation.settings import Gates
 from spq_core.machine import machine_failure
+from spq_core.methods.settings import Toy
 from spq_core.models.clean_copy import SourceModel
 from spq_core.models.model_folder import side_files
+from spq_core.planning.target import Target
 from spq_core.progress import Progress
-from spq_core.recipe.document import Gates, Recipe, Target
-from spq_core.recipe.settings import (
-    AnyStage,
-    PruneHeadsStage,
-    PruneStage,
-    QuantizeStage,
-    RecoverStage,
-    SvdStage,
-    is_auto,
-)
+from spq_core.recipe.document import Recipe
 from spq_core.workflow.load_gate import judged
 
 LAYERS = 2
@@ -43,8 +37,6 @@ CHARACTERS = 200_000
 """Of calibration text: enough for the toy's samples, and quick to encode."""
 BYTES_RATIO = 0.5
 """Targets are the real model's business; with codes stored by entropy this one is in reach of any."""
-AMOUNTS = {"variance": 0.9, "max_ratio": 0.1, "ratio": 0.3}
-"""For what a target leaves to us, where the toy has none."""
 
 
 class PreflightError(SpqError):
@@ -102,31 +94,14 @@ def _run(toy: SourceModel, recipe: Recipe, text: Text | None, folder: Path) -> N
 
 def small_recipe(recipe: Recipe) -> Recipe:
     """The recipe with few samples and few steps, and with an easy target or fixed amounts."""
-    rated = any(isinstance(one, QuantizeStage) and one.method == "rate" for one in recipe.stages)
     target = None
-    if recipe.target is not None and rated:
+    if recipe.target is not None and recipe.by_entropy:
         target = Target(bytes_ratio=BYTES_RATIO, allocation=recipe.target.allocation)
     calibration = recipe.calibration.model_copy(update={"samples": SAMPLES, "length": TOKENS})
-    stages = tuple(_small_stage(stage, fixed=target is None) for stage in recipe.stages)
+    toy = Toy(tokens=TOKENS, rank=HEAD_DIM, group=GROUP)
+    stages = tuple(stage.for_preflight(toy, fixed=target is None) for stage in recipe.stages)
     changes = {"target": target, "calibration": calibration, "stages": stages, "gates": Gates()}
     return recipe.model_copy(update=changes)
-
-
-def _small_stage(stage: AnyStage, *, fixed: bool) -> AnyStage:
-    changes: dict[str, Any] = {}
-    match stage:
-        case RecoverStage():
-            rank = min(stage.rank, HEAD_DIM)
-            changes = {"steps": 2, "batch": 1, "length": TOKENS, "rank": rank}
-        case QuantizeStage() if stage.group_size is not None:
-            changes = {"group_size": min(stage.group_size, GROUP)}
-        case SvdStage() if fixed and is_auto(stage):
-            changes = {"variance": AMOUNTS["variance"]}
-        case PruneStage() if fixed and is_auto(stage):
-            changes = {"max_ratio": AMOUNTS["max_ratio"]}
-        case PruneHeadsStage() if fixed and is_auto(stage):
-            changes = {"ratio": AMOUNTS["ratio"]}
-    return stage.model_copy(update=changes)
 
 
 def toy_config(config: PretrainedConfig) -> PretrainedConfig:

@@ -15,13 +15,13 @@ from spq_core.evaluation.quality import score_windows
 from spq_core.formats.slicing import float_weight, linear_at
 from spq_core.methods.pruning.stage import PruneStage
 from spq_core.methods.quantization.granularity import per_channel_names
+from spq_core.methods.quantization.settings import ScaleMode
 from spq_core.methods.svd.factorize import decompose
 from spq_core.methods.svd.rank import decide_rank
 from spq_core.models.blocks import load_layer
 from spq_core.models.checkpoint import open_checkpoint
 from spq_core.models.skeleton import load_skeleton
 from spq_core.recipe.catalog import resolve
-from spq_core.recipe.settings import ScaleMode
 
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")

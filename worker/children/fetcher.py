@@ -6,7 +6,6 @@ from typing import Any
 from huggingface_hub import HfApi
 
 from spq_core.estimate.estimate import estimate, headers_shapes
-from spq_core.estimate.suitable import require_suitable
 from spq_core.hub.client import hub_api
 from spq_core.hub.datasets import fetch_text
 from spq_core.hub.errors import HubError, HubUnavailableError
@@ -14,6 +13,7 @@ from spq_core.hub.fetch import FetchLimits, fetch_model
 from spq_core.hub.headers import fetch_headers
 from spq_core.hub.publish import Publisher
 from spq_core.recipe.document import parse_recipe
+from spq_core.recipe.suitable import require_suitable
 from worker.children.hub import serve_with_hub, with_retries
 from worker.children.protocol import PipeProgress, emit
 

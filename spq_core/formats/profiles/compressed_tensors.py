@@ -7,7 +7,7 @@ lowest, cut into int32 words), `weight_scale` and `weight_shape` (compressed-ten
 and head stay as they are; an MLP may be narrower, in all layers alike.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int32, UInt8
@@ -17,14 +17,19 @@ from torch.nn import functional
 from spq_core.formats.packed.linear import PackedLinear
 from spq_core.formats.profiles.compact import source_document
 from spq_core.models.skeleton import Skeleton
-from spq_core.recipe.settings import QuantizeStage
 
-WIDTH_MULTIPLE = 128
-"""Of neurons: what kernels of other runtimes want, and what tensor parallelism can divide."""
 WORD_BITS = 32
 WORD_BYTES = 4
 WIDTH_KEYS = ("intermediate_size", "ffn_dim", "n_inner")
 """How configurations call the width of an MLP."""
+
+
+class PortableGrid(NamedTuple):
+    """How the matrices of the layers are quantized."""
+
+    bits: int
+    group_size: int | None
+    """None for one scale a row."""
 
 
 class PortableLinear(nn.Module):
@@ -54,12 +59,12 @@ def store_portable(block: nn.Module, dtype: torch.dtype) -> None:
 
 
 def portable_config(
-    skeleton: Skeleton, settings: QuantizeStage | None, dtype: torch.dtype, width: int | None
+    skeleton: Skeleton, grid: PortableGrid | None, dtype: torch.dtype, width: int | None
 ) -> dict[str, Any]:
     """The source's config.json with what compressed-tensors needs to know.
 
     Args:
-        settings: of the quantize stage, if there is one.
+        grid: None where nothing is quantized.
         width: of every MLP, if it changed.
     """
     config = source_document(skeleton.config)
@@ -69,25 +74,25 @@ def portable_config(
         "architectures": [type(skeleton.model).__name__],
         "dtype": str(dtype).removeprefix("torch."),
     }
-    if settings is None:
+    if grid is None:
         return config
     return config | {
         "quantization_config": {
             "quant_method": "compressed-tensors",
             "format": "pack-quantized",
             "quantization_status": "compressed",
-            "config_groups": {"group_0": {"targets": ["Linear"], "weights": _weights(settings)}},
+            "config_groups": {"group_0": {"targets": ["Linear"], "weights": _weights(grid)}},
             "ignore": [skeleton.head_path],
         }
     }
 
 
-def _weights(settings: QuantizeStage) -> dict[str, Any]:
+def _weights(grid: PortableGrid) -> dict[str, Any]:
     return {
-        "num_bits": settings.bits,
+        "num_bits": grid.bits,
         "type": "int",
         "symmetric": True,
-        "strategy": "channel" if settings.group_size is None else "group",
-        "group_size": settings.group_size,
+        "strategy": "channel" if grid.group_size is None else "group",
+        "group_size": grid.group_size,
         "dynamic": False,
     }

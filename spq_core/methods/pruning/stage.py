@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from spq_core.formats.profiles.names import PORTABLE_WIDTH_MULTIPLE
 from spq_core.formats.slicing import bias_of, dense_linear, float_weight, linear_at
 from spq_core.methods.pruning.compensation import compensate, score_neurons
 from spq_core.methods.pruning.neurons import cut_mlp, rows_of, strongest_neurons
 from spq_core.methods.pruning.ratios import layer_ratios
-from spq_core.methods.stage import StageState
+from spq_core.methods.pruning.settings import PruneSettings
+from spq_core.methods.stage import StageContext, StageState
 from spq_core.models.family import Family
-from spq_core.recipe.settings import AUTO
-from spq_core.recipe.settings import PruneStage as PruneSettings
 from spq_core.report import ModuleReport
 from spq_core.streaming.inputs import LayerInputs
 from spq_core.streaming.moments import InputMoments
@@ -47,7 +47,7 @@ class PruneStage:
 
     @property
     def _is_planned(self) -> bool:
-        return self.settings.max_ratio == AUTO or self.settings.layer_ratios == "loss"
+        return self.settings.planned is not None
 
     @property
     def needs_survey(self) -> bool:
@@ -165,3 +165,12 @@ class PruneStage:
 
     def _has_mlp(self, block: nn.Module) -> bool:
         return any(name == self.family.mlp_out for name, _ in block.named_modules())
+
+
+def make_stage(settings: PruneSettings, context: StageContext) -> PruneStage:
+    """With the numbers of neurons that were planned."""
+    family, plan = context.skeleton.family, context.plan
+    multiple = PORTABLE_WIDTH_MULTIPLE if context.portable else 1
+    weights = plan.weights_of((family.mlp_out,))
+    neurons = dict(plan.structure.neurons)
+    return PruneStage(settings, family, context.cuts.cut, neurons, weights, multiple)

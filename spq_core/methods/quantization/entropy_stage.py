@@ -1,6 +1,6 @@
 """The quantization stage that spends a budget of bytes: lattice codes, stored by entropy."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,10 +14,10 @@ from spq_core.memory import return_freed_memory
 from spq_core.methods.quantization.gptq import SharedHessianFactor
 from spq_core.methods.quantization.lattice import LatticeWeight, choose_steps, round_to_lattice
 from spq_core.methods.quantization.matrices import Matrix, matrices
+from spq_core.methods.quantization.settings import QuantizeSettings
 from spq_core.methods.stage import StageState
 from spq_core.models.family import Family
 from spq_core.planning.budget import Budget
-from spq_core.recipe.settings import QuantizeStage as QuantizeSettings
 from spq_core.report import ModuleReport
 from spq_core.streaming.inputs import LayerInputs
 
@@ -53,13 +53,8 @@ class EntropyStage:
     """The source's dtype: what a quantized embedding returns."""
     budget: Budget
     name: str = "quantize"
-    needs_survey: bool = False
-    needs_calibration: bool = True
     needs_inputs: bool = True
     shared: SharedHessianFactor = field(default_factory=SharedHessianFactor)
-
-    def survey(self, path: str, block: nn.Module, run_samples: Callable[[], None]) -> None:
-        """Nothing to learn: the budget was planned before."""
 
     def apply(self, path: str, block: nn.Module, inputs: LayerInputs | None) -> list[ModuleReport]:
         """Quantize the block's matrices, each on what its quantized predecessors make of the samples."""
@@ -93,7 +88,7 @@ class EntropyStage:
         """Round matrices that share an input."""
         second = together[0].second
         if second is None:
-            raise RuntimeError("rate quantization runs on calibrated inputs only")
+            raise RuntimeError("quantization by entropy runs on calibrated inputs only")
         wanted = [
             _Wanted(
                 one.linear.weight.data,
@@ -177,9 +172,7 @@ class EntropyStage:
     def _round(
         self, wanted: Sequence["_Wanted"], second: Tensor
     ) -> list[tuple[LatticeWeight, CodedWeight]]:
-        feedback = self.shared.of(
-            second, self.settings.damping, strongest_first=self.settings.strongest_first
-        )
+        feedback = self.shared.of(second, self.settings.damping, act_order=self.settings.act_order)
         steps = [choose_steps(one.weight, feedback, one.row_weights, one.level) for one in wanted]
         rounded = round_to_lattice([one.weight for one in wanted], feedback, steps, second)
         return [(one, encode(one.codes, one.steps)) for one in rounded]

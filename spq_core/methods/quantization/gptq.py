@@ -64,14 +64,14 @@ def hessian_factor(
     second_moment: Float[Tensor, "n n"],
     damping: float = DAMPING,
     *,
-    strongest_first: bool = True,
+    act_order: bool = True,
 ) -> HessianFactor:
     """Factorise a second moment.
 
     Args:
         damping, errors: as for `damped_cholesky`.
     """
-    order = rounding_order(second_moment, strongest_first=strongest_first)
+    order = rounding_order(second_moment, act_order=act_order)
     dtype = torch.float32 if damping >= LEAST_DAMPING else torch.float64
     return HessianFactor(order, damped_cholesky(second_moment, order.flip(0), damping, dtype=dtype))
 
@@ -83,11 +83,11 @@ class SharedHessianFactor:
     second: Tensor | None = None
     factors: HessianFactor | None = None
 
-    def of(self, second: Tensor, damping: float, *, strongest_first: bool) -> HessianFactor:
+    def of(self, second: Tensor, damping: float, *, act_order: bool) -> HessianFactor:
         """`hessian_factor`, from before if this second moment was the last one."""
         if self.factors is None or self.second is not second:
             self.forget()  # before the next: each is as large as all else there is
-            self.factors = hessian_factor(second, damping, strongest_first=strongest_first)
+            self.factors = hessian_factor(second, damping, act_order=act_order)
             self.second = second
         return self.factors
 
@@ -96,12 +96,10 @@ class SharedHessianFactor:
         self.second = self.factors = None
 
 
-def rounding_order(
-    second_moment: Float[Tensor, "n n"], *, strongest_first: bool
-) -> Int64[Tensor, " n"]:
+def rounding_order(second_moment: Float[Tensor, "n n"], *, act_order: bool) -> Int64[Tensor, " n"]:
     """Columns in the order they are rounded; the strongest first is GPTQ's act-order."""
     energy = second_moment.diagonal()
-    if strongest_first:
+    if act_order:
         return torch.argsort(energy, descending=True, stable=True)
     return torch.arange(energy.numel(), device=energy.device)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from spq_core.recipe.settings import ScaleMode
+from spq_core.methods.quantization.settings import ScaleMode
 
 PER_CHANNEL_MIN_ELEMENTS = 1_000_000
 PER_CHANNEL_MIN_ROWS = 1024

@@ -1,6 +1,6 @@
 """The quantization stage for integer grids: 8, 4 or 3 bits, rounded plainly or with feedback."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,9 +13,9 @@ from spq_core.methods.quantization.gptq import HessianFactor, SharedHessianFacto
 from spq_core.methods.quantization.grid import Grid, GridWeight, choose_grid, round_to_grid
 from spq_core.methods.quantization.matrices import matrices
 from spq_core.methods.quantization.row_blocks import row_blocks, stacks
+from spq_core.methods.quantization.settings import QuantizeSettings
 from spq_core.methods.stage import StageState
 from spq_core.models.family import Family
-from spq_core.recipe.settings import QuantizeStage as QuantizeSettings
 from spq_core.report import ModuleReport
 from spq_core.streaming.inputs import LayerInputs
 
@@ -33,28 +33,19 @@ class GridStage:
     layers_only: bool = False
     """Leave embedding and head alone, and take whole groups only: what the portable profile holds."""
     name: str = "quantize"
-    needs_survey: bool = False
     shared: SharedHessianFactor = field(default_factory=SharedHessianFactor)
 
     @property
-    def needs_calibration(self) -> bool:
-        """Whether rounding looks at inputs."""
-        return self.settings.method == "gptq" or self.settings.scale_search
-
-    @property
     def needs_inputs(self) -> bool:
-        """The same: there is no survey."""
-        return self.needs_calibration
-
-    def survey(self, path: str, block: nn.Module, run_samples: Callable[[], None]) -> None:
-        """Nothing to learn: each matrix decides for itself."""
+        """Whether rounding looks at inputs."""
+        return self.settings.needs_calibration
 
     def apply(self, path: str, block: nn.Module, inputs: LayerInputs | None) -> list[ModuleReport]:
         """Quantize the block's matrices, each on what its quantized predecessors make of the samples."""
         if not path:
             return [] if self.layers_only else self._embedding_and_head(block, inputs)
         reports: list[ModuleReport] = []
-        calibrated = inputs if self.needs_calibration else None
+        calibrated = inputs if self.needs_inputs else None
         for together in matrices(block, self.family, calibrated):
             names = [f"{path}.{one.name}" for one in together]
             weights = [one.linear.weight.data for one in together]
@@ -79,7 +70,7 @@ class GridStage:
         """A tied matrix is rounded as a head: that is where its errors are multiplied."""
         embedding, head, tied = embedding_and_head(block, self.embedding_path, self.head_path)
         reports: list[ModuleReport] = []
-        calibrated = inputs is not None and self.needs_calibration
+        calibrated = inputs is not None and self.needs_inputs
         if not tied or self.settings.embedding:
             second = inputs.moments(self.head_path).second if inputs and calibrated else None
             ((packed, error),) = self._quantize([head.weight.data], second)
@@ -117,9 +108,7 @@ class GridStage:
         settings = self.settings
         feedback: HessianFactor | None = None
         if second is not None and settings.method == "gptq":
-            feedback = self.shared.of(
-                second, settings.damping, strongest_first=settings.strongest_first
-            )
+            feedback = self.shared.of(second, settings.damping, act_order=settings.act_order)
         parts: list[list[_Packed]] = [[] for _ in weights]
         lost, energy = [0.0] * len(weights), [0.0] * len(weights)
         for stack in stacks(weights) if feedback is not None else _one_by_one(weights):

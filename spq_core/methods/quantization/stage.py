@@ -15,10 +15,9 @@ from spq_core.methods.quantization.int8 import (
     quantize_per_channel,
     quantize_per_tensor,
 )
+from spq_core.methods.quantization.settings import QuantizeSettings, ScaleMode
 from spq_core.methods.stage import StageState
 from spq_core.models.family import Family
-from spq_core.recipe.settings import QuantizeStage as QuantizeSettings
-from spq_core.recipe.settings import ScaleMode
 from spq_core.report import ModuleReport
 from spq_core.streaming.inputs import LayerInputs
 

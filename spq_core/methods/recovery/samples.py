@@ -1,35 +1,19 @@
 """The token rows a recovery trains on."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Int64
-from torch import Tensor
 
 from spq_core.data.samples import within_positions
 from spq_core.data.texts import Text, refuse_shared_lines
+from spq_core.data.training_rows import TrainingRows
 from spq_core.data.windows import consecutive_windows, padded_lines
 from spq_core.errors import DatasetError
+from spq_core.methods.recovery.settings import RecoverSettings
 from spq_core.models.tokenizer import load_tokenizer, require_rows
-from spq_core.recipe.settings import RecoverStage
 
 
-@dataclass(frozen=True, slots=True)
-class RecoverySamples:
-    """Rows in the order they are used, again from the start when they run out."""
-
-    rows: Int64[Tensor, "n length"]
-    real: Bool[Tensor, "n length"]
-    """False for pads."""
-
-    def batch(self, step: int, size: int) -> tuple[Tensor, Tensor]:
-        """Rows of one step, counted from 0, and which of their tokens are real."""
-        picked = torch.arange(step * size, (step + 1) * size) % len(self.rows)
-        return self.rows[picked], self.real[picked]
-
-
-def recovery_samples(settings: RecoverStage, text: Text, model_folder: Path) -> RecoverySamples:
+def recovery_samples(settings: RecoverSettings, text: Text, model_folder: Path) -> TrainingRows:
     """Encode as many rows of the text's calibration part as are used, in a seeded order.
 
     Raises:
@@ -46,7 +30,7 @@ def recovery_samples(settings: RecoverStage, text: Text, model_folder: Path) -> 
         rows = consecutive_windows(tokenizer, text.calibration, length, None)
         rows = rows[torch.randperm(len(rows), generator=generator)[:wanted]]
         require_rows(rows, tokenizer, model_folder)
-        return RecoverySamples(rows, torch.ones_like(rows, dtype=torch.bool))
+        return TrainingRows(rows, torch.ones_like(rows, dtype=torch.bool))
     lengths = [len(tokenizer(line)["input_ids"]) for line in lines]
     usable = [index for index, count in enumerate(lengths) if count > 1]  # else nothing follows
     if not usable:
@@ -57,4 +41,4 @@ def recovery_samples(settings: RecoverStage, text: Text, model_folder: Path) -> 
     rows = padded_lines(tokenizer, [lines[index] for index in picked], length)
     require_rows(rows, tokenizer, model_folder)
     real = torch.arange(length) < torch.tensor([lengths[index] for index in picked])[:, None]
-    return RecoverySamples(rows, real)
+    return TrainingRows(rows, real)

@@ -1,20 +1,20 @@
 """The recovery stage: trains on the whole model between two passes, then leaves the result in blocks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from spq_core.data.training_rows import TrainingRows
 from spq_core.errors import NumericalError, RecipeError
-from spq_core.methods.recovery.samples import RecoverySamples
+from spq_core.methods.recovery.settings import RecoverSettings
 from spq_core.methods.recovery.trainables import AdapterParameters
 from spq_core.methods.recovery.walk import Batch, gradients_of
-from spq_core.methods.stage import StageState
+from spq_core.methods.stage import StageContext, StageState
 from spq_core.models.blocked import BlockedModel
 from spq_core.progress import Progress
-from spq_core.recipe.settings import RecoverStage as RecoverSettings
 from spq_core.report import ModuleReport
 from spq_core.streaming.head import Head
 from spq_core.streaming.inputs import LayerInputs
@@ -32,13 +32,11 @@ class RecoverStage:
     """Trains adapters (`learn`), then merges them or puts them beside the matrices (`apply`)."""
 
     settings: RecoverSettings
-    samples: RecoverySamples
+    samples: TrainingRows
     teacher: BlockedModel
     """The source."""
     progress: Progress
     name: str = "recover"
-    needs_survey: bool = False
-    needs_calibration: bool = False
     needs_inputs: bool = False
     trainables: AdapterParameters = field(init=False)
     losses: list[float] = field(default_factory=list)
@@ -46,9 +44,6 @@ class RecoverStage:
 
     def __post_init__(self) -> None:
         self.trainables = AdapterParameters(self.settings)
-
-    def survey(self, path: str, block: nn.Module, run_samples: Callable[[], None]) -> None:
-        """Nothing to learn from one block."""
 
     def learn(self, student: BlockedModel, states: StateFolder) -> None:
         """Train for the recipe's number of steps.
@@ -166,3 +161,14 @@ class RecoverStage:
                 own.data = part.to(own.device)
             else:
                 self.trainables.parameters[name] = nn.Parameter(part)
+
+
+def make_stage(settings: RecoverSettings, context: StageContext) -> RecoverStage:
+    """With rows of text, and the source to learn from.
+
+    Raises:
+        RecipeError: there is no text.
+    """
+    if context.training_rows is None or context.source is None:
+        raise RecipeError("a recipe with a recover stage needs text; none was given")
+    return RecoverStage(settings, context.training_rows, context.source, context.progress)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from spq_core.errors import RecipeError
 from spq_core.formats.adapted.linear import AdaptedLinear, Base
 from spq_core.formats.slicing import bias_of, dense_linear, float_weight
-from spq_core.recipe.settings import RecoverStage
+from spq_core.methods.recovery.settings import RecoverSettings
 
 DOWN, UP = "adapter_down", "adapter_up"
 
@@ -18,7 +18,7 @@ DOWN, UP = "adapter_down", "adapter_up"
 class AdapterParameters:
     """All trained tensors by full name, in float32; they outlive the blocks they are put into."""
 
-    settings: RecoverStage
+    settings: RecoverSettings
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)
 
     @property

@@ -1,6 +1,5 @@
 """The SVD stage: attention projections become low-rank pairs where that saves elements."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor, nn
 
 from spq_core.formats.low_rank.linear import LowRankLinear
 from spq_core.formats.slicing import bias_of, dense_linear, float_weight, linear_at
-from spq_core.methods.stage import StageState
+from spq_core.methods.stage import StageContext, StageState
 from spq_core.methods.svd.factorize import (
     LowRankFactors,
     Spectrum,
@@ -18,8 +17,8 @@ from spq_core.methods.svd.factorize import (
     truncate,
 )
 from spq_core.methods.svd.rank import RankDecision, decide_rank
+from spq_core.methods.svd.settings import SvdSettings
 from spq_core.models.family import Family
-from spq_core.recipe.settings import SvdStage as SvdSettings
 from spq_core.report import ModuleReport
 from spq_core.streaming.inputs import LayerInputs
 from spq_core.streaming.inverse import DAMPING
@@ -37,26 +36,17 @@ class SvdStage:
     output_weights: dict[str, Tensor] = field(default_factory=dict)
     """With `objective: loss`, how much each output counts."""
     name: str = "svd"
-    needs_survey: bool = False
-
-    @property
-    def needs_calibration(self) -> bool:
-        """Whether factors follow the outputs, which takes inputs."""
-        return self.settings.objective != "weight"
 
     @property
     def needs_inputs(self) -> bool:
-        """The same: there is no survey."""
-        return self.needs_calibration
-
-    def survey(self, path: str, block: nn.Module, run_samples: Callable[[], None]) -> None:
-        """Nothing to learn: each matrix decides for itself."""
+        """Whether factors follow the outputs."""
+        return self.settings.needs_calibration
 
     def apply(self, path: str, block: nn.Module, inputs: LayerInputs | None) -> list[ModuleReport]:
         """Factorise the block's attention projections."""
         present = dict(block.named_modules())
         return [
-            self._factorise(path, block, name, inputs if self.needs_calibration else None)
+            self._factorise(path, block, name, inputs if self.needs_inputs else None)
             for name in self.family.attention
             if name in present
         ]
@@ -142,3 +132,12 @@ def _factors(
         return factors
     moved = moved**share
     return LowRankFactors(factors.up / moved, factors.down * moved[:, None])
+
+
+def make_stage(settings: SvdSettings, context: StageContext) -> SvdStage:
+    """With the ranks and the output weights that were planned."""
+    family, plan = context.skeleton.family, context.plan
+    weights = plan.weights_of(family.attention) if settings.needs_sensitivity else {}
+    stage = SvdStage(settings, family, dict(plan.structure.ranks), weights)
+    context.cuts.tell(stage.keep_rows)
+    return stage

@@ -187,7 +187,7 @@ def test_an_unreachable_target_names_what_can_be_reached(tmp_path):
 def test_recipes_that_contradict_themselves_are_refused():
     for stages, rest, message in [
         ([RATE], {}, "needs a target"),
-        ([GPTQ4], {"target": {"bytes_ratio": 0.5}}, "needs a quantize stage with method rate"),
+        ([GPTQ4], {"target": {"bytes_ratio": 0.5}}, "needs a quantize stage with method entropy"),
         ([RATE], {"target": {"bytes_ratio": 0.5, "max_kl": 0.1}}, "either bytes_ratio or max_kl"),
         ([GPTQ4 | {"mode": "tensor"}], {}, "mode tensor is for plain"),
         ([ROUND4 | {"sparsity": 0.5}], {}, "sparsity needs method gptq"),
@@ -206,7 +206,7 @@ def test_recipes_that_contradict_themselves_are_refused():
         (
             [PRUNE | {"max_ratio": "auto"}, GPTQ4],
             {"target": {"bytes_ratio": 0.5}},
-            "auto together with quantization needs method rate",
+            "auto together with quantization needs method entropy",
         ),
     ]:
         with pytest.raises(RecipeError, match=message):

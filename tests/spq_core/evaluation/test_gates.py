@@ -5,7 +5,7 @@ import pytest
 from spq_core.evaluation.gates import QualityGateError, check_gates
 from spq_core.evaluation.measure import LoadFigures, Measurement, ModelFigures
 from spq_core.evaluation.quality import Quality
-from spq_core.recipe.document import Gates
+from spq_core.evaluation.settings import Gates
 
 
 def measured(**result):

@@ -115,7 +115,10 @@ def test_a_least_share_of_matrices_becomes_pairs_and_loses_as_little_as_it_can()
         for scale in (1.0, 10.0, 100.0, 1000.0)
     }
     assert ranks_at(matrices, 1e-9) == {}
-    assert ranks_at(matrices, 1e-9, least_share=0.5) == {"1": 19, "10": 19}  # 20 saves nothing
+    assert ranks_at(matrices, 1e-9, min_factorized_share=0.5) == {
+        "1": 19,
+        "10": 19,
+    }  # 20 saves nothing
 
 
 def test_a_share_of_all_units_goes_from_where_it_costs_least():

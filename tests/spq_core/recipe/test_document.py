@@ -66,3 +66,28 @@ def test_calibration_grows_with_the_widest_input(name):
 def test_windows_shorter_than_asked_for_are_as_many_more():
     calibration = resolve("balanced").calibration
     assert calibration.count(1536, length=256) == 2 * calibration.count(1536)
+
+
+def test_a_recipe_in_the_words_of_earlier_versions_is_the_same_recipe():
+    earlier = {
+        "stages": [
+            {"type": "svd", "objective": "loss", "variance": "auto", "least_share": 0.45},
+            {"type": "quantize", "method": "rate", "strongest_first": False, "leave_whole": False},
+        ],
+        "target": {"bytes_ratio": 0.5},
+    }
+    now = {
+        "stages": [
+            {"type": "svd", "objective": "loss", "variance": "auto", "min_factorized_share": 0.45},
+            {
+                "type": "quantize", "method": "entropy", "act_order": False,
+                "keep_dense_with_spare_bytes": False,
+            },
+        ],
+        "target": {"bytes_ratio": 0.5},
+    }  # fmt: skip
+    assert parse_recipe(earlier).sha256() == parse_recipe(now).sha256()
+    written = str(parse_recipe(earlier).document())
+    assert not any(
+        word in written for word in ("'least_share'", "'rate'", "strongest", "leave_whole")
+    )

@@ -36,10 +36,10 @@ def whole_numbers(columns):
     return Cells(steps, -1000 * steps, 1000 * steps)
 
 
-@pytest.mark.parametrize("strongest_first", [True, False])
-def test_every_rounding_is_made_up_for_by_the_best_update_of_the_rest(strongest_first):
+@pytest.mark.parametrize("act_order", [True, False])
+def test_every_rounding_is_made_up_for_by_the_best_update_of_the_rest(act_order):
     weight, second = random_weight(), correlated_inputs()
-    feedback = hessian_factor(second, strongest_first=strongest_first)
+    feedback = hessian_factor(second, act_order=act_order)
     ours = gptq_round(weight, feedback, whole_numbers)
     # The same by solving the least-squares problem for the remaining columns at every step.
     exact, order = damped(second), feedback.order.tolist()
@@ -55,12 +55,12 @@ def test_every_rounding_is_made_up_for_by_the_best_update_of_the_rest(strongest_
     torch.testing.assert_close(ours.double(), rounded)
 
 
-@pytest.mark.parametrize("strongest_first", [True, False])
+@pytest.mark.parametrize("act_order", [True, False])
 @pytest.mark.parametrize("damping", [0.01, 1e-5])
-def test_the_factor_is_that_of_the_damped_moment(strongest_first, damping):
+def test_the_factor_is_that_of_the_damped_moment(act_order, damping):
     n = 1100
     second = correlated_inputs(n, tokens=2 * n)
-    feedback = hessian_factor(second, damping, strongest_first=strongest_first)
+    feedback = hessian_factor(second, damping, act_order=act_order)
     order = feedback.order
     exact = second.double()
     damp(exact, damping)
@@ -90,7 +90,7 @@ def test_float32_fails_where_float64_does_not(monkeypatch):
 
     monkeypatch.setattr(torch.linalg, "cholesky_ex", failing)
     second = correlated_inputs()
-    lower = hessian_factor(second, strongest_first=False).lower
+    lower = hessian_factor(second, act_order=False).lower
     assert tried == [torch.float32, torch.float64]
     torch.testing.assert_close((lower @ lower.T).flip(0, 1), damped(second))
 
@@ -149,10 +149,10 @@ def test_matrices_with_one_input_are_factorised_once(monkeypatch):
     made = []
     monkeypatch.setattr(
         feedback_module,
-        "feedback_of",
+        "hessian_factor",
         lambda second, *_args, **_named: made.append(second) or second,
     )
     shared, one, other = feedback_module.SharedHessianFactor(), torch.eye(3), torch.eye(3)
     for second in (one, one, one, other, other, one):
-        assert shared.of(second, 0.01, strongest_first=True) is second
+        assert shared.of(second, 0.01, act_order=True) is second
     assert [second is one for second in made] == [True, False, True]

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spq_core.methods.quantization.granularity import per_channel_names, row_cutoff
-from spq_core.recipe.settings import ScaleMode
+from spq_core.methods.quantization.settings import ScaleMode
 
 SHAPES = {
     "layers.0.self_attn.q_proj.down": (20, 64),

@@ -13,6 +13,7 @@ from spq_core.errors import RecipeError
 from spq_core.formats.adapted.linear import AdaptedLinear
 from spq_core.formats.low_rank.linear import LowRankLinear
 from spq_core.methods.recovery.samples import recovery_samples
+from spq_core.methods.recovery.settings import RecoverSettings
 from spq_core.methods.recovery.trainables import AdapterParameters
 from spq_core.methods.recovery.walk import Batch, gradients_of
 from spq_core.models.blocks import blocked_source
@@ -20,7 +21,6 @@ from spq_core.models.checkpoint import open_checkpoint
 from spq_core.models.skeleton import load_skeleton
 from spq_core.models.tokenizer import load_tokenizer
 from spq_core.recipe.document import parse_recipe
-from spq_core.recipe.settings import RecoverStage
 from spq_core.streaming.head import Head
 from spq_core.streaming.stream import final_states
 from tests.models import FAMILIES, save_tiny, some_ids
@@ -99,7 +99,7 @@ def test_gradients_are_those_of_the_whole_model(tmp_path, family, objective):
     real = torch.ones_like(rows, dtype=torch.bool)
     real[1, 17:] = False
     batch = Batch(rows, real)
-    settings = RecoverStage(type="recover", trains=("norms", "embedding"), rank=3)
+    settings = RecoverSettings(type="recover", trains=("norms", "embedding"), rank=3)
     trainables, student = AdapterParameters(settings), blocked(folder)
     teacher = blocked(tmp_path / "teacher")
     taught = None
@@ -128,7 +128,7 @@ def test_gradients_are_those_of_the_whole_model(tmp_path, family, objective):
 
 def test_a_padded_line_counts_its_own_tokens_only(tmp_path):
     folder = save_tiny(tmp_path / "source")
-    settings = RecoverStage(type="recover", form="lines", length=200, steps=5, batch=2)
+    settings = RecoverSettings(type="recover", form="lines", length=200, steps=5, batch=2)
     samples = recovery_samples(settings, builtin_text(), folder)
     assert samples.rows.shape == (10, 200)
     for row, real in zip(samples.rows, samples.real, strict=True):

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from spq_core.formats.slicing import bias_of, dense_linear, float_weight, linear_at
+from spq_core.methods.head_pruning.heads import columns_of, cut_heads, groups_of, score_groups
+from spq_core.methods.head_pruning.settings import PruneHeadsSettings
 from spq_core.methods.pruning.compensation import compensate
-from spq_core.methods.pruning.heads import columns_of, cut_heads, groups_of, score_groups
 from spq_core.methods.pruning.stage import forget
-from spq_core.methods.stage import StageState
+from spq_core.methods.stage import StageContext, StageState
 from spq_core.models.family import Family
-from spq_core.recipe.settings import PruneHeadsStage as HeadSettings
 from spq_core.report import ModuleReport
 from spq_core.streaming.inputs import LayerInputs
 
@@ -21,7 +21,7 @@ from spq_core.streaming.inputs import LayerInputs
 class PruneHeadsStage:
     """Removes from each layer the number of groups that the plan says, the weakest ones."""
 
-    settings: HeadSettings
+    settings: PruneHeadsSettings
     family: Family
     kept: dict[str, int]
     """Per decoder layer, how many groups stay."""
@@ -30,12 +30,7 @@ class PruneHeadsStage:
     on_cut: Callable[[str, Tensor], None] = forget
     """Told about each matrix that loses rows, and which it keeps."""
     name: str = "prune-heads"
-    needs_survey: bool = False
-    needs_calibration: bool = True
     needs_inputs: bool = True
-
-    def survey(self, path: str, block: nn.Module, run_samples: Callable[[], None]) -> None:
-        """Nothing to learn: the plan says how many heads go."""
 
     def apply(self, path: str, block: nn.Module, inputs: LayerInputs | None) -> list[ModuleReport]:
         """Cut a layer's heads, and let the output projection make up for them."""
@@ -82,3 +77,10 @@ class PruneHeadsStage:
         """Take up what the plan said."""
         self.kept.update(state.values)
         self.output_weights.update(state.tensors)
+
+
+def make_stage(settings: PruneHeadsSettings, context: StageContext) -> PruneHeadsStage:
+    """With the numbers of groups that were planned."""
+    family, plan = context.skeleton.family, context.plan
+    weights = plan.weights_of(family.attention[-1:])
+    return PruneHeadsStage(settings, family, dict(plan.structure.heads), weights, context.cuts.cut)

@@ -8,8 +8,8 @@ from spq_core.artifact.read import load_artifact
 from spq_core.compression.compress import SourceModel, compress
 from spq_core.data.texts import builtin_text
 from spq_core.errors import RecipeError, UnsupportedModelError
+from spq_core.methods.head_pruning.heads import columns_of, score_groups
 from spq_core.methods.pruning.compensation import compensate
-from spq_core.methods.pruning.heads import columns_of, score_groups
 from spq_core.recipe.document import parse_recipe
 from tests.models import FAMILIES, save_tiny, some_ids
 from tests.spq_core.compression.test_compress import dense_twin, relative_difference

@@ -1,0 +1,53 @@
+"""Which text statistics come from, and how much of it. Free of torch."""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from spq_core.documents import Document
+
+AUTO = "auto"
+LEAST_SENSITIVITY_TOKENS, MOST_SENSITIVITY_TOKENS = 4096, 16384
+MOST_SAMPLES = 4096
+
+
+class Calibration(Document):
+    """Which text the activation statistics come from, and how much of it."""
+
+    dataset: Annotated[str, Field(min_length=1, max_length=64)] = "wikitext2"
+    form: Literal["lines", "windows"] = "lines"
+    """`lines`: each sample is one non-blank line, cut or padded to `length`. `windows`: the text is
+    encoded whole and samples are stretches of it, evenly spaced; no pads."""
+    samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | Literal["auto"] = 8
+    """`auto`: as many as the model's widest input asks for (`tokens_per_input`), and `least_tokens` at least. A
+    second moment of n inputs that was measured on fewer than a few n tokens is mostly noise."""
+    tokens_per_input: Annotated[float, Field(gt=0.0, le=100.0)] = 5.0
+    """With `samples: auto`, calibration tokens for each input of the widest matrix in a layer."""
+    least_tokens: Annotated[int, Field(ge=1, le=1 << 24)] = 8192
+    """With `samples: auto`, calibration tokens however narrow the model is."""
+    length: Annotated[int, Field(ge=8, le=8192)] = 128
+    """Tokens per sample."""
+    allow_evaluation_text: bool = False
+    """Take the samples from the evaluation split, as the paper's code does. The report says so."""
+
+    def count(self, widest: int, length: int | None = None) -> int:
+        """Number of samples for a model whose widest matrix has so many inputs.
+
+        Args:
+            length: tokens per sample, where the model has fewer positions than `length`.
+        """
+        if not isinstance(self.samples, str):
+            return self.samples
+        tokens = max(self.least_tokens, self.tokens_per_input * widest)
+        return min(MOST_SAMPLES, math.ceil(tokens / (length or self.length)))
+
+
+def sensitivity_tokens(calibration: int) -> int:
+    """Tokens of the walk that says how much each output counts, of so many calibration tokens.
+
+    Half of them, as it takes three times as long a token; what more than 16,384 would tell is not worth it.
+    """
+    return min(
+        calibration, max(LEAST_SENSITIVITY_TOKENS, min(calibration // 2, MOST_SENSITIVITY_TOKENS))
+    )

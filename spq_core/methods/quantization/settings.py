@@ -1,0 +1,182 @@
+"""What a recipe says about quantization. Free of torch."""
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from spq_core.methods.settings import StageSettings, Toy
+from spq_core.models.shapes import Matrix, ModelShapes
+
+PORTABLE_BITS = (4, 8)
+PADDED_COLUMNS = 16
+CODES_PER_PACK = 8
+FLOAT_BYTES = 4
+PACKED_SCALE_BYTES = 3
+"""A float16 scale and a zero point."""
+ROUNDED_SECONDS = 0.2e-6
+"""Per weight, with error feedback."""
+
+
+class ScaleMode(StrEnum):
+    """How many scales a quantized matrix gets, and which matrices get which."""
+
+    TENSOR = "tensor"
+    CHANNEL = "channel"
+    MIX_NAME = "mix_name"
+    MIX_PERCENTILE = "mix_percentile"
+    MIX_MEANSTD = "mix_meanstd"
+
+
+class QuantizeSettings(StageSettings):
+    """Store weights in fewer bits.
+
+    `round`: each weight to the nearest code. `gptq`: with error feedback (arXiv:2210.17323).
+    `entropy`: with error feedback onto a lattice whose codes are stored by entropy; the recipe's
+    `target` sets how fine it is.
+    """
+
+    earlier_names: ClassVar[Mapping[str, str]] = {
+        "strongest_first": "act_order",
+        "leave_whole": "keep_dense_with_spare_bytes",
+    }
+
+    type: Literal["quantize"]
+    method: Literal["round", "gptq", "entropy"] = "round"
+    bits: Literal[3, 4, 8] = 8
+    """Width of a code; `entropy` has none."""
+    mode: ScaleMode = ScaleMode.CHANNEL
+    group_size: Annotated[int, Field(ge=8, le=1 << 16, multiple_of=8)] | None = None
+    """Columns that share a scale; all of a row when left out."""
+    symmetric: bool = True
+    act_order: bool = True
+    """Round the columns with the strongest inputs first (GPTQ)."""
+    scale_search: bool = False
+    """Choose scales by the output error they leave, not by the largest weight."""
+    sparsity: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of weights set to zero on the way (SparseGPT, arXiv:2301.00774). Zeros take no fewer
+    bytes in packed codes; N:M patterns are not a format of ours, as no runtime here gains by them."""
+    damping: Annotated[float, Field(gt=0.0, le=1.0)] = 0.01
+    """Share of each input's energy added to it before inversion."""
+    embedding: bool = True
+    """Quantize the token embedding too; a tied head then shares its codes."""
+    keep_dense_with_spare_bytes: bool = True
+    """With `entropy`: spend bytes that the finest lattices leave over on matrices that stay in the
+    source's dtype. Without it the target is a limit, and every matrix runs on 8-bit kernels."""
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _by_its_present_name(cls, method: Any) -> Any:
+        return "entropy" if method == "rate" else method
+
+    @model_validator(mode="after")
+    def _fits_the_method(self) -> Self:
+        if self.mode != ScaleMode.CHANNEL and not self.is_plain:
+            raise ValueError(f"mode {self.mode.value} is for plain symmetric 8-bit rounding only")
+        if self.sparsity and self.method != "gptq":
+            raise ValueError("sparsity needs method gptq, which pays for removed weights")
+        return self
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is symmetric 8-bit rounding with one scale per row or matrix."""
+        return (
+            self.method == "round"
+            and self.bits == 8  # noqa: PLR2004
+            and self.group_size is None
+            and self.symmetric
+            and not self.scale_search
+        )
+
+    @property
+    def by_entropy(self) -> bool:
+        """Whether codes are stored by entropy, so that a target sets how fine they are."""
+        return self.method == "entropy"
+
+    @property
+    def quantizes(self) -> bool:
+        """Every method of it."""
+        return True
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether rounding looks at inputs."""
+        return self.method != "round" or self.scale_search
+
+    def order_error(self, before: Sequence[StageSettings], after: Sequence[StageSettings]) -> str:
+        """Only plain codes can be cut afterwards."""
+        del before
+        if after and not self.is_plain:
+            return "quantize must be the last stage, unless it is plain 8-bit rounding"
+        return ""
+
+    @property
+    def portability_error(self) -> str:
+        """What compressed-tensors and its readers do not hold."""
+        reasons = {
+            "codes stored by entropy have no form in compressed-tensors": self.by_entropy,
+            f"{self.bits} bits have no kernels in stock runtimes": self.bits not in PORTABLE_BITS,
+            "stock transformers loads no zero points; set symmetric: true": not self.symmetric,
+            "scales are per row or group there": self.mode != ScaleMode.CHANNEL,
+            "embedding and head stay as they are there; set embedding: false": self.embedding,
+        }
+        return next((reason for reason, holds in reasons.items() if holds), "")
+
+    def shapes_error(self, shapes: ModelShapes, *, portable: bool) -> str:
+        """Portable groups are whole."""
+        size = self.group_size
+        if size is None or not portable:
+            return ""
+        for index, layer in enumerate(shapes.layers):
+            name = next((name for name, part in sorted(layer.items()) if part.n_in % size), None)
+            if name is not None:
+                return (
+                    f"profile portable: {name} of layer {index} has {layer[name].n_in} columns, which groups of "
+                    f"{size} do not divide; choose another group_size"
+                )
+        return ""
+
+    def seconds(self, shapes: ModelShapes) -> float:
+        """Of rounding with error feedback; plain rounding takes as long as copying."""
+        return ROUNDED_SECONDS * shapes.elements if self.needs_calibration else 0.0
+
+    def for_preflight(self, toy: Toy, *, fixed: bool) -> Self:
+        """With groups that the toy has."""
+        del fixed
+        if self.group_size is None:
+            return self
+        return self.model_copy(update={"group_size": min(self.group_size, toy.group)})
+
+    def matrix_bytes(self, matrix: Matrix, shapes: ModelShapes, *, portable: bool) -> float:
+        """Stored bytes of a decoder layer's matrix, where bits are given."""
+        if self.is_plain and not portable:
+            scales = 1 if self.mode == ScaleMode.TENSOR else matrix.n_out
+            return _padded(matrix.n_in, PADDED_COLUMNS) * matrix.n_out + FLOAT_BYTES * scales
+        size = min(self.group_size or matrix.n_in, matrix.n_in)
+        scales = matrix.n_out * -(-matrix.n_in // size)
+        codes = matrix.n_out * _padded(matrix.n_in, CODES_PER_PACK) * self.bits / 8
+        return codes + (shapes.item_bytes if portable else PACKED_SCALE_BYTES) * scales
+
+    def tables_bytes(self, shapes: ModelShapes, *, portable: bool) -> float:
+        """Stored bytes of embedding and head."""
+        tables = [shapes.embedding] if shapes.head is None else [shapes.embedding, shapes.head]
+        plain = sum(table.elements for table in tables) * shapes.item_bytes
+        if portable:
+            return plain
+        coded = [self._table_bytes(table, shapes) for table in tables]
+        if self.embedding:
+            return sum(coded)
+        # The embedding stays; a tied head gets codes of its own if rounding is plain, and stays with it if not.
+        if shapes.head is not None:
+            return shapes.embedding.elements * shapes.item_bytes + coded[1]
+        return plain + (coded[0] if self.is_plain else 0)
+
+    def _table_bytes(self, table: Matrix, shapes: ModelShapes) -> float:
+        if self.is_plain:
+            return table.elements + FLOAT_BYTES * table.n_out
+        return self.matrix_bytes(table, shapes, portable=False)
+
+
+def _padded(columns: int, multiple: int) -> int:
+    return -(-columns // multiple) * multiple

@@ -1,0 +1,21 @@
+"""Which of the three ways of rounding a recipe asks for."""
+
+from spq_core.methods.quantization.entropy_stage import EntropyStage
+from spq_core.methods.quantization.grid_stage import GridStage
+from spq_core.methods.quantization.settings import QuantizeSettings
+from spq_core.methods.quantization.stage import QuantizeStage
+from spq_core.methods.stage import Stage, StageContext
+
+
+def make_stage(settings: QuantizeSettings, context: StageContext) -> Stage:
+    """By entropy where there is a budget, else onto grids, plainly to 8 bits where that is all."""
+    skeleton, budget = context.skeleton, context.plan.budget
+    parts = (
+        settings, skeleton.family, skeleton.head_path, skeleton.embedding_path, context.dtype,
+    )  # fmt: skip
+    if budget is not None:
+        context.cuts.tell(budget.keep_rows)
+        return EntropyStage(*parts, budget)
+    if settings.is_plain and not context.portable:
+        return QuantizeStage(*parts)
+    return GridStage(*parts, layers_only=context.portable)

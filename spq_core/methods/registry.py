@@ -1,0 +1,30 @@
+"""The methods there are: one line each. Free of torch.
+
+A method is a folder with settings (`settings.py`, free of torch) and the stage that does the work. The
+stage is imported when one is made (`making`), so that recipes can be read where there is no torch.
+"""
+
+from typing import NamedTuple
+
+from spq_core.methods.head_pruning.settings import PruneHeadsSettings
+from spq_core.methods.pruning.settings import PruneSettings
+from spq_core.methods.quantization.settings import QuantizeSettings
+from spq_core.methods.recovery.settings import RecoverSettings
+from spq_core.methods.settings import StageSettings
+from spq_core.methods.svd.settings import SvdSettings
+
+
+class Method(NamedTuple):
+    """Settings, and the module whose `make_stage` makes a stage of them."""
+
+    settings: type[StageSettings]
+    module: str
+
+
+METHODS = (
+    Method(SvdSettings, "spq_core.methods.svd.stage"),
+    Method(PruneSettings, "spq_core.methods.pruning.stage"),
+    Method(PruneHeadsSettings, "spq_core.methods.head_pruning.stage"),
+    Method(QuantizeSettings, "spq_core.methods.quantization.stages"),
+    Method(RecoverSettings, "spq_core.methods.recovery.stage"),
+)

@@ -1,0 +1,26 @@
+"""What a recipe's result must come to. Free of torch."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from spq_core.documents import Document
+
+
+class Target(Document):
+    """How large the artifact may be, or how far from the source; one of the two."""
+
+    bytes_ratio: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Artifact bytes over the source's, with 16 bits a weight at most: float32 sources count half."""
+    max_kl: Annotated[float, Field(gt=0.0, le=10.0)] | None = None
+    """KL divergence from the source, in nats per token of the calibration text."""
+    allocation: Literal["loss", "uniform", "pgsvd", "mgaa"] = "loss"
+    """How bytes are shared out. `loss`: by expected loss per byte. For comparison: `uniform`, equal
+    bits for all; `pgsvd`, equal relative error for all (arXiv:2510.05544); `mgaa`, by how much a
+    layer turns its input (arXiv:2507.03294)."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.bytes_ratio is None) == (self.max_kl is None):
+            raise ValueError("give either bytes_ratio or max_kl")
+        return self

@@ -1,0 +1,36 @@
+"""Whether a recipe fits a model, before any weight is read. Free of torch."""
+
+from spq_core.errors import RecipeError, UnsupportedModelError
+from spq_core.models.family import Family
+from spq_core.models.shapes import ModelShapes
+from spq_core.recipe.document import Recipe
+
+
+def refuse_family(recipe: Recipe, family: Family) -> None:
+    """Refuse what no model of a family can become.
+
+    Raises:
+        UnsupportedModelError: a stage does not know such layers, or its matrices are stored transposed and the
+            artifact is to be portable.
+    """
+    if recipe.profile == "portable" and family.input_major:
+        raise UnsupportedModelError(
+            f"profile portable: {family.name} models store their matrices transposed, which compressed-tensors "
+            "does not know; use profile compact"
+        )
+    for stage in recipe.stages:
+        if error := stage.family_error(family):
+            raise UnsupportedModelError(error)
+
+
+def require_suitable(recipe: Recipe, shapes: ModelShapes) -> None:
+    """Refuse what a model cannot become.
+
+    Raises:
+        UnsupportedModelError: see `refuse_family`.
+        RecipeError: a stage does not fit the model's matrices.
+    """
+    refuse_family(recipe, shapes.family)
+    for stage in recipe.stages:
+        if error := stage.shapes_error(shapes, portable=recipe.profile == "portable"):
+            raise RecipeError(error)

@@ -1,0 +1,54 @@
+"""What holds of every registered method; a new one is tried here without being named."""
+
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from spq_core.estimate.estimate import estimate, folder_shapes
+from spq_core.methods.registry import METHODS
+from spq_core.methods.settings import StageSettings, Toy
+from spq_core.recipe.document import parse_recipe
+from tests.models import save_tiny
+
+NAMES = {
+    str(method.settings.model_fields["type"].annotation.__args__[0]): method for method in METHODS
+}
+README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+TOY = Toy(tokens=32, rank=16, group=32)
+
+
+def test_names_are_its_own():
+    assert len(NAMES) == len(METHODS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_makes_its_stage_and_says_what_it_does(name):
+    method = NAMES[name]
+    assert callable(import_module(method.module).make_stage)
+    assert method.settings.__doc__ != StageSettings.__doc__
+    assert f"`{name}`" in README
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_defaults_are_a_recipe_that_can_be_estimated_and_tried(tmp_path, name):
+    recipe = parse_recipe({"stages": [{"type": name}], "calibration": {"form": "windows"}})
+    (stage,) = recipe.stages
+    assert type(stage) is NAMES[name].settings
+    small = stage.for_preflight(TOY, fixed=True)
+    assert type(small).model_validate(small.model_dump()) == small
+    shapes = folder_shapes(save_tiny(tmp_path / "tiny"))
+    assert estimate(recipe, shapes).artifact_bytes.expected > 0
+    assert parse_recipe(recipe.document()) == recipe
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_earlier_names_of_keys_are_read_and_present_ones_are_written(name):
+    settings = NAMES[name].settings
+    for before, now in settings.earlier_names.items():
+        assert before not in settings.model_fields
+        default = settings.model_fields[now].default
+        assert settings.model_validate({"type": name, before: default}) == settings(type=name)
+        assert before not in settings.model_validate({"type": name, before: default}).model_dump()
+        with pytest.raises(ValueError, match=f"{before} is the earlier name of {now}"):
+            settings.model_validate({"type": name, before: default, now: default})
