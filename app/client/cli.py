@@ -13,9 +13,9 @@ import click
 
 from app.client.follow import follow
 from app.client.http import ApiError, Client
-from spq_core.artifact.card import figures_table, measured_on
 from spq_core.artifact.manifest import is_inside
 from spq_core.recipe.catalog import DEFAULT, read_request
+from spq_core.workflow.card import figures_table, measured_on
 
 EXIT_CODES = {"succeeded": 0, "failed": 1, "canceled": 3}
 KEY_FILE = Path("~/.spq/api-key")

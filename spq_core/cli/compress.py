@@ -9,7 +9,6 @@ from typing import Any
 import click
 from transformers.utils import logging
 
-from spq_core.artifact.card import figures_table, measured_on
 from spq_core.artifact.writer import require_unused
 from spq_core.cli.console import ConsoleProgress
 from spq_core.cli.options import DATA_OPTION, DEVICE_OPTION, JSON_OPTION, named_text
@@ -23,6 +22,7 @@ from spq_core.hub.own_token import own_hub
 from spq_core.models.clean_copy import SourceModel
 from spq_core.recipe.catalog import DEFAULT, read_request, resolve
 from spq_core.recipe.document import Recipe
+from spq_core.workflow.card import figures_table, measured_on
 from spq_core.workflow.finished import finished_run, forget_notes
 from spq_core.workflow.interruption import naming_resume, scratch_folder, stopped_like_by_hand
 from spq_core.workflow.job import compress_and_load, compress_and_measure

@@ -6,10 +6,10 @@ from pathlib import Path
 import click
 import yaml
 
-from spq_core.artifact.card import work_done
 from spq_core.artifact.manifest import MANIFEST_FILE, read_manifest, verify_files
 from spq_core.models.weight_files import stored_bytes
 from spq_core.recipe.catalog import DEFAULT, catalog, resolve
+from spq_core.workflow.card import work_done
 
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 

@@ -12,7 +12,6 @@ from typing import Any
 import click
 from transformers.utils import logging
 
-from spq_core.artifact.card import figures_table, measured_on
 from spq_core.artifact.manifest import MANIFEST_FILE, read_manifest, verify_files
 from spq_core.cli.console import ConsoleProgress
 from spq_core.cli.options import DATA_OPTION, DEVICE_OPTION, JSON_OPTION, named_text
@@ -24,6 +23,7 @@ from spq_core.evaluation.gguf import SUFFIX
 from spq_core.evaluation.measure import Measurement, choose_device, measure
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.summary import summary_rows
+from spq_core.workflow.card import figures_table, measured_on
 
 
 @click.command("evaluate")

@@ -4,7 +4,7 @@ A method is a folder with settings (`settings.py`, free of torch) and the stage 
 stage is imported when one is made (`making`), so that recipes can be read where there is no torch.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from spq_core.methods.head_pruning.settings import PruneHeadsSettings
 from spq_core.methods.pruning.settings import PruneSettings
@@ -19,6 +19,12 @@ class Method(NamedTuple):
 
     settings: type[StageSettings]
     module: str
+
+    @property
+    def name(self) -> str:
+        """Its `type` in recipes."""
+        (name,) = get_args(self.settings.model_fields["type"].annotation)
+        return str(name)
 
 
 METHODS = (

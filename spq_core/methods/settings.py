@@ -45,6 +45,10 @@ class StageSettings(Document):
     type: str
     """Its name in recipes and reports."""
 
+    outcome: ClassVar[str] = "matrices were changed"
+    """How the model card goes on after "n of m"."""
+    reports_parts: ClassVar[bool] = False
+    """Whether the matrices of an attention or an MLP report one thing, and count as one."""
     layer_copies: ClassVar[float] = 6.2
     """Peak memory at a decoder layer, in sizes of the layer (measured)."""
 

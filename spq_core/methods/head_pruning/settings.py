@@ -1,7 +1,7 @@
 """What a recipe says about the pruning of attention heads. Free of torch."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -19,6 +19,9 @@ class PruneHeadsSettings(StageSettings):
     So a layer's ratio of query to key-value heads stays, which grouped-query attention needs; with
     one query head per key-value head a group is a head.
     """
+
+    outcome: ClassVar[str] = "attention layers lost heads"
+    reports_parts: ClassVar[bool] = True
 
     type: Literal["prune-heads"]
     ratio: Annotated[float, Field(ge=0.0, lt=1.0)] | Literal["auto"] = 0.05

@@ -1,7 +1,7 @@
 """What a recipe says about the pruning of MLPs. Free of torch."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -22,6 +22,9 @@ class PruneSettings(StageSettings):
     The defaults are the paper's (arXiv:2602.18420): mean absolute activation, more in quiet layers,
     no update.
     """
+
+    outcome: ClassVar[str] = "MLPs lost neurons"
+    reports_parts: ClassVar[bool] = True
 
     type: Literal["prune"]
     score: Literal["activation", "wanda", "flap", "obs"] = "activation"

@@ -42,6 +42,8 @@ class QuantizeSettings(StageSettings):
         "leave_whole": "keep_dense_with_spare_bytes",
     }
 
+    outcome: ClassVar[str] = "matrices were quantized"
+
     type: Literal["quantize"]
     method: Literal["round", "gptq", "entropy"] = "round"
     bits: Literal[3, 4, 8] = 8

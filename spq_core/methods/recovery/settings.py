@@ -1,7 +1,7 @@
 """What a recipe says about recovery. Free of torch."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -14,6 +14,8 @@ TRAINED_SECONDS = 8e-11
 
 class RecoverSettings(StageSettings):
     """Train low-rank adapters (LoRA, arXiv:2106.09685) on the compressed model for a few steps."""
+
+    outcome: ClassVar[str] = "matrices were trained towards the source"
 
     type: Literal["recover"]
     objective: Literal["logits", "text"] = "logits"

@@ -29,6 +29,8 @@ class SvdSettings(StageSettings):
     earlier_names: ClassVar[Mapping[str, str]] = {"least_share": "min_factorized_share"}
     layer_copies: ClassVar[float] = 7.8
 
+    outcome: ClassVar[str] = "matrices became pairs of low rank"
+
     type: Literal["svd"]
     objective: Literal["weight", "output", "loss"] = "weight"
     """`loss`: of the output, each row counting by how much the loss depends on it."""

@@ -11,9 +11,7 @@ from spq_core.methods.settings import StageSettings, Toy
 from spq_core.recipe.document import parse_recipe
 from tests.models import save_tiny
 
-NAMES = {
-    str(method.settings.model_fields["type"].annotation.__args__[0]): method for method in METHODS
-}
+NAMES = {method.name: method for method in METHODS}
 README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
 TOY = Toy(tokens=32, rank=16, group=32)
 

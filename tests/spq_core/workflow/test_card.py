@@ -3,7 +3,7 @@ import re
 import pytest
 import yaml
 
-from spq_core.artifact.card import work_done, write_card
+from spq_core.workflow.card import work_done, write_card
 
 MODULES = [
     *(

@@ -9,16 +9,9 @@ from typing import Any
 import yaml
 
 from spq_core.artifact.manifest import CARD_FILE
+from spq_core.methods.registry import METHODS
 
 _MARKUP = re.compile(r"[^A-Za-z0-9 _./:;'()%,+\-]")
-
-_VERBS = {
-    "svd": "matrices became pairs of low rank",
-    "prune": "MLPs lost neurons",
-    "prune-heads": "attention layers lost heads",
-    "recover": "matrices were trained towards the source",
-    "quantize": "matrices were quantized",
-}
 
 
 def write_card(
@@ -119,14 +112,15 @@ def measured_on(settings: Mapping[str, Any], row: Mapping[str, Any]) -> str:
 
 def work_done(modules: Sequence[Mapping[str, Any]]) -> str:
     """One line a stage, from the reports of its matrices."""
-    stages = dict.fromkeys(one["stage"] for one in modules if one["stage"] in _VERBS)
+    settings = {method.name: method.settings for method in METHODS}
     lines = []
-    for stage in stages:
+    for stage in dict.fromkeys(one["stage"] for one in modules if one["stage"] in settings):
         own = [one for one in modules if one["stage"] == stage]
-        if stage.startswith("prune"):  # an MLP's or an attention's matrices report one thing
+        if settings[stage].reports_parts:
             own = list({one["layer"].rpartition(".")[0]: one for one in own}.values())
         done = [one["figures"] for one in own if one["applied"]]
-        lines.append(f"* `{stage}`: {len(done)} of {len(own)} {_VERBS[stage]}{_details(done)}.")
+        outcome = settings[stage].outcome
+        lines.append(f"* `{stage}`: {len(done)} of {len(own)} {outcome}{_details(done)}.")
     return "\n".join(lines) or "Nothing was changed."
 
 
