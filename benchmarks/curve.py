@@ -12,7 +12,6 @@ earlier run with the same settings stay there if `--only` leaves them out.
 import argparse
 import csv
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,13 +95,13 @@ def main() -> None:
     }
     rows = []
     for row in scored[text.name].rows:
-        record = {key: asdict(row)[key] for key in ("name", "bytes_on_disk")}
+        record: dict[str, Any] = {"name": row.name, "bytes_on_disk": row.bytes_on_disk}
         packed = folders[row.name] / "bytes.json"
         if packed.is_file():
             record["bytes_on_disk"] = json.loads(packed.read_text(encoding="utf-8"))["bytes"]
         for name, found in scored.items():
             other = next(one for one in found.rows if one.name == row.name)
-            record |= {f"{name} {key}": getattr(other, key) for key in FIGURES}
+            record |= {f"{name} {key}": other.quality[key] for key in FIGURES}
         rows.append(record)
     write(rows, {name: found.settings for name, found in scored.items()}, text.name)
 

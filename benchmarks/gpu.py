@@ -93,7 +93,7 @@ def one_model(source: Path, options: argparse.Namespace) -> list[dict[str, Any]]
                 "decode": speed.decode.median, "prefill": speed.prefill.median,
                 "decode_over_source": speed.decode.median / base.decode.median,
                 "prefill_over_source": speed.prefill.median / base.prefill.median,
-                "kl": row.kl, "top1": row.top1,
+                "kl": row.quality["kl"], "top1": row.quality["top1"],
             }
         )  # fmt: skip
     return found

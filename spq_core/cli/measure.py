@@ -73,7 +73,7 @@ def evaluate_command(
         models, data or dataset, settings, device, data_dir,
         reference="reference" if reference is not None else None,
     )  # fmt: skip
-    rows = [asdict(row) for row in summary_rows(measurement)]
+    rows = [row.document() for row in summary_rows(measurement)]
     if as_json:
         document = rows[-1] | {"rows": rows, "evaluation": asdict(measurement)}
         click.echo(json.dumps(document, indent=1))
@@ -135,7 +135,7 @@ def compare_command(
     found = summary_rows(measurement)
     if figure is not None:
         write_figure(found, figure)
-    rows = [asdict(row) for row in found]
+    rows = [row.document() for row in found]
     if as_json:
         click.echo(json.dumps({"rows": rows, "evaluation": asdict(measurement)}, indent=1))
     else:

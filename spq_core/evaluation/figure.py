@@ -37,9 +37,9 @@ def write_figure(rows: Sequence[Row], file: Path) -> None:
     figure, axes = plt.subplots(1, 3 if timed else 2, figsize=(15 if timed else 10, 4.2))
     try:
         _scatter(axes[0], rows, [row.perplexity for row in rows], f"perplexity, {rows[0].dataset}")
-        compared = [row for row in rows if row.kl is not None]
+        compared = [row for row in rows if row.quality["kl"] is not None]
         _scatter(
-            axes[1], compared, [max(row.kl or 0.0, LEAST_KL) for row in compared],
+            axes[1], compared, [max(row.quality["kl"] or 0.0, LEAST_KL) for row in compared],
             f"KL from {rows[0].name}, nats per token",
         )  # fmt: skip
         if compared:

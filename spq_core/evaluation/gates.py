@@ -46,13 +46,16 @@ def _checks(gates: Gates, measurement: Measurement, result: str, source: str) ->
     """Every limit on every text; a figure that is not a number keeps none."""
     before = measurement.models[source].quality
     for text, quality in measurement.models[result].quality.items():
-        ratio, most = quality.perplexity / before[text].perplexity, gates.max_perplexity_ratio
+        perplexities = [quality["perplexity"], before[text]["perplexity"]]
+        ratio, most = (
+            (perplexities[0] or 0.0) / (perplexities[1] or 1.0),
+            gates.max_perplexity_ratio,
+        )
         if most is not None:
             yield _Check(f"perplexity ratio to the source on {text}", ratio, most, ratio <= most)
-        if gates.max_kl is not None and quality.kl is not None:
-            keeps = quality.kl <= gates.max_kl
-            yield _Check(f"KL from the source on {text}", quality.kl, gates.max_kl, keeps)
-        if gates.min_top1 is not None and quality.top1 is not None:
-            keeps = quality.top1 >= gates.min_top1
-            figure = f"top-1 agreement with the source on {text}"
-            yield _Check(figure, quality.top1, gates.min_top1, keeps)
+        kl, top1 = quality["kl"], quality["top1"]
+        if gates.max_kl is not None and kl is not None:
+            yield _Check(f"KL from the source on {text}", kl, gates.max_kl, kl <= gates.max_kl)
+        if gates.min_top1 is not None and top1 is not None:
+            keeps = top1 >= gates.min_top1
+            yield _Check(f"top-1 agreement with the source on {text}", top1, gates.min_top1, keeps)

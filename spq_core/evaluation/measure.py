@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,18 +122,20 @@ def measure(
         if isinstance(model, PreTrainedModel):
             _widen(model, device)
     quality = {
-        dataset: _score(loaded, cut, reference, f"perplexity on {dataset}", progress)
+        dataset: _score(
+            loaded, cut, reference, f"perplexity on {dataset}", progress, tokenizer.decode
+        )
         for dataset, cut in windows.items()
     }
     most = min(PAPER_TOKENS, _smallest(folders.values()) or PAPER_TOKENS)
     short = first_tokens(tokenizer, paper_text(texts[first].evaluation), most)
-    paper = score_windows(loaded, short[None], reference=None)
+    paper = score_windows(loaded, short[None], reference=None, decode=tokenizer.decode)
     return Measurement(
         models={
             name: ModelFigures(
                 load=load_figures[name],
                 quality={dataset: rows[name] for dataset, rows in quality.items()},
-                ppl_paper=paper[name].perplexity,
+                ppl_paper=paper[name]["perplexity"],
                 throughput=speeds.get(name),
             )
             for name in folders
@@ -306,8 +308,13 @@ def _score(
     reference: str | None,
     title: str,
     progress: Progress,
+    decode: Callable[[Tensor], str],
 ) -> dict[str, Quality]:
     progress.stage(title, len(windows), "windows")
     return score_windows(
-        models, windows, reference=reference, after_window=lambda: progress.advance("")
+        models,
+        windows,
+        reference=reference,
+        after_window=lambda: progress.advance(""),
+        decode=decode,
     )

@@ -1,8 +1,10 @@
 """The table people read: one row a model."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from spq_core.evaluation.measure import Measurement
+from spq_core.evaluation.quality import Quality
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,13 +15,28 @@ class Row:
     bytes_on_disk: int
     resident_bytes: int
     dataset: str
-    perplexity: float
-    tokens: int
+    quality: Quality
     ppl_paper: float | None
-    kl: float | None
-    top1: float | None
     prefill_tokens_per_second: float | None
     decode_tokens_per_second: float | None
+
+    @property
+    def perplexity(self) -> float:
+        """On the row's text."""
+        return self.quality["perplexity"] or 0.0
+
+    def document(self) -> dict[str, Any]:
+        """As one level of JSON values."""
+        return {
+            "name": self.name,
+            "bytes_on_disk": self.bytes_on_disk,
+            "resident_bytes": self.resident_bytes,
+            "dataset": self.dataset,
+            **self.quality,
+            "ppl_paper": self.ppl_paper,
+            "prefill_tokens_per_second": self.prefill_tokens_per_second,
+            "decode_tokens_per_second": self.decode_tokens_per_second,
+        }
 
 
 def summary_rows(measurement: Measurement) -> tuple[Row, ...]:
@@ -34,11 +51,8 @@ def summary_rows(measurement: Measurement) -> tuple[Row, ...]:
                 bytes_on_disk=figures.load.bytes_on_disk,
                 resident_bytes=figures.load.resident_bytes,
                 dataset=dataset,
-                perplexity=quality.perplexity,
-                tokens=quality.tokens,
+                quality=quality,
                 ppl_paper=figures.ppl_paper,
-                kl=quality.kl,
-                top1=quality.top1,
                 prefill_tokens_per_second=speed.prefill.median if speed else None,
                 decode_tokens_per_second=speed.decode.median if speed else None,
             )

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from spq_core.artifact.manifest import CARD_FILE
+from spq_core.evaluation.metrics.registry import METRICS
 from spq_core.methods.registry import METHODS
 
 _MARKUP = re.compile(r"[^A-Za-z0-9 _./:;'()%,+\-]")
@@ -87,17 +88,16 @@ def _figures(result: dict[str, Any]) -> str:
 
 def figures_table(rows: list[dict[str, Any]]) -> str:
     """The before/after table in Markdown."""
-    lines = [
-        "| model | bytes on disk | bytes resident | perplexity | KL | top-1 | prefill tok/s | decode tok/s |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row['name']} | {row['bytes_on_disk']:,} | {row['resident_bytes']:,} "
-        f"| {row['perplexity']:.3f} | {_number(row['kl'], '.4f')} | {_number(row['top1'], '.1%')} "
-        f"| {_number(row['prefill_tokens_per_second'], '.0f')} "
-        f"| {_number(row['decode_tokens_per_second'], '.1f')} |"
-        for row in rows
-    ]
+    shown = [metric for metric in METRICS if any(metric.name in row for row in rows)]
+    titles = ["model", "bytes on disk", "bytes resident", *(metric.title for metric in shown)]
+    titles += ["prefill tok/s", "decode tok/s"]
+    lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
+    for row in rows:
+        cells = [row["name"], f"{row['bytes_on_disk']:,}", f"{row['resident_bytes']:,}"]
+        cells += [_number(row.get(metric.name), metric.form) for metric in shown]
+        cells.append(_number(row["prefill_tokens_per_second"], ".0f"))
+        cells.append(_number(row["decode_tokens_per_second"], ".1f"))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

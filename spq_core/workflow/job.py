@@ -111,7 +111,7 @@ def compress_and_measure(
         gpu_peak_bytes=torch.cuda.max_memory_allocated(device) if device != "cpu" else None,
     )
     for row in result.rows:
-        progress.record("metric", asdict(row))
+        progress.record("metric", row.document())
     write_card(out, source.name, source.revision, license_id, result.document(), versions)
     forget_notes(out)
     return result

@@ -87,7 +87,7 @@ class RunResult:
             "compression": report,
             "evaluation": None if self.measurement is None else asdict(self.measurement),
             "missing": None if self.missing is None else asdict(self.missing),
-            "rows": [asdict(row) for row in self.rows],
+            "rows": [row.document() for row in self.rows],
             "load_check": asdict(self.load_check),
             "beaten_by_int8": self.beaten_by_int8,
             "estimate": self.estimate,

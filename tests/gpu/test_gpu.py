@@ -130,5 +130,5 @@ def test_measuring_on_a_gpu_agrees_with_measuring_on_a_cpu(tmp_path):
         .quality["builtin"]
         for device in ("cpu", DEVICE)
     )
-    assert after.perplexity == pytest.approx(before.perplexity, rel=0.02)
-    assert after.top1 == pytest.approx(before.top1, abs=0.05)
+    assert after["perplexity"] == pytest.approx(before["perplexity"], rel=0.02)
+    assert after["top1"] == pytest.approx(before["top1"], abs=0.05)

@@ -8,10 +8,11 @@ from spq_core.evaluation.summary import Row
 def row(name, **changes):
     figures = {
         "name": name, "bytes_on_disk": 1_000_000, "resident_bytes": 1, "dataset": "builtin",
-        "perplexity": 20.0, "tokens": 10, "ppl_paper": None, "kl": 0.01, "top1": 0.9,
-        "prefill_tokens_per_second": None, "decode_tokens_per_second": None,
+        "ppl_paper": None, "prefill_tokens_per_second": None, "decode_tokens_per_second": None,
     }  # fmt: skip
-    return Row(**(figures | changes))
+    quality = {"perplexity": 20.0, "tokens": 10, "kl": 0.01, "top1": 0.9}
+    quality |= {key: changes.pop(key) for key in list(changes) if key in quality}
+    return Row(**(figures | changes), quality=quality)
 
 
 @pytest.mark.parametrize("speed", [None, 12.5])

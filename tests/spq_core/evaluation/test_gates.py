@@ -4,7 +4,6 @@ import pytest
 
 from spq_core.evaluation.gates import QualityGateError, check_gates
 from spq_core.evaluation.measure import LoadFigures, Measurement, ModelFigures
-from spq_core.evaluation.quality import Quality
 from spq_core.evaluation.settings import Gates
 
 
@@ -13,8 +12,8 @@ def measured(**result):
     load = LoadFigures(bytes_on_disk=1, resident_bytes=1, load_peak_bytes=1, dtype="bfloat16")
 
     def figures(**last):
-        one = Quality(perplexity=20.0, tokens=100, kl=0.01, top1=0.95)
-        two = Quality(**({"perplexity": 30.0, "tokens": 100, "kl": 0.01, "top1": 0.95} | last))
+        one = {"perplexity": 20.0, "tokens": 100, "kl": 0.01, "top1": 0.95}
+        two = {"perplexity": 30.0, "tokens": 100, "kl": 0.01, "top1": 0.95} | last
         return ModelFigures(
             load=load, quality={"one": one, "two": two}, ppl_paper=None, throughput=None
         )

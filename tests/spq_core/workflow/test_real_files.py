@@ -542,7 +542,7 @@ def test_an_index_without_metadata_is_read_though_transformers_would_not(tmp_pat
     with clean_copy(SourceModel(folder=folder, name="tiny")) as copy:
         compressed(folder, tmp_path)
         found = measured(copy.folder, tmp_path / "out").models
-    assert found["out"].quality["builtin"].perplexity > 1
+    assert found["out"].quality["builtin"]["perplexity"] > 1
 
 
 @pytest.mark.parametrize("family", ["gpt2", "opt"])
