@@ -69,7 +69,9 @@ def _client(url: str, key_file: Path) -> Client:
 )
 @click.option("--revision", default="main", show_default=True)
 @click.option(
-    "--local", is_flag=True, help="MODEL is a folder name in the service's SPQ_MODEL_DIRS."
+    "--local",
+    is_flag=True,
+    help="MODEL is a folder name in the service's SPQ_MODEL_DIRS (spq serve --models).",
 )
 @click.option("--output", help="Hub repository to publish to.")
 @click.option("--public", is_flag=True, help="Publish openly; private by default.")
@@ -77,6 +79,11 @@ def _client(url: str, key_file: Path) -> Client:
 @click.option("--limit", type=int, help="Evaluation windows; the whole corpus by default.")
 @click.option(
     "--length", type=int, help="Tokens per window; 1024, or the model's context if shorter."
+)
+@click.option(
+    "--throughput/--no-throughput",
+    default=True,
+    help="Time prefill and decoding; with few windows that takes longer than the rest.",
 )
 @click.option("--watch", is_flag=True, help="Follow the job to its end.")
 @JSON_OPTION
@@ -92,6 +99,7 @@ def submit_command(
     dataset: str,
     limit: int | None,
     length: int | None,
+    throughput: bool,
     watch: bool,
     as_json: bool,
 ) -> None:
@@ -99,7 +107,12 @@ def submit_command(
     body: dict[str, Any] = {
         "model": {"path": model} if local else {"repo_id": model, "revision": revision},
         "recipe": read_request(recipe),
-        "evaluation": {"perplexity": [dataset], "limit": limit, "length": length},
+        "evaluation": {
+            "perplexity": [dataset],
+            "limit": limit,
+            "length": length,
+            "throughput": throughput,
+        },
     }
     if not local and "/" not in model:
         click.echo(

@@ -131,7 +131,10 @@ class ModelNotAllowedError(DomainError):
         self.path = path
 
     def __str__(self) -> str:
-        return f"there is no local model {self.path[:200]!r} in the folders this service may read (SPQ_MODEL_DIRS)"
+        return (
+            f"there is no local model {self.path[:200]!r} in the folders this service may read "
+            "(SPQ_MODEL_DIRS, spq serve --models); GET /capabilities lists those there are"
+        )
 
 
 class UnknownDatasetError(DomainError):

@@ -9,14 +9,15 @@ differences of a `LoadCheck`, and under `text` what differs from the source in r
 
 import json
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
@@ -46,6 +47,9 @@ def compare(folder: Path, probe_file: Path, source: Path | None = None) -> dict[
             entering(model, first_layer, probe, DECODED), probe["logits"][:DECODED]
         ),
     }
+    with rounding_inputs(model):
+        rounded = entering(model, first_layer, probe, None)
+    found["rounding"] = difference(rounded[:DECODED], probe["logits"][:DECODED])
     generate(model, folder, probe["ids"][:, :DECODED])
     text = [] if source is None else list(islice(differences(folder, source), SHOWN))
     return found | {"text": text}
@@ -63,6 +67,24 @@ def entering(model: Any, first_layer: str, probe: dict[str, Tensor], count: int 
     finally:
         handle.remove()
     return logits
+
+
+@contextmanager
+def rounding_inputs(model: nn.Module) -> Iterator[None]:
+    """Round what each matrix receives to bfloat16, as kernels for few tokens do.
+
+    With many tokens those kernels are not used: what changes then is what rounding does to this model.
+    """
+
+    def rounded(_module: object, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        states: Tensor = arguments[0]
+        return (states.to(torch.bfloat16).to(states.dtype), *arguments[1:])
+
+    matrices = [one for one in model.modules() if hasattr(one, "in_features")]
+    with ExitStack() as stack:
+        for matrix in matrices:
+            stack.callback(matrix.register_forward_pre_hook(rounded).remove)
+        yield
 
 
 def difference(found: Tensor, wanted: Tensor) -> float:

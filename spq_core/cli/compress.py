@@ -11,7 +11,13 @@ from transformers.utils import logging
 
 from spq_core.artifact.writer import require_unused
 from spq_core.cli.console import ConsoleProgress
-from spq_core.cli.options import DATA_OPTION, DEVICE_OPTION, JSON_OPTION, named_text
+from spq_core.cli.options import (
+    DATA_OPTION,
+    DEVICE_OPTION,
+    JSON_OPTION,
+    THROUGHPUT_OPTION,
+    named_text,
+)
 from spq_core.data.texts import Text
 from spq_core.errors import OutputExistsError, RecipeError
 from spq_core.evaluation.gates import QualityGateError
@@ -59,6 +65,7 @@ from spq_core.workflow.result import RunResult
     type=click.IntRange(16, 32768),
     help="Tokens per evaluation window; 1024, or the model's context if shorter.",
 )
+@THROUGHPUT_OPTION
 @click.option(
     "--resume",
     is_flag=True,
@@ -75,6 +82,7 @@ def compress_command(
     dataset: str | None,
     windows: int | None,
     length: int | None,
+    throughput: bool,
     resume: bool,
     device: str,
     data_dir: Path | None,
@@ -112,7 +120,9 @@ def compress_command(
                     "load_check": finished.load_check and asdict(finished.load_check),
                 }
             else:
-                settings = EvaluationSettings(perplexity=(text.name,), limit=windows, length=length)
+                settings = EvaluationSettings(
+                    perplexity=(text.name,), limit=windows, length=length, throughput=throughput
+                )
                 result = compress_and_measure(
                     source, recipe, out, texts={text.name: text, recipe.calibration.dataset: text},
                     evaluation=settings, scratch=scratch, progress=progress,
@@ -175,6 +185,8 @@ def load_recipe(name: str, dataset: str | None) -> Recipe:
 def _source(model: str, revision: str, scratch: Path) -> SourceModel:
     if Path(model).is_dir():
         return SourceModel(folder=Path(model), name=Path(model).resolve().name)
+    if "/" not in model:
+        click.echo(f"there is no folder {model!r} here: taking it for a model of the Hub", err=True)
     require_named(model)
     with own_hub() as api:
         fetched = fetch_model(api, model, revision, scratch / "source", limits=FetchLimits())
@@ -185,6 +197,10 @@ def _gate(recipe: Recipe, out: Path, result: RunResult) -> None:
     try:
         result.check_gates()
     except QualityGateError:
-        if recipe.gates.on_fail == "discard":
+        click.echo(figures_table(result.document()["rows"]), err=True)
+        if recipe.gates.on_fail == "keep":
+            click.echo(f"{out} stays, as gates.on_fail says", err=True)
+        else:
             shutil.rmtree(out)
+            click.echo(f"{out} was discarded; with gates.on_fail: keep it stays", err=True)
         raise

@@ -10,11 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from transformers.utils import logging
 
 from spq_core.artifact.manifest import MANIFEST_FILE, read_manifest, verify_files
 from spq_core.cli.console import ConsoleProgress
-from spq_core.cli.options import DATA_OPTION, DEVICE_OPTION, JSON_OPTION, named_text
+from spq_core.cli.options import (
+    DATA_OPTION,
+    DEVICE_OPTION,
+    JSON_OPTION,
+    THROUGHPUT_OPTION,
+    named_text,
+)
 from spq_core.data.text_files import read_text
 from spq_core.data.texts import Text
 from spq_core.errors import EvaluationError
@@ -50,7 +57,7 @@ from spq_core.workflow.card import figures_table, measured_on
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Source model: adds KL and top-1.",
 )
-@click.option("--throughput/--no-throughput", default=True, help="Time prefill and decoding.")
+@THROUGHPUT_OPTION
 @DEVICE_OPTION
 @DATA_OPTION
 @JSON_OPTION
@@ -67,6 +74,9 @@ def evaluate_command(
     as_json: bool,
 ) -> None:
     """Measure a model folder, compressed or not."""
+    given = click.get_current_context().get_parameter_source("dataset")
+    if data is not None and given is not ParameterSource.DEFAULT:
+        raise click.UsageError("--data and --dataset both name the text; give one of them")
     models = {"model": folder} if reference is None else {"reference": reference, "model": folder}
     settings = {"limit": windows, "length": length, "throughput": throughput}
     measurement = _measured(
@@ -93,7 +103,7 @@ def evaluate_command(
 @click.option(
     "--windows", default=32, show_default=True, type=click.IntRange(1), help="Number of windows."
 )
-@click.option("--throughput/--no-throughput", default=True, help="Time prefill and decoding.")
+@THROUGHPUT_OPTION
 @click.option(
     "--figure",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -12,6 +12,11 @@ from spq_core.hub.own_token import own_hub
 DEVICE_OPTION = click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
 )
+THROUGHPUT_OPTION = click.option(
+    "--throughput/--no-throughput",
+    default=True,
+    help="Time prefill and decoding; with few windows that takes longer than the rest.",
+)
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 DATA_OPTION = click.option(
     "--data-dir",

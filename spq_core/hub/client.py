@@ -50,7 +50,10 @@ def require_reachable(api: HfApi) -> None:
     try:
         httpx2.head(api.endpoint, timeout=PROBE_SECONDS)
     except httpx2.TransportError as error:
-        raise HubUnavailableError(f"the Hub cannot be reached: {type(error).__name__}") from None
+        raise HubUnavailableError(
+            f"the Hub cannot be reached at {api.endpoint} ({type(error).__name__}); name a local folder, or another "
+            "Hub (HF_ENDPOINT, for a service SPQ_HUB_ENDPOINT)"
+        ) from None
 
 
 @contextmanager

@@ -6,6 +6,8 @@ The JSON Schema is `Recipe.model_json_schema()`; the service publishes it. Free 
 
 import hashlib
 import json
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
@@ -82,7 +84,8 @@ class Recipe(Document):
         """Without quantization by entropy a target decides what stages remove, and nothing else may."""
         if not any(stage.is_auto for stage in self.stages):
             raise ValueError(
-                "a target needs a quantize stage with method entropy, or stages set to auto"
+                "a target needs a quantize stage with method entropy, or a stage whose amount is auto (svd.variance, "
+                "prune.max_ratio, prune-heads.ratio)"
             )
         if target.max_kl is not None:
             raise ValueError("max_kl needs a quantize stage with method entropy")
@@ -175,8 +178,28 @@ def _describe(problem: Any) -> str:
     """One pydantic problem as `where: what, got value`."""
     where = ".".join(str(part) for part in problem["loc"]) or "recipe"
     if problem["type"] == "extra_forbidden":
-        return f"{where}: unknown key"
+        return f"{where}: unknown key{_meant(str(problem['loc'][-1]), _all_keys())}"
+    if problem["type"] == "union_tag_invalid":
+        names = [method.name for method in METHODS]
+        tag = str(problem["ctx"]["tag"])
+        return (
+            f"{where}: unknown stage {tag[:80]!r}{_meant(tag, names)}; there are {', '.join(names)}"
+        )
+    if problem["type"] == "too_short":
+        return f"{where}: give at least one stage"
     said = str(problem["msg"]).removeprefix("Value error, ")
     given = problem.get("input")
     whole = isinstance(given, dict | list | tuple) and problem["type"] == "value_error"
     return f"{where}: {said}" if whole else f"{where}: {said}, got {str(given)[:80]}"
+
+
+def _meant(given: str, known: Iterable[str]) -> str:
+    near = get_close_matches(given, known, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _all_keys() -> set[str]:
+    """Every key that some part of a recipe has."""
+    parts: list[type[Document]] = [Recipe, Calibration, Target, Gates, Metadata]
+    parts += [method.settings for method in METHODS]
+    return {field.alias or name for part in parts for name, field in part.model_fields.items()}

@@ -17,10 +17,8 @@ from app.db.counters import DUPLICATES, FENCED, count
 from app.db.session import is_away
 from app.domain.errors import FencedError
 from app.telemetry import log
-from spq_core.errors import SpqError
 from spq_core.machine import DISK_FULL
-from spq_core.models.clean_copy import refuse_links_outside
-from worker.attempt.credentials import hub_token
+from worker.attempt.credentials import hub_token, require_publishable
 from worker.attempt.heartbeat import Heartbeat
 from worker.attempt.job_log import JobLog
 from worker.attempt.results import (
@@ -30,6 +28,7 @@ from worker.attempt.results import (
     metric_rows,
     shown_progress,
 )
+from worker.attempt.source import fetching_spec, source_of
 from worker.attempt.telemetry import Observed, observed
 from worker.attempt.unmeasured import ends_unmeasured, missing_figures, require_no_gates
 from worker.children.process import Child, Message
@@ -45,7 +44,7 @@ from worker.errors import (
 )
 from worker.runtime import Runtime
 from worker.storage.artifact_check import move_into_store, require_plain_files
-from worker.storage.inputs import missing_texts, readable_files
+from worker.storage.inputs import readable_files
 from worker.storage.scratch import remove_leftovers, scratch_folder
 
 DATABASE_PAUSE_SECONDS = 1.0
@@ -226,49 +225,13 @@ class _JobRun:
 
         Also makes sure, before any work, that the result could be published if that is asked for.
         """
-        settings, request = self.runtime.settings, self.attempt.claim.request
-        model, output = request["model"], request["output"]
-        self.log.token = hub_token(settings, self.attempt.claim)
-        if output is not None and not self.log.token:
-            raise failed(
-                "hub_permission_denied",
-                "publishing needs a hub_token in the request, or SPQ_HUB_TOKEN in the worker's environment; "
-                "leave out output to keep the artifact in the service",
-            )
-        folder = self.scratch / "source"
-        if model["repo_id"] is None:
-            found = settings.local_model(model["path"])
-            if found is None:
-                raise failed(
-                    "model_not_found",
-                    f"the worker has no local model {model['path']!r} in its SPQ_MODEL_DIRS",
-                )
-            try:
-                refuse_links_outside(found, settings.model_folders())
-            except SpqError as error:
-                raise failed(error.code, str(error)) from None
-            folder = found
-        self.source = {
-            "folder": str(folder),
-            "name": model["repo_id"] or model["path"],
-            "revision": None,
-            "license": None,
-        }
-        if model["repo_id"] is None and output is None:
+        settings, claimed = self.runtime.settings, self.attempt.claim
+        self.log.token = hub_token(settings, claimed)
+        require_publishable(claimed, self.log.token)
+        self.source = source_of(claimed, settings, self.scratch / "source")
+        if claimed.request["model"]["repo_id"] is None and claimed.request["output"] is None:
             return
-        spec = {
-            "endpoint": settings.hub_endpoint,
-            "token": self.log.token,
-            "job_id": self.attempt.claim.job_id,
-            "repo_id": model["repo_id"],
-            "revision": model["revision"],
-            "recipe": self.attempt.claim.recipe,
-            "model_folder": str(folder),
-            "output": output,
-            "texts": missing_texts(settings.data_dir, request, self.attempt.claim.recipe),
-            "text_folder": str(self.scratch / "texts"),
-            "max_bytes": settings.max_model_bytes,
-        }
+        spec = fetching_spec(claimed, settings, self.source, self.log.token, self.scratch / "texts")
         with self.runtime.fetcher().started(spec, self.scratch) as child:
             self._follow(child)
 

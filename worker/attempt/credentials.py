@@ -32,3 +32,17 @@ def hub_token(settings: WorkerSettings, claimed: Claim) -> str | None:
     if settings.hub_token is None or (allowed and claimed.tenant not in allowed):
         return None
     return settings.hub_token.get_secret_value()
+
+
+def require_publishable(claimed: Claim, token: str | None) -> None:
+    """Refuse, before any work, to make what could not be published.
+
+    Raises:
+        ChildFailedError: there is no token to publish with.
+    """
+    if claimed.request["output"] is not None and not token:
+        raise failed(
+            "hub_permission_denied",
+            "publishing needs a hub_token in the request, or SPQ_HUB_TOKEN in the worker's environment; "
+            "leave out output to keep the artifact in the service",
+        )

@@ -25,7 +25,9 @@ def test_catalog_fits_the_published_schema():
         ({"stages": [{"type": "svd"}, {"type": "svd"}]}, ["repeated: svd"]),
         ({"stages": [{"type": "prune", "min_ratio": 0.5, "max_ratio": 0.1}]}, ["min_ratio 0.5"]),
         ({"stages": [{"type": "quantize", "bits": 5}]}, ["bits", "5"]),
-        ({"stage": []}, ["stage: unknown key"]),
+        ({"stage": []}, ["stage: unknown key (did you mean stages?)"]),
+        ({"stages": []}, ["stages: give at least one stage"]),
+        ({"stages": [{"type": "quantze"}]}, ["unknown stage 'quantze'", "did you mean quantize?"]),
         ([], ["recipe"]),
     ],
 )

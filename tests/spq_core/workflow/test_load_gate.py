@@ -11,7 +11,7 @@ from spq_core.artifact.manifest import MANIFEST_FILE
 from spq_core.compression.compress import SourceModel, compress
 from spq_core.data.texts import builtin_text
 from spq_core.recipe.document import parse_recipe
-from spq_core.workflow.load_gate import LARGEST_DIFFERENCE, LoadGateError, check_loads
+from spq_core.workflow.load_gate import LARGEST_DIFFERENCE, LoadGateError, check_loads, judged
 from tests.models import FAMILIES, save_tiny
 
 WINDOWS = {"dataset": "builtin", "form": "windows", "samples": 4, "length": 64}
@@ -111,3 +111,12 @@ def test_a_process_that_dies_is_reported(tmp_path):
     shutil.rmtree(folder)
     with pytest.raises(LoadGateError, match="does not load in a fresh process"):
         check_loads(folder, tmp_path / "probe")
+
+
+def test_what_rounding_does_to_an_unstable_model_is_no_fault_of_a_kernel(tmp_path):
+    found = compare(made(tmp_path, "llama", "int8"), tmp_path / "probe")
+    assert 0 < found["rounding"] < 0.05
+    unstable = found | {"decoding": 0.3, "rounding": 0.25}
+    assert judged(unstable).decoding == pytest.approx(0.3)
+    with pytest.raises(LoadGateError, match="decoding logits differ by 0.3"):
+        judged(unstable | {"rounding": 0.05})

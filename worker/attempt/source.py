@@ -1,0 +1,61 @@
+"""Where an attempt's model comes from, and what has to be fetched for it."""
+
+from pathlib import Path
+from typing import Any
+
+from app.db.attempts import Claim
+from spq_core.errors import SpqError
+from spq_core.models.clean_copy import refuse_links_outside
+from worker.errors import failed
+from worker.settings import WorkerSettings
+from worker.storage.inputs import missing_texts
+
+
+def source_of(claimed: Claim, settings: WorkerSettings, folder: Path) -> dict[str, Any]:
+    """The model's name, and the folder it is or will be in.
+
+    Args:
+        folder: where a model of the Hub is fetched to.
+
+    Raises:
+        ChildFailedError: the local folder that is asked for is not there, or leads out of what may be read.
+    """
+    model = claimed.request["model"]
+    if model["repo_id"] is None:
+        found = settings.local_model(model["path"])
+        if found is None:
+            raise failed(
+                "model_not_found",
+                f"the worker has no local model {model['path']!r} in its SPQ_MODEL_DIRS",
+            )
+        try:
+            refuse_links_outside(found, settings.model_folders())
+        except SpqError as error:
+            raise failed(error.code, str(error)) from None
+        folder = found
+    name = model["repo_id"] or model["path"]
+    return {"folder": str(folder), "name": name, "revision": None, "license": None}
+
+
+def fetching_spec(
+    claimed: Claim,
+    settings: WorkerSettings,
+    source: dict[str, Any],
+    token: str | None,
+    text_folder: Path,
+) -> dict[str, Any]:
+    """What the fetcher is told."""
+    request = claimed.request
+    return {
+        "endpoint": settings.hub_endpoint,
+        "token": token,
+        "job_id": claimed.job_id,
+        "repo_id": request["model"]["repo_id"],
+        "revision": request["model"]["revision"],
+        "recipe": claimed.recipe,
+        "model_folder": source["folder"],
+        "output": request["output"],
+        "texts": missing_texts(settings.data_dir, request, claimed.recipe),
+        "text_folder": str(text_folder),
+        "max_bytes": settings.max_model_bytes,
+    }
