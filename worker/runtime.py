@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.db.session import Database, connect
+from worker.children.messages import OF_FETCHER, OF_PUBLISHER, OF_RUNNER, Message
 from worker.children.process import SPINNING_THREADS, ChildProgram, Stopping
 from worker.sandbox.usage import Limits
 from worker.settings import WorkerSettings
@@ -29,16 +30,14 @@ class Runtime:
 
     def fetcher(self) -> ChildProgram:
         """Talks to the Hub for reading."""
-        return self._program("worker.children.fetcher", _proxies(), "hub", "fetched")
+        return self._program("worker.children.fetcher", _proxies(), OF_FETCHER)
 
     def runner(self) -> ChildProgram:
         """Compresses and measures."""
         threads = {"OMP_NUM_THREADS": str(self.settings.threads)} if self.settings.threads else {}
         spinning = SPINNING_THREADS if self.settings.spin else {}
         return replace(
-            self._program(
-                "worker.children.runner", OFFLINE | threads | spinning, "result", "kept", "finished"
-            ),
+            self._program("worker.children.runner", OFFLINE | threads | spinning, OF_RUNNER),
             limits=Limits(
                 memory_bytes=self.settings.max_run_bytes or math.inf,
                 disk_bytes=self.settings.max_run_disk_bytes or math.inf,
@@ -48,13 +47,15 @@ class Runtime:
 
     def publisher(self) -> ChildProgram:
         """Talks to the Hub for writing."""
-        return self._program("worker.children.publisher", _proxies(), "hub", "ready", "published")
+        return self._program("worker.children.publisher", _proxies(), OF_PUBLISHER)
 
-    def _program(self, module: str, extra: dict[str, str], *says: str) -> ChildProgram:
+    def _program(
+        self, module: str, extra: dict[str, str], says: tuple[type[Message], ...]
+    ) -> ChildProgram:
         settings = self.settings
         return ChildProgram(
             module, extra, settings.stall_seconds, settings.grace_seconds,
-            says=frozenset({"progress", "log", "error", *says}),
+            says=says,
         )  # fmt: skip
 
 

@@ -18,12 +18,12 @@ def follow(client: Client, job_id: str) -> dict[str, Any]:
             state = job["progress"]
             if job["status"] == "queued" and stage != "queued":
                 stage = "queued"
-                progress.stage(_why_queued(client, job), 1, "job")
+                progress.show(_why_queued(client, job), 1, "job")
             if job["status"] != "running" or state is None:
                 continue
             if state["stage"] != stage:
                 stage = state["stage"]
-                progress.stage(stage, state["total"], state["unit"])
+                progress.show(stage, state["total"], state["unit"])
             progress.advance_to(state["done"], state["message"])
     finally:
         progress.close()

@@ -14,6 +14,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from spq_core.progress import Phase
+
 LINE_EVERY_SECONDS = 5.0
 
 
@@ -33,16 +35,20 @@ class ConsoleProgress:
             self._bar = Progress(*columns, console=Console(stderr=True))
             self._bar.start()
 
-    def stage(self, name: str, total: int, unit: str) -> None:
-        """Begin a stage."""
-        self._name, self._done, self._total, self._unit = name, 0, total, unit
+    def begin(self, phase: Phase, total: int, unit: str) -> None:
+        """Begin a phase."""
+        self.show(phase.title, total, unit)
+
+    def show(self, title: str, total: int, unit: str) -> None:
+        """Begin to count something."""
+        self._name, self._done, self._total, self._unit = title, 0, total, unit
         self._began = time.monotonic()
         if self._bar is not None:
             if self._task is not None:
                 self._bar.update(self._task, completed=self._bar.tasks[-1].total)
-            self._task = self._bar.add_task(name, total=total)
+            self._task = self._bar.add_task(title, total=total)
         else:
-            self._line(f"{name}: {total} {unit}")
+            self._line(f"{title}: {total} {unit}")
 
     def advance(self, message: str) -> None:
         """Count one unit."""
@@ -60,7 +66,7 @@ class ConsoleProgress:
             )
 
     def _left(self) -> str:
-        """How long the stage will take at its pace so far."""
+        """How long the phase will take at its pace so far."""
         if not self._done:
             return ""
         per_unit = (time.monotonic() - self._began) / self._done

@@ -40,7 +40,7 @@ from spq_core.models.skeleton import Skeleton, load_skeleton
 from spq_core.models.weight_files import sixteen_bit_bytes, stored_bytes
 from spq_core.planning.budget import empty_budget
 from spq_core.planning.plan import Plan
-from spq_core.progress import Progress, Silent
+from spq_core.progress import Phase, PhaseKind, Progress, Silent
 from spq_core.recipe.document import Recipe
 from spq_core.recipe.suitable import refuse_family
 from spq_core.report import CompressionReport, ModuleReport
@@ -217,9 +217,8 @@ class _Compression:
             except _TooFarError as too_far:
                 last, found = too_far.divergence, None
                 reached = min(reached, last)
-                self.progress.stage(
-                    f"KL {last:.3g} is above {self.max_kl:g}: again with more bytes", 1, "attempt"
-                )
+                title = f"KL {last:.3g} is above {self.max_kl:g}: again with more bytes"
+                self.progress.begin(Phase(PhaseKind.OTHER, "again", title), 1, "attempt")
                 kl_inflation *= MARGIN * last / (self.max_kl or 1.0)
                 self._forget()
         raise TargetUnreachedError(self.max_kl or 0.0, reached)

@@ -29,7 +29,7 @@ from spq_core.models.blocked import BlockedModel
 from spq_core.models.blocks import blocked_source, load_layer, load_rest
 from spq_core.models.checkpoint import Checkpoint
 from spq_core.models.skeleton import Skeleton
-from spq_core.progress import Progress
+from spq_core.progress import Phase, PhaseKind, Progress
 from spq_core.report import ModuleReport
 from spq_core.streaming.head import Head, mean_divergence
 from spq_core.streaming.inputs import LayerInputs
@@ -125,9 +125,9 @@ class BlockWalk:
                     stage.learn(self._student(), self.states.inner(stage.name))
             names = "+".join(stage.name for stage in one.apply) or "look"
             total = self.skeleton.n_layers + 1
-            self.progress.stage(
-                f"{names} (pass {number + 1}/{len(passes)})", total - first_block, "blocks"
-            )
+            title = f"{names} (pass {number + 1}/{len(passes)})"
+            walking = Phase(PhaseKind.COMPRESSING, f"pass-{number + 1}", title)
+            self.progress.begin(walking, total - first_block, "blocks")
             if one.is_last and self.probe_file is not None:
                 rest = load_rest(self.skeleton, self.checkpoint)
                 self.probe = begin_reference(self.skeleton, rest, probed)

@@ -28,7 +28,7 @@ from spq_core.models.config import read_config
 from spq_core.models.model_folder import read_json_object
 from spq_core.models.tokenizer import load_tokenizer, opening_tokens, require_rows
 from spq_core.models.weight_files import stored_bytes
-from spq_core.progress import Progress
+from spq_core.progress import Phase, PhaseKind, Progress, phase
 
 PAPER_TOKENS = 512
 DEFAULT_LENGTH = 1024
@@ -112,7 +112,7 @@ def measure(
     for folder in plain.values():
         for cut in windows.values():
             require_rows(cut, tokenizer, folder)
-    progress.stage("load", len(folders), "models")
+    progress.begin(phase(PhaseKind.LOAD), len(folders), "models")
     for name, folder in folders.items():
         loaded[name], load_figures[name] = _load(folder, device, length)
         progress.advance(name)
@@ -122,9 +122,7 @@ def measure(
         if isinstance(model, PreTrainedModel):
             _widen(model, device)
     quality = {
-        dataset: _score(
-            loaded, cut, reference, f"perplexity on {dataset}", progress, tokenizer.decode
-        )
+        dataset: _score(loaded, cut, reference, dataset, progress, tokenizer.decode)
         for dataset, cut in windows.items()
     }
     most = min(PAPER_TOKENS, _smallest(folders.values()) or PAPER_TOKENS)
@@ -291,7 +289,7 @@ def _speeds(
 ) -> dict[str, Throughput]:
     if not settings.throughput:
         return {}
-    progress.stage("throughput", len(models) * (settings.trials + 1), "runs")
+    progress.begin(phase(PhaseKind.THROUGHPUT), len(models) * (settings.trials + 1), "runs")
     prompt = windows.flatten()[: settings.prompt_tokens]
     return measure_throughput(
         models,
@@ -306,11 +304,12 @@ def _score(
     models: Mapping[str, LanguageModel],
     windows: Tensor,
     reference: str | None,
-    title: str,
+    dataset: str,
     progress: Progress,
     decode: Callable[[Tensor], str],
 ) -> dict[str, Quality]:
-    progress.stage(title, len(windows), "windows")
+    scoring = Phase(PhaseKind.SCORING, f"perplexity/{dataset}", f"perplexity on {dataset}")
+    progress.begin(scoring, len(windows), "windows")
     return score_windows(
         models,
         windows,

@@ -26,7 +26,7 @@ from spq_core.models.blocks import load_layer, load_rest
 from spq_core.models.checkpoint import Checkpoint
 from spq_core.models.finite import all_finite
 from spq_core.models.skeleton import Skeleton
-from spq_core.progress import Progress
+from spq_core.progress import PhaseKind, Progress, phase
 from spq_core.streaming.draw import draw_tokens
 from spq_core.streaming.head import TOKENS, Head
 from spq_core.streaming.inputs import input_of
@@ -83,7 +83,7 @@ def measure_sensitivity(
     Args:
         scratch: folder for hidden states; n · length · dim · 4 bytes per layer.
     """
-    progress.stage("sensitivity", 2 * skeleton.n_layers, "layers")
+    progress.begin(phase(PhaseKind.SENSITIVITY), 2 * skeleton.n_layers, "layers")
     stream = begin_stream(skeleton, load_rest(skeleton, checkpoint), windows)
     scratch.mkdir(parents=True, exist_ok=True)
     block_influence: list[float] = []

@@ -26,7 +26,7 @@ from spq_core.models.checkpoint import open_checkpoint
 from spq_core.models.clean_copy import SourceModel, clean_copy
 from spq_core.models.fit import check_fit
 from spq_core.models.skeleton import load_skeleton
-from spq_core.progress import Progress
+from spq_core.progress import OnBehalf, PhaseKind, Progress, phase
 from spq_core.recipe.catalog import resolve
 from spq_core.recipe.document import Recipe, parse_recipe
 from spq_core.workflow.card import write_card
@@ -161,7 +161,7 @@ def compress_and_load(
 
 def _loaded(source: SourceModel, recipe: Recipe, out: Path, progress: Progress) -> LoadCheck:
     """Let the artifact pass the load gate."""
-    progress.stage("load gate", 1, "process")
+    progress.begin(phase(PhaseKind.LOAD_GATE), 1, "process")
     try:
         found = check_loads(out, probe_path(out), source.folder)
     except LoadGateError:
@@ -229,9 +229,11 @@ def _measured(
     if evaluation.tuned_control and control is not None:
         folders[TUNED] = scratch / "tuned-control"
         text = texts[recipe.calibration.dataset]
-        compress(source, control, folders[TUNED], text=text, progress=progress, device=device)
+        beside = OnBehalf(progress, "tuned source")
+        compress(source, control, folders[TUNED], text=text, progress=beside, device=device)
     if evaluation.int8_baseline and recipe.stages != baseline.stages:
-        compress(source, baseline, scratch / "int8-baseline", progress=progress, device=device)
+        beside = OnBehalf(progress, "plain INT8")
+        compress(source, baseline, scratch / "int8-baseline", progress=beside, device=device)
         folders[INT8] = scratch / "int8-baseline"
     verify_files(out, read_manifest(out))
     folders[RESULT] = out

@@ -22,7 +22,7 @@ from spq_core.methods.settings import Toy
 from spq_core.models.clean_copy import SourceModel
 from spq_core.models.model_folder import side_files
 from spq_core.planning.target import Target
-from spq_core.progress import Progress
+from spq_core.progress import PhaseKind, Progress, phase
 from spq_core.recipe.document import Recipe
 from spq_core.workflow.load_gate import judged
 
@@ -57,7 +57,7 @@ def preflight(
         PreflightError, LoadGateError: saying what broke.
         SpqError: the recipe, the model or the text cannot be used.
     """
-    progress.stage("preflight", 1, "toy")
+    progress.begin(phase(PhaseKind.PREFLIGHT), 1, "toy")
     folder = scratch / "preflight"
     shutil.rmtree(folder, ignore_errors=True)
     try:

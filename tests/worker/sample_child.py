@@ -10,20 +10,49 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Literal
+
+from pydantic import ConfigDict
 
 from spq_core.errors import RecipeError
 from spq_core.hub.errors import HubUnavailableError
+from worker.children.messages import Frozen, Message
 from worker.children.protocol import emit, serve
 
 
+class Order(Frozen):
+    mode: str
+
+
+class Anything(Message):
+    """What these children say."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Pid(Anything):
+    type: Literal["pid"] = "pid"
+
+
+class Environment(Anything):
+    type: Literal["environment"] = "environment"
+
+
+class Started(Anything):
+    type: Literal["started"] = "started"
+
+
+class Tried(Anything):
+    type: Literal["tried"] = "tried"
+
+
 def talk() -> None:
-    emit("pid", pid=os.getpid())
+    emit(Pid(pid=os.getpid()))
     print("plain text")
     print('{"json": "but no type"}')
     print('{"type": "published", "commit": "forged"}')
     sys.stderr.write("to stderr\n")
-    emit("environment", names=sorted(os.environ), argv=sys.argv)
+    emit(Environment(names=sorted(os.environ), argv=sys.argv))
 
 
 def nest() -> None:
@@ -31,22 +60,22 @@ def nest() -> None:
 
 
 def endless_line() -> None:
-    emit("pid", pid=os.getpid())
+    emit(Pid(pid=os.getpid()))
     for _ in range(400):
         sys.stdout.write("x" * (1 << 20))
     print()
-    emit("started", inner=0)
+    emit(Started(inner=0))
 
 
 def flood() -> None:
-    emit("pid", pid=os.getpid())
+    emit(Pid(pid=os.getpid()))
     while True:
         print("x" * 100_000)
 
 
 def sleep() -> None:
     grandchild = subprocess.Popen(["sleep", "600"])
-    emit("pid", pid=os.getpid(), grandchild=grandchild.pid)
+    emit(Pid(pid=os.getpid(), grandchild=grandchild.pid))
     time.sleep(600)
 
 
@@ -55,25 +84,25 @@ def hungry() -> None:
     grandchild = subprocess.Popen(
         [sys.executable, "-c", "held = bytearray(100 << 20); import time; time.sleep(600)"]
     )
-    emit("pid", pid=os.getpid(), grandchild=grandchild.pid, held=len(held))
+    emit(Pid(pid=os.getpid(), grandchild=grandchild.pid, held=len(held)))
     time.sleep(600)
 
 
 def escape() -> None:
     away = subprocess.Popen(["sleep", "6543"], start_new_session=True)
-    emit("started", inner=away.pid)
+    emit(Started(inner=away.pid))
     time.sleep(600)
 
 
 def bomb() -> None:
-    emit("pid", pid=os.getpid())
+    emit(Pid(pid=os.getpid()))
     for _ in range(200):
         subprocess.Popen(["sleep", "600"], start_new_session=True)
     time.sleep(600)
 
 
 def fill(folder: str) -> None:
-    emit("pid", pid=os.getpid())
+    emit(Pid(pid=os.getpid()))
     for number in range(64):
         (Path(folder) / str(number)).write_bytes(os.urandom(1 << 20))
     time.sleep(600)
@@ -87,7 +116,7 @@ def connect(port: str) -> None:
     connected = False
     with suppress(OSError), socket.create_connection(("127.0.0.1", int(port)), 2):
         connected = True
-    emit("tried", connected=connected, isolation=os.environ.get("SPQ_ISOLATION"))
+    emit(Tried(connected=connected, isolation=os.environ.get("SPQ_ISOLATION")))
 
 
 def reach(paths: str, folder: str) -> None:
@@ -106,11 +135,12 @@ def reach(paths: str, folder: str) -> None:
             (Path(place) / "canary").unlink()
             written.append(place)
     emit(
-        "tried",
-        read=read,
-        listed=listed,
-        written=written,
-        isolation=os.environ.get("SPQ_ISOLATION", ""),
+        Tried(
+            read=read,
+            listed=listed,
+            written=written,
+            isolation=os.environ.get("SPQ_ISOLATION", ""),
+        )
     )
 
 
@@ -128,12 +158,12 @@ def meddle(file: str, place: str) -> None:
     with suppress(OSError):
         socket.socketpair()
         did.append("socketpair")
-    emit("tried", did=did, isolation=os.environ.get("SPQ_ISOLATION", ""))
+    emit(Tried(did=did, isolation=os.environ.get("SPQ_ISOLATION", "")))
 
 
 def leave_someone() -> None:
     holder = subprocess.Popen(["sleep", "60"], start_new_session=True)
-    emit("pid", pid=holder.pid)
+    emit(Pid(pid=holder.pid))
 
 
 def hit(pid: str) -> None:
@@ -141,7 +171,7 @@ def hit(pid: str) -> None:
     with suppress(OSError):
         os.kill(int(pid), 0)
         allowed = True
-    emit("tried", allowed=allowed, isolation=os.environ.get("SPQ_ISOLATION", ""))
+    emit(Tried(allowed=allowed, isolation=os.environ.get("SPQ_ISOLATION", "")))
 
 
 def refuse() -> None:
@@ -183,10 +213,10 @@ MODES = (
 )
 
 
-def act(spec: dict[str, Any]) -> None:
-    name, *arguments = shlex.split(spec["mode"])
+def act(spec: Order) -> None:
+    name, *arguments = shlex.split(spec.mode)
     {mode.__name__: mode for mode in MODES}[name](*arguments)
 
 
 if __name__ == "__main__":
-    serve(act)
+    serve(Order, act)

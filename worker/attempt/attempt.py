@@ -18,6 +18,7 @@ from app.db.session import is_away
 from app.domain.errors import FencedError
 from app.telemetry import log
 from spq_core.machine import DISK_FULL
+from spq_core.progress import PhaseKind, phase
 from worker.attempt.credentials import hub_token, require_publishable
 from worker.attempt.heartbeat import Heartbeat
 from worker.attempt.job_log import JobLog
@@ -31,7 +32,24 @@ from worker.attempt.results import (
 from worker.attempt.source import fetching_spec, source_of
 from worker.attempt.telemetry import Observed, observed
 from worker.attempt.unmeasured import ends_unmeasured, missing_figures, require_no_gates
-from worker.children.process import Child, Message
+from worker.children.messages import (
+    Fetched,
+    File,
+    Finished,
+    HubAnswered,
+    Kept,
+    Logged,
+    Message,
+    Phase,
+    Progressed,
+    Published,
+    PublishSpec,
+    Ready,
+    Resulted,
+    RunSpec,
+    Source,
+)
+from worker.children.process import Child
 from worker.errors import (
     CancelRequestedError,
     ChildError,
@@ -48,6 +66,8 @@ from worker.storage.inputs import readable_files
 from worker.storage.scratch import remove_leftovers, scratch_folder
 
 DATABASE_PAUSE_SECONDS = 1.0
+LONGEST_STAGE = 64
+"""Characters of the column."""
 ENDED = {"succeeded", "failed", "canceled"}
 GATE_CODES = {"quality_gate_failed", "load_gate_failed"}
 
@@ -92,10 +112,10 @@ class _JobRun:
     scratch: Path
     observed: Observed
     document: dict[str, Any] = field(default_factory=dict)
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)
-    source: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, File] = field(default_factory=dict)
+    source: Source = field(init=False)
     log: JobLog = field(init=False)
-    finished: Message | None = None
+    finished: Finished | None = None
     """What the run told of an artifact that is complete, before it measured it."""
     kept: bool = False
     """The artifact is in the store; it stays there even if publishing it fails."""
@@ -241,17 +261,17 @@ class _JobRun:
         workspace.take_over(settings.artifact_dir, claimed.job_id, claimed.attempt)
         folders = [self.scratch / "texts", *([settings.data_dir] if settings.data_dir else [])]
         runner = self.runtime.runner()
-        spec = {
-            "source": self.source,
-            "recipe": claimed.recipe,
-            "evaluation": claimed.request["evaluation"],
-            "text_folders": [str(folder) for folder in folders],
-            "out": str(self._work() / "artifact"),
-            "scratch": str(runner.home(self.scratch)),
-            "threads": settings.threads,
-            "device": settings.device,
-        }
-        reads = [*folders, *readable_files(settings, Path(self.source["folder"]))]
+        spec = RunSpec(
+            source=self.source,
+            recipe=claimed.recipe,
+            evaluation=claimed.request["evaluation"],
+            text_folders=[str(folder) for folder in folders],
+            out=str(self._work() / "artifact"),
+            scratch=str(runner.home(self.scratch)),
+            threads=settings.threads,
+            device=settings.device,
+        )
+        reads = [*folders, *readable_files(settings, Path(self.source.folder))]
         try:
             with runner.started(spec, self.scratch, self._work(), reads=reads) as child:
                 self._follow(child)
@@ -274,8 +294,9 @@ class _JobRun:
 
     def _take_finished(self, missing: dict[str, Any]) -> None:
         """What the run told of its artifact before it measured it, in place of a result."""
-        told = self.finished or {}
-        self.files, self.document = told["files"], {**told["document"], "missing": missing}
+        if self.finished is not None:
+            self.files = self.finished.files
+            self.document = {**self.finished.document, "missing": missing}
 
     def _keep_artifact(self) -> None:
         """Move the artifact into the store; its final name appears in one step.
@@ -293,16 +314,17 @@ class _JobRun:
         request = self.attempt.claim.request
         if request["output"] is None:
             return
-        spec = {
-            "endpoint": self.runtime.settings.hub_endpoint,
-            "token": self.log.token,
-            "repo_id": request["output"]["repo_id"],
-            "private": request["output"]["private"],
-            "job_id": self.attempt.claim.job_id,
-            "folder": str(self.runtime.settings.artifact_dir / self.attempt.claim.job_id),
-            "title": f"Compress {self.source['name']} with {self.attempt.claim.recipe['metadata']['name']}",
-        }
-        self._show({"stage": "publishing", "done": 0, "total": 1, "unit": "commits", "message": ""})
+        spec = PublishSpec(
+            endpoint=self.runtime.settings.hub_endpoint,
+            token=self.log.token,
+            repo_id=request["output"]["repo_id"],
+            private=request["output"]["private"],
+            job_id=self.attempt.claim.job_id,
+            folder=str(self.runtime.settings.artifact_dir / self.attempt.claim.job_id),
+            title=f"Compress {self.source.name} with {self.attempt.claim.recipe['metadata']['name']}",
+        )
+        publishing = Phase.model_validate(phase(PhaseKind.PUBLISHING), from_attributes=True)
+        self._show(Progressed(phase=publishing, done=0, total=1, unit="commits"))
         with self.runtime.publisher().started(spec, self.scratch) as child:
             self._follow(child, drains=False)  # a commit takes seconds, and may have been made
 
@@ -313,32 +335,36 @@ class _JobRun:
         )  # fmt: skip
 
     def _on_message(self, child: Child, message: Message) -> None:
-        match message["type"]:
-            case "progress":
+        match message:
+            case Progressed():
                 self._show(message)
-            case "log":
-                self.log.note(str(message["text"]))
-            case "hub":
-                self.observed.hub_answers(message["answers"])
+            case Logged():
+                self.log.note(message.text)
+            case HubAnswered():
+                self.observed.hub_answers(message.answers)
             case _:
                 self._on_outcome(child, message)
 
     def _on_outcome(self, child: Child, message: Message) -> None:
         """Take in what a child came to."""
-        match message["type"]:
-            case "fetched":
-                self.source |= {"revision": message["commit"], "license": message["license"]}
-                self._save(lambda: self.attempt.source_commit(message["commit"]))
-            case "finished":
+        match message:
+            case Fetched():
+                found = {"revision": message.commit, "license": message.license}
+                self.source = self.source.model_copy(update=found)
+                self._save(lambda: self.attempt.source_commit(message.commit))
+            case Finished():
                 self.finished = message
-            case "result" | "kept":
-                self.document = message.get("document", {})
-                self.files = message["files"]
-            case "ready":
+            case Resulted():
+                self.document, self.files = message.document, message.files
+            case Kept():
+                self.document, self.files = {}, message.files
+            case Ready():
                 self._save(self.attempt.begin_commit)
                 child.tell("commit")
-            case "published":
-                self.published = {key: message[key] for key in ("repo_id", "commit", "url")}
+            case Published():
+                self.published = message.model_dump(exclude={"type"})
+            case _:
+                pass
 
     def _success(self) -> Callable[[], object]:
         """The write that ends the job well; what a run told is looked at before it, once."""
@@ -360,11 +386,14 @@ class _JobRun:
             files=finished_files(self.files),
         )
 
-    def _show(self, message: Message) -> None:
-        stage = str(message["stage"])[:64]
-        left = {name: message.get(name) for name in ("stage_left", "run_left")}
-        self.observed.stage(stage)
-        self._save(lambda: self.attempt.progress(stage, shown_progress(message), **left))
+    def _show(self, told: Progressed) -> None:
+        self.observed.phase(told.phase)
+        stage = told.phase.title[:LONGEST_STAGE]
+        self._save(
+            lambda: self.attempt.progress(
+                stage, shown_progress(told), stage_left=told.phase_left, run_left=told.run_left
+            )
+        )
 
     def _save(self, write: Callable[[], object]) -> None:
         """Write to the database, waiting out its absence for as long as the lease can last."""

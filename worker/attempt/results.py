@@ -1,9 +1,9 @@
 """From a run's document to database rows."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from app.db.attempts import FinishedArtifact
+from worker.children.messages import Files, Progressed
 
 RUN_FIGURES = ("seconds", "peak_rss_bytes", "ratio_to_source", "ratio_to_fp32")
 LONGEST_TEXT = 200
@@ -60,17 +60,21 @@ def job_result(document: dict[str, Any], published: dict[str, Any] | None) -> di
     }
 
 
-def finished_files(files: Mapping[str, Mapping[str, Any]]) -> list[FinishedArtifact]:
+def finished_files(files: Files) -> list[FinishedArtifact]:
     """The rows of an artifact's files."""
     return [
-        FinishedArtifact(path=name, bytes=entry["bytes"], sha256=entry["sha256"])
+        FinishedArtifact(path=name, bytes=entry.bytes, sha256=entry.sha256)
         for name, entry in files.items()
     ]
 
 
-def shown_progress(message: Mapping[str, Any]) -> dict[str, Any]:
+def shown_progress(told: Progressed) -> dict[str, Any]:
     """Where a run is, as clients see it."""
-    shown: dict[str, Any] = {"done": int(message["done"]), "total": int(message["total"])}
-    shown |= {key: str(message[key])[:LONGEST_TEXT] for key in ("stage", "unit", "message")}
-    fraction = min(1.0, message["done"] / max(1, int(message["total"])))
-    return shown | {"fraction": round(fraction, 4)}
+    return {
+        "done": told.done,
+        "total": told.total,
+        "stage": told.phase.title[:LONGEST_TEXT],
+        "unit": told.unit[:LONGEST_TEXT],
+        "message": told.message[:LONGEST_TEXT],
+        "fraction": round(min(1.0, told.done / max(1, told.total)), 4),
+    }

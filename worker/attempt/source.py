@@ -1,17 +1,17 @@
 """Where an attempt's model comes from, and what has to be fetched for it."""
 
 from pathlib import Path
-from typing import Any
 
 from app.db.attempts import Claim
 from spq_core.errors import SpqError
 from spq_core.models.clean_copy import refuse_links_outside
+from worker.children.messages import FetchSpec, Source
 from worker.errors import failed
 from worker.settings import WorkerSettings
 from worker.storage.inputs import missing_texts
 
 
-def source_of(claimed: Claim, settings: WorkerSettings, folder: Path) -> dict[str, Any]:
+def source_of(claimed: Claim, settings: WorkerSettings, folder: Path) -> Source:
     """The model's name, and the folder it is or will be in.
 
     Args:
@@ -33,29 +33,28 @@ def source_of(claimed: Claim, settings: WorkerSettings, folder: Path) -> dict[st
         except SpqError as error:
             raise failed(error.code, str(error)) from None
         folder = found
-    name = model["repo_id"] or model["path"]
-    return {"folder": str(folder), "name": name, "revision": None, "license": None}
+    return Source(folder=str(folder), name=model["repo_id"] or model["path"])
 
 
 def fetching_spec(
     claimed: Claim,
     settings: WorkerSettings,
-    source: dict[str, Any],
+    source: Source,
     token: str | None,
     text_folder: Path,
-) -> dict[str, Any]:
+) -> FetchSpec:
     """What the fetcher is told."""
     request = claimed.request
-    return {
-        "endpoint": settings.hub_endpoint,
-        "token": token,
-        "job_id": claimed.job_id,
-        "repo_id": request["model"]["repo_id"],
-        "revision": request["model"]["revision"],
-        "recipe": claimed.recipe,
-        "model_folder": source["folder"],
-        "output": request["output"],
-        "texts": missing_texts(settings.data_dir, request, claimed.recipe),
-        "text_folder": str(text_folder),
-        "max_bytes": settings.max_model_bytes,
-    }
+    return FetchSpec(
+        endpoint=settings.hub_endpoint,
+        token=token,
+        job_id=claimed.job_id,
+        repo_id=request["model"]["repo_id"],
+        revision=request["model"]["revision"],
+        recipe=claimed.recipe,
+        model_folder=source.folder,
+        output=request["output"],
+        texts=missing_texts(settings.data_dir, request, claimed.recipe),
+        text_folder=str(text_folder),
+        max_bytes=settings.max_model_bytes,
+    )

@@ -2,31 +2,19 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from app.db.attempts import Claim
 from app.db.counters import ATTEMPTS, ESTIMATE_ERROR, HUB_REQUESTS, STAGE_SECONDS, Tally, count
 from worker.attempt.spans import AttemptSpans
+from worker.children.messages import Phase
 from worker.children.throttle import Pace
 from worker.runtime import Runtime
 
-STAGES = frozenset(
-    {"downloading", "preflight", "load gate", "sensitivity", "recovery", "load", "throughput", "publishing"}
-)  # fmt: skip
-PASS, SCORING = " (pass ", "perplexity on "
 COMPARED = ("seconds", "artifact_bytes", "compression_peak_bytes", "evaluation_peak_bytes")
 GPU_PEAK = "gpu_memory_peak_bytes"
-
-
-def stage_kind(stage: str) -> str:
-    """The stage without what differs from recipe to recipe; metrics need few labels."""
-    if stage in STAGES:
-        return stage
-    if PASS in stage:
-        return "compressing"
-    return "perplexity" if stage.startswith(SCORING) else "other"
 
 
 @contextmanager
@@ -47,20 +35,21 @@ class Observed:
         self._runtime, self._spans = runtime, spans
         self._tallies: list[Tally] = []
         self._pace = Pace()
-        self._stage, self._began = "", 0.0
+        self._phase: Phase | None = None
+        self._began = 0.0
 
-    def stage(self, name: str) -> None:
-        """The attempt is in this stage now. A run that tells it too often waits."""
+    def phase(self, phase: Phase) -> None:
+        """The attempt is in this phase now. A run that tells it too often waits."""
         self._pace.wait()
-        if name != self._stage:
-            self._spans.stage(name)
-            self._end_stage()
-            self._stage, self._began = name, time.monotonic()
+        if phase != self._phase:
+            self._spans.stage(phase.title)
+            self._end_phase()
+            self._phase, self._began = phase, time.monotonic()
 
-    def hub_answers(self, answers: list[list[Any]]) -> None:
+    def hub_answers(self, answers: Sequence[tuple[str, str, int]]) -> None:
         """How often a child's requests to the Hub were answered with what: operation, status, times."""
         for operation, status, times in answers:
-            self._tallies += HUB_REQUESTS.more(str(operation), str(status), amount=int(times))
+            self._tallies += HUB_REQUESTS.more(operation, status, amount=times)
 
     def figures(self, document: dict[str, Any]) -> None:
         """A run has measured what an estimate foretold."""
@@ -80,10 +69,10 @@ class Observed:
 
     def end(self) -> None:
         """Keep what was counted."""
-        self._end_stage()
+        self._end_phase()
         count(self._runtime.database, self._tallies)
 
-    def _end_stage(self) -> None:
-        if self._stage:
+    def _end_phase(self) -> None:
+        if self._phase is not None:
             elapsed = time.monotonic() - self._began
-            self._tallies += STAGE_SECONDS.observed(elapsed, stage_kind(self._stage))
+            self._tallies += STAGE_SECONDS.observed(elapsed, self._phase.kind.value)

@@ -1,7 +1,6 @@
 """Child program: fetch a model and the texts a job names. Has the Hub token, loads no model."""
 
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import HfApi
 
@@ -12,55 +11,63 @@ from spq_core.hub.errors import HubError, HubUnavailableError
 from spq_core.hub.fetch import FetchLimits, fetch_model
 from spq_core.hub.headers import fetch_headers
 from spq_core.hub.publish import Publisher
+from spq_core.progress import PhaseKind, phase
 from spq_core.recipe.document import parse_recipe
 from spq_core.recipe.suitable import require_suitable
 from worker.children.hub import serve_with_hub, with_retries
+from worker.children.messages import Fetched, FetchSpec, Logged, Phase, Progressed
 from worker.children.protocol import PipeProgress, emit
 
 
-def require_feasible(api: HfApi, spec: dict[str, Any]) -> None:
+def require_feasible(api: HfApi, spec: FetchSpec, repo_id: str) -> None:
     """Refuse a job that cannot work before any weight is fetched, from headers alone."""
-    recipe = parse_recipe(spec["recipe"])
-    shapes = headers_shapes(fetch_headers(api, spec["repo_id"], spec["revision"]))
+    recipe = parse_recipe(spec.recipe)
+    shapes = headers_shapes(fetch_headers(api, repo_id, spec.revision))
     require_suitable(recipe, shapes)
     estimate(recipe, shapes)
 
 
-def fetch(spec: dict[str, Any]) -> None:
+def fetch(spec: FetchSpec) -> None:
     """Fetch what the specification lists."""
-    api = hub_api(spec["endpoint"], spec["token"])
-    if spec["output"] is not None:
+    api = hub_api(spec.endpoint, spec.token)
+    if spec.output is not None:
         # Whether the result can be published is found out before hours of work, not after.
-        output = spec["output"]
-        publisher = Publisher(api, output["repo_id"], spec["job_id"])
-        with_retries(lambda: publisher.check(private=output["private"]))
-    for name in spec["texts"]:
-        target = Path(spec["text_folder"])
+        output = spec.output
+        publisher = Publisher(api, output.repo_id, spec.job_id)
+        with_retries(lambda: publisher.check(private=output.private))
+    for name in spec.texts:
+        target = Path(spec.text_folder)
         target.mkdir(parents=True, exist_ok=True)
         try:
             fetch_text(api, name, target)
         except (HubUnavailableError, HubError) as error:
             # The built-in text takes its place, and the report says so.
-            emit("log", text=f"dataset {name} cannot be fetched: {error}")
-    if spec["repo_id"] is None:
+            emit(Logged(text=f"dataset {name} cannot be fetched: {error}"))
+    if spec.repo_id is None:
         return
-    with_retries(lambda: require_feasible(api, spec))
-    progress = PipeProgress()
-    progress.stage("downloading", 1, "models")
+    repo_id, downloading = spec.repo_id, phase(PhaseKind.DOWNLOADING)
+    with_retries(lambda: require_feasible(api, spec, repo_id))
+    PipeProgress().begin(downloading, 1, "models")
     fetched = with_retries(
         lambda: fetch_model(
             api,
-            spec["repo_id"],
-            spec["revision"],
-            Path(spec["model_folder"]),
-            limits=FetchLimits(max_bytes=spec["max_bytes"]),
+            repo_id,
+            spec.revision,
+            Path(spec.model_folder),
+            limits=FetchLimits(max_bytes=spec.max_bytes),
             report=lambda name, done, total: emit(
-                "progress", stage="downloading", done=done, total=total, unit="bytes", message=name
+                Progressed(
+                    phase=Phase.model_validate(downloading, from_attributes=True),
+                    done=done,
+                    total=total,
+                    unit="bytes",
+                    message=name,
+                )
             ),
         )
     )
-    emit("fetched", commit=fetched.commit, license=fetched.license)
+    emit(Fetched(commit=fetched.commit, license=fetched.license))
 
 
 if __name__ == "__main__":
-    serve_with_hub(fetch)
+    serve_with_hub(FetchSpec, fetch)

@@ -2,30 +2,32 @@
 
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from app.privacy import hide_process
 from spq_core.hub.answers import count_answers
 from spq_core.hub.errors import HubUnavailableError
-from worker.children.protocol import emit, serve
+from worker.children.messages import HubAnswered, Logged
+from worker.children.protocol import Spec, emit, serve
 
 RETRY_PAUSES_SECONDS = (1.0, 4.0, 10.0)
 
 Result = TypeVar("Result")
 
 
-def serve_with_hub(main: Callable[[dict[str, Any]], None]) -> None:
+def serve_with_hub(spec: type[Spec], main: Callable[[Spec], None]) -> None:
     """`serve` for a program that talks to the Hub: it also tells how that answered."""
     hide_process()
     answers = count_answers()
 
-    def counted(spec: dict[str, Any]) -> None:
+    def counted(found: Spec) -> None:
         try:
-            main(spec)
+            main(found)
         finally:
-            emit("hub", answers=[[*what, times] for what, times in answers.items()])
+            told = tuple((what[0], str(what[1]), times) for what, times in answers.items())
+            emit(HubAnswered(answers=told))
 
-    serve(counted)
+    serve(spec, counted)
 
 
 def with_retries(call: Callable[[], Result]) -> Result:
@@ -34,6 +36,6 @@ def with_retries(call: Callable[[], Result]) -> Result:
         try:
             return call()
         except HubUnavailableError as error:
-            emit("log", text=f"{error}; trying again in {pause:g} s")
+            emit(Logged(text=f"{error}; trying again in {pause:g} s"))
             time.sleep(pause)
     return call()

@@ -1,6 +1,5 @@
 """Run a child program in its own process group and follow it to its end."""
 
-import json
 import os
 import queue
 import signal
@@ -11,10 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Annotated, Any, Protocol, Union
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from app.db.recovery import OVERDUE
+from worker.children.messages import OF_ALL, Failed, Frozen, Message
 from worker.errors import (
     CancelRequestedError,
     ChildFailedError,
@@ -41,8 +44,6 @@ SPINNING_THREADS = {"GOMP_SPINCOUNT": "10000"}
 """Some ten microseconds: longer than between two operations of a forward pass. GNU's OpenMP, which torch
 brings on Linux, reads it before the policy."""
 
-Message = dict[str, Any]
-
 
 @dataclass(frozen=True, slots=True)
 class ChildProgram:
@@ -56,8 +57,8 @@ class ChildProgram:
     """Whoever takes more is killed, with all it started."""
     isolated: bool = False
     """Without a network, with process ids of its own and only the files it needs, where the kernel allows it."""
-    says: frozenset[str] = frozenset({"progress", "log", "error"})
-    """Types of messages it may send; anything else is only text."""
+    says: tuple[type[Message], ...] = OF_ALL
+    """Messages it may send; anything else is only text."""
 
     def home(self, scratch: Path) -> Path:
         """What one child leaves there, another must not find: it may have made the files of a Python."""
@@ -65,7 +66,7 @@ class ChildProgram:
 
     @contextmanager
     def started(
-        self, spec: dict[str, Any], scratch: Path, *more_folders: Path, reads: Sequence[Path] = ()
+        self, spec: Frozen, scratch: Path, *more_folders: Path, reads: Sequence[Path] = ()
     ) -> Iterator["Child"]:
         """Start it with `spec` on its stdin; its whole group is gone when the block ends.
 
@@ -101,7 +102,7 @@ class ChildProgram:
         )
         child = Child(process, self, Meter(self.limits, process.pid, (scratch, *more_folders)))
         try:
-            child.tell(json.dumps(spec))
+            child.tell(spec.model_dump_json())
             yield child
         finally:
             child.end()
@@ -170,13 +171,13 @@ class Child:
             DrainRequestedError: `stopping` was set; the child may still run.
             ChildFailedError, ChildRetryError: the child reported an error, died or stalled.
         """
-        error: Message | None = None
+        error: Failed | None = None
         while (received := self._next(heartbeat, stopping)) is not None:
             stream, line = received
             message = _parse(line, self._program.says) if stream == "out" else None
             if message is None:
                 on_text(line)
-            elif message["type"] == "error":
+            elif isinstance(message, Failed):
                 error = message
             else:
                 on_message(message)
@@ -232,11 +233,11 @@ class Child:
             self._quiet_since = time.monotonic()
         return not lingering or time.monotonic() - self._quiet_since > LINGER_SECONDS
 
-    def _judge(self, error: Message | None) -> None:
-        if error is not None and error.get("retryable"):
-            raise ChildRetryError(str(error["code"]), str(error["message"]))
+    def _judge(self, error: Failed | None) -> None:
+        if error is not None and error.retryable:
+            raise ChildRetryError(error.code, error.message)
         if error is not None:
-            raise ChildFailedError({key: error[key] for key in ("code", "message", "retryable")})
+            raise ChildFailedError(error.model_dump(exclude={"type"}))
         status = self.process.returncode
         if status != 0:
             raise ChildRetryError(
@@ -260,14 +261,19 @@ class Child:
         return False
 
 
-def _parse(line: str, known: frozenset[str]) -> Message | None:
+def _parse(line: str, known: tuple[type[Message], ...]) -> Message | None:
     """A message of a known type, or None for a line that is only text."""
     try:
-        message = json.loads(line)
-    except (ValueError, RecursionError):
+        message: Message = _reader(known).validate_json(line)
+    except ValidationError:
         return None
-    known_type = isinstance(message, dict) and str(message.get("type")) in known
-    return message if known_type else None
+    return message
+
+
+@cache
+def _reader(known: tuple[type[Message], ...]) -> TypeAdapter[Any]:
+    messages: Any = Union[known]  # noqa: UP007 - not known before
+    return TypeAdapter(Annotated[messages, Field(discriminator="type")])
 
 
 def _signal_group(group: int, number: int) -> None:

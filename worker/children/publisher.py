@@ -6,27 +6,25 @@ leaves nothing visible.
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from spq_core.hub.client import hub_api
 from spq_core.hub.publish import Prepared, Publication, Publisher
 from worker.children.hub import serve_with_hub, with_retries
+from worker.children.messages import Published, PublishSpec, Ready
 from worker.children.protocol import emit
 
 
-def publish(spec: dict[str, Any]) -> None:
+def publish(spec: PublishSpec) -> None:
     """Upload, wait for permission, commit."""
-    publisher = Publisher(hub_api(spec["endpoint"], spec["token"]), spec["repo_id"], spec["job_id"])
+    publisher = Publisher(hub_api(spec.endpoint, spec.token), spec.repo_id, spec.job_id)
     done = with_retries(publisher.existing)
     if done is None:
-        prepared = with_retries(
-            lambda: publisher.upload(Path(spec["folder"]), private=spec["private"])
-        )
-        emit("ready")
+        prepared = with_retries(lambda: publisher.upload(Path(spec.folder), private=spec.private))
+        emit(Ready())
         if sys.stdin.readline().strip() != "commit":
             return
-        done = with_retries(lambda: _commit_once(publisher, prepared, spec["title"]))
-    emit("published", repo_id=done.repo_id, commit=done.commit, url=done.url)
+        done = with_retries(lambda: _commit_once(publisher, prepared, spec.title))
+    emit(Published(repo_id=done.repo_id, commit=done.commit, url=done.url))
 
 
 def _commit_once(publisher: Publisher, prepared: Prepared, title: str) -> Publication:
@@ -35,4 +33,4 @@ def _commit_once(publisher: Publisher, prepared: Prepared, title: str) -> Public
 
 
 if __name__ == "__main__":
-    serve_with_hub(publish)
+    serve_with_hub(PublishSpec, publish)

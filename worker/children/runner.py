@@ -9,7 +9,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-from spq_core.artifact.manifest import artifact_files, file_entry, read_manifest
+from spq_core.artifact.manifest import FileEntry, artifact_files, file_entry, read_manifest
 from spq_core.data.texts import Text, builtin_text, find_text
 from spq_core.errors import DatasetError, StateMismatchError
 from spq_core.evaluation.measure import choose_device
@@ -22,64 +22,69 @@ from spq_core.workflow.finished import finished_run
 from spq_core.workflow.job import compress_and_measure
 from spq_core.workflow.load_gate import LoadGateError
 from spq_core.workflow.result import RunResult
+from worker.children.messages import File, Files, Finished, Kept, Logged, Resulted, RunSpec
 from worker.children.protocol import PipeProgress, emit, serve
 
 
-def run(spec: dict[str, Any]) -> None:
+def run(spec: RunSpec) -> None:
     """Run one job's recipe as the specification says."""
     transformers.utils.logging.disable_progress_bar()
-    if spec["threads"]:
-        torch.set_num_threads(spec["threads"])
-    recipe = parse_recipe(spec["recipe"])
-    out = Path(spec["out"])
+    if spec.threads:
+        torch.set_num_threads(spec.threads)
+    recipe = parse_recipe(spec.recipe)
+    out = Path(spec.out)
     try:
         result = measured(spec, recipe, out)
     except LoadGateError:
         if out.exists():  # the recipe asks to keep it
-            emit("kept", files=listed(out))
+            emit(Kept(files=listed(out)))
         raise
-    emit("result", document=result.document(), files=listed(out))
+    emit(Resulted(document=result.document(), files=listed(out)))
     result.check_gates()
 
 
-def listed(folder: Path) -> dict[str, Any]:
+def listed(folder: Path) -> Files:
     """Size and digest of each file."""
-    return {name: file_entry(path).model_dump() for name, path in artifact_files(folder).items()}
+    return {name: _file(file_entry(path)) for name, path in artifact_files(folder).items()}
+
+
+def _file(entry: FileEntry) -> File:
+    return File.model_validate(entry, from_attributes=True)
 
 
 def tell_finished(out: Path, document: dict[str, Any]) -> None:
     """Tell the supervisor that the artifact is finished, whatever happens while it is measured."""
     known = read_manifest(out).files
     files = {
-        name: (known[name] if name in known else file_entry(path)).model_dump()
+        name: _file(known[name] if name in known else file_entry(path))
         for name, path in artifact_files(out).items()
     }
-    emit("finished", document=document, files=files)
+    emit(Finished(document=document, files=files))
 
 
-def measured(spec: dict[str, Any], recipe: Recipe, out: Path) -> RunResult:
+def measured(spec: RunSpec, recipe: Recipe, out: Path) -> RunResult:
     """The whole run."""
-    evaluation = EvaluationSettings.model_validate(spec["evaluation"])
+    evaluation = EvaluationSettings.model_validate(spec.evaluation)
     names = set(evaluation.perplexity)
     if recipe.needs_calibration:
         names.add(recipe.calibration.dataset)
-    folders = [Path(folder) for folder in spec["text_folders"]]
+    folders = [Path(folder) for folder in spec.text_folders]
     source = SourceModel(
-        folder=Path(spec["source"]["folder"]),
-        name=spec["source"]["name"],
-        revision=spec["source"]["revision"],
+        folder=Path(spec.source.folder),
+        name=spec.source.name,
+        revision=spec.source.revision,
     )
     texts = {name: text_or_builtin(name, folders) for name in sorted(names)}
 
     def compressed(*, resume: bool) -> RunResult:
         return compress_and_measure(
-            source, recipe, out, texts=texts, evaluation=evaluation, scratch=Path(spec["scratch"]),
-            progress=PipeProgress(partial(tell_finished, out)), license_id=spec["source"]["license"],
-            device=choose_device(spec["device"]), resume=resume,
+            source, recipe, out, texts=texts, evaluation=evaluation, scratch=Path(spec.scratch),
+            progress=PipeProgress(partial(tell_finished, out)), license_id=spec.source.license,
+            device=choose_device(spec.device), resume=resume,
         )  # fmt: skip
 
     if left_behind(out) or finished_run(out, recipe) is not None:
-        emit("log", text="going on with what an earlier attempt has finished")
+        emit(Logged(text="going on with what an earlier attempt has finished"))
         try:
             return compressed(resume=True)
         except (StateMismatchError, OSError, ValueError, KeyError, SafetensorError) as error:
@@ -88,7 +93,7 @@ def measured(spec: dict[str, Any], recipe: Recipe, out: Path) -> RunResult:
             if machine_failure(error) is not None or finished:
                 raise  # what is finished has hours in it
             # That attempt's worker had other versions, or its machine died while it wrote.
-            emit("log", text=f"starting anew: {type(error).__name__}: {error}")
+            emit(Logged(text=f"starting anew: {type(error).__name__}: {error}"))
     empty(out.parent)
     return compressed(resume=False)
 
@@ -111,9 +116,9 @@ def text_or_builtin(name: str, folders: list[Path]) -> Text:
             continue
     text = builtin_text()
     if name != text.name:
-        emit("log", text=f"dataset {name} is not here; using {text.origin} instead")
+        emit(Logged(text=f"dataset {name} is not here; using {text.origin} instead"))
     return text
 
 
 if __name__ == "__main__":
-    serve(run)
+    serve(RunSpec, run)

@@ -4,21 +4,20 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from spq_core.artifact.manifest import artifact_files, is_inside
+from worker.children.messages import Files
 from worker.errors import ChildFailedError, failed
 
 
-def require_plain_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+def require_plain_files(folder: Path, files: Files) -> None:
     """Make sure that a folder holds the listed files and nothing else, and that they are files.
 
     A link would lead whoever serves or uploads them to other files of this machine.
 
     Args:
-        files: what the run says it wrote, by name, with `bytes`.
+        files: what the run says it wrote, by name.
 
     Raises:
         ChildFailedError: it does not.
@@ -32,7 +31,7 @@ def require_plain_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) ->
     for name, state in found.items():
         if not stat.S_ISREG(state.st_mode) or state.st_nlink != 1:
             raise _damaged(f"{name[:100]!r}, which is no file of its own")
-        if state.st_size != files[name]["bytes"]:
+        if state.st_size != files[name].bytes:
             raise _damaged(f"{name[:100]!r} in another size than the run listed")
 
 

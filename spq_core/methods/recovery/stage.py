@@ -14,7 +14,7 @@ from spq_core.methods.recovery.trainables import AdapterParameters
 from spq_core.methods.recovery.walk import Batch, gradients_of
 from spq_core.methods.stage import StageContext, StageState
 from spq_core.models.blocked import BlockedModel
-from spq_core.progress import Progress
+from spq_core.progress import PhaseKind, Progress, phase
 from spq_core.report import ModuleReport
 from spq_core.streaming.head import Head
 from spq_core.streaming.inputs import LayerInputs
@@ -63,7 +63,7 @@ class RecoverStage:
             weight_decay=self.settings.weight_decay,
         )
         self._take_up(optimizer, states)
-        self.progress.stage("recovery", steps - len(self.losses), "steps")
+        self.progress.begin(phase(PhaseKind.RECOVERY), steps - len(self.losses), "steps")
         for step in range(len(self.losses), steps):
             loss = self._step(student, optimizer, step)
             self.losses.append(loss)

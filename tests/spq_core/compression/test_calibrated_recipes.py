@@ -339,9 +339,9 @@ class Counting(Silent):
     def __init__(self):
         self.stages = []
 
-    def stage(self, name, total, unit):
+    def begin(self, phase, total, unit):
         del total, unit
-        self.stages.append(name)
+        self.stages.append(phase.title)
 
 
 def test_a_divergence_that_cannot_be_kept_is_an_error(tmp_path):

@@ -15,6 +15,8 @@ import psutil
 import pytest
 
 from tests.e2e.conftest import wait_until
+from tests.worker.sample_child import Environment, Order, Pid, Started, Tried
+from worker.children.messages import Failed
 from worker.children.process import MAX_LINE, ChildProgram
 from worker.errors import (
     CancelRequestedError,
@@ -26,7 +28,7 @@ from worker.errors import (
 from worker.registry import isolation
 from worker.sandbox.usage import Limits
 
-SAID = frozenset({"pid", "environment", "started", "tried", "error"})
+SAID = (Pid, Environment, Started, Tried, Failed)
 
 
 TESTS = Path(__file__).parents[2]
@@ -61,14 +63,14 @@ def follow(
         messages.append(message)
         on_message(message)
 
-    with program.started({"mode": mode}, tmp_path, reads=[TESTS, *reads]) as child:
+    with program.started(Order(mode=mode), tmp_path, reads=[TESTS, *reads]) as child:
         child.follow(pulse or Pulse(), note, texts.append, stopping or threading.Event())
     return messages, texts
 
 
 def test_messages_and_text_are_told_apart(tmp_path):
     messages, texts = follow("talk", tmp_path)
-    assert [message["type"] for message in messages] == ["pid", "environment"]
+    assert [message.type for message in messages] == ["pid", "environment"]
     assert set(texts) == {
         "plain text", '{"json": "but no type"}', '{"type": "published", "commit": "forged"}', "to stderr",
     }  # fmt: skip
@@ -88,7 +90,7 @@ def test_a_line_without_end_is_cut_and_takes_no_memory_here(tmp_path):
         most = max(most, psutil.Process().memory_info().rss)
 
     messages, texts = follow("endless_line", tmp_path, look)
-    assert [message["type"] for message in messages] == ["pid", "started"]
+    assert [message.type for message in messages] == ["pid", "started"]
     assert [len(text) for text in texts] == [MAX_LINE]
     assert most - before < 100 << 20, "of 400 MiB that the child wrote"
 
@@ -110,10 +112,10 @@ def test_a_child_inherits_no_secret(tmp_path, monkeypatch):
     for name in secrets:
         monkeypatch.setenv(name, "canary")
     messages, _ = follow("talk", tmp_path)
-    names = messages[1]["names"]
+    names = messages[1].names
     assert not set(secrets) & set(names)
     assert {"EXTRA", "PATH", "OMP_WAIT_POLICY"} <= set(names)
-    assert "canary" not in str(messages[1]["argv"])
+    assert "canary" not in str(messages[1].argv)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +146,7 @@ def test_the_heartbeat_ends_the_whole_group(tmp_path, flag, error):
     pulse, pids = Pulse(), []
 
     def stop(message):
-        pids.extend([message["pid"], message["grandchild"]])
+        pids.extend([message.pid, message.grandchild])
         getattr(pulse, flag).set()
 
     with pytest.raises(error):
@@ -171,7 +173,7 @@ def test_a_child_that_takes_too_much_memory_is_killed_with_what_it_started(tmp_p
     with pytest.raises(ChildFailedError) as failed:
         follow("hungry", tmp_path, messages.append, limits=Limits(memory_bytes=200 << 20))
     assert failed.value.error["code"] == "out_of_host_memory"
-    pids = [messages[0]["pid"], messages[0]["grandchild"]]
+    pids = [messages[0].pid, messages[0].grandchild]
     wait_until(lambda: not any(map(psutil.pid_exists, pids)), 5, "group gone")
     follow("talk", tmp_path, limits=Limits(memory_bytes=200 << 20))
 
@@ -181,10 +183,10 @@ def test_an_isolated_child_reaches_no_network(tmp_path):
         mode = f"connect {server.getsockname()[1]}"
         open_to_all, _ = follow(mode, tmp_path)
         alone, _ = follow(mode, tmp_path, isolated=True)
-    assert open_to_all[0]["connected"]
-    if not {"network", "tcp"} & set(alone[0]["isolation"].split(",")):
+    assert open_to_all[0].connected
+    if not {"network", "tcp"} & set(alone[0].isolation.split(",")):
         pytest.skip("this kernel lets this user give up neither its network nor TCP")
-    assert not alone[0]["connected"]
+    assert not alone[0].connected
 
 
 def test_an_isolated_child_reads_and_writes_only_what_it_was_given(tmp_path):
@@ -199,15 +201,13 @@ def test_an_isolated_child_reads_and_writes_only_what_it_was_given(tmp_path):
     mode = shlex.join(["reach", json.dumps([str(path) for path in paths]), str(home)])
     found, _ = follow(mode, own, reads=[given], isolated=True)
     (told,) = found
-    if "files" not in told["isolation"].split(","):
+    if "files" not in told.isolation.split(","):
         pytest.skip("this kernel has no Landlock")
-    assert told["read"] == [str(given / "model")]
-    assert told["listed"] == []
-    assert told["written"] == [str(home)]
+    assert told.read == [str(given / "model")]
+    assert told.listed == []
+    assert told.written == [str(home)]
     free, _ = follow(mode, own, reads=[given])
-    assert free[0]["read"] == [str(path) for path in paths], (
-        "it is Landlock that keeps it from them"
-    )
+    assert free[0].read == [str(path) for path in paths], "it is Landlock that keeps it from them"
 
 
 def test_an_isolated_child_speaks_to_no_socket_and_changes_no_modes(tmp_path):
@@ -222,10 +222,10 @@ def test_an_isolated_child_speaks_to_no_socket_and_changes_no_modes(tmp_path):
         mode = shlex.join(["meddle", str(private), str(place)])
         apart, _ = follow(mode, tmp_path, isolated=True)
         free, _ = follow(mode, tmp_path)
-    assert set(free[0]["did"]) == {"chmod", "utime", "connect", "socketpair"}
-    if "calls" not in apart[0]["isolation"].split(","):
+    assert set(free[0].did) == {"chmod", "utime", "connect", "socketpair"}
+    if "calls" not in apart[0].isolation.split(","):
         pytest.skip("this kernel or processor has no filter of ours")
-    assert apart[0]["did"] == ["socketpair"]
+    assert apart[0].did == ["socketpair"]
 
 
 def test_what_one_child_leaves_at_home_no_other_runs(tmp_path):
@@ -237,7 +237,7 @@ def test_what_one_child_leaves_at_home_no_other_runs(tmp_path):
         packages.mkdir(parents=True)
         (packages / "usercustomize.py").write_text(f"open({str(sign)!r}, 'w').close()")
     messages, _ = follow("talk", tmp_path)
-    assert "PYTHONNOUSERSITE" in messages[1]["names"]
+    assert "PYTHONNOUSERSITE" in messages[1].names
     assert not sign.exists()
     runner, publisher = (
         ChildProgram(f"worker.{name}", {}, 1, 1) for name in ("runner", "publisher")
@@ -249,15 +249,15 @@ def test_a_pipe_that_somebody_else_holds_is_not_waited_for(tmp_path):
     begun = time.monotonic()
     messages, _ = follow("leave_someone", tmp_path)
     assert time.monotonic() - begun < 15
-    os.kill(messages[0]["pid"], signal.SIGKILL)
+    os.kill(messages[0].pid, signal.SIGKILL)
 
 
 def test_no_isolated_child_signals_its_supervisor(tmp_path):
     """It could stop the service otherwise, as the same user runs both."""
     told, _ = follow(f"hit {os.getpid()}", tmp_path, isolated=True)
-    if "processes" not in told[0]["isolation"]:
+    if "processes" not in told[0].isolation:
         pytest.skip("this kernel does not let this user make a namespace of process ids")
-    assert not told[0]["allowed"]
+    assert not told[0].allowed
 
 
 @pytest.mark.parametrize("start", ["hidden", "plain"])

@@ -15,6 +15,7 @@ from app.db.session import connect, now
 from worker.attempt.attempt import _JobRun
 from worker.attempt.spans import AttemptSpans
 from worker.attempt.telemetry import Observed
+from worker.children.messages import File, Finished, Source
 from worker.errors import CancelRequestedError, ChildFailedError, ChildRetryError
 from worker.storage.artifact_check import move_into_store
 from worker.storage.scratch import scratch_folder
@@ -48,7 +49,7 @@ def begin(database, job_id, store, lease_seconds=60.0):
     pulse = SimpleNamespace(lost=SimpleNamespace(is_set=lambda: False), overran=lambda: False)
     runtime = SimpleNamespace(settings=settings, database=database, facts={})
     run = _JobRun(runtime, attempt, pulse, store, Observed(runtime, AttemptSpans(attempt.claim)))
-    run.files = {"config.json": {"bytes": 1, "sha256": "0" * 64}}
+    run.files = {"config.json": File(bytes=1, sha256="0" * 64)}
     return run
 
 
@@ -214,7 +215,7 @@ def test_a_report_that_makes_no_sense_ends_the_job_once(
     assert load(database, job_id).error["code"] == "internal"
 
 
-FINISHED = {
+FINISHED = Finished.model_validate({
     "document": {
         "compression": {
             "modules": [], "seconds": 1.0, "peak_rss_bytes": 1, "ratio_to_source": 0.5, "ratio_to_fp32": 0.25,
@@ -223,7 +224,7 @@ FINISHED = {
         "measured": {"artifact_bytes": 1}, "missing": {"code": "not_measured", "message": "not yet"},
     },
     "files": {"config.json": {"bytes": 1, "sha256": "0" * 64}},
-}  # fmt: skip
+})  # fmt: skip
 
 
 def finishing_then(error):
@@ -257,7 +258,7 @@ def measuring_ends(run, monkeypatch, error):
     run.runtime.settings.run_reads = ""
     run.runtime.settings.threads = None
     run.runtime.settings.device = "cpu"
-    run.source = {"folder": str(run.scratch)}
+    run.source = Source(folder=str(run.scratch), name="tiny")
     run.attempt.claim.request["evaluation"] = {}
     run.files = {}
     monkeypatch.setattr(_JobRun, "_fetch", lambda _self: None)
