@@ -3,10 +3,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Idle OpenMP threads that spin slow neighbouring torch processes down many times.
 export OMP_WAIT_POLICY := PASSIVE
+FAST := tests/spq_core/recipe tests/spq_core/planning tests/spq_core/data tests/spq_core/models tests/spq_core/formats \
+  tests/spq_core/evaluation tests/spq_core/streaming tests/spq_core/methods tests/spq_core/estimate tests/worker/children/test_messages.py
 
-.PHONY: help faults openapi demo test check bench bench-gpu up migrate clean
+.PHONY: help faults openapi demo test test-fast quality check bench bench-gpu up migrate clean
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,6 +24,12 @@ demo: $(VENV)/.ready ## Compress a real model through the service on this machin
 
 test: $(VENV)/.ready ## Run all tests, with real Postgres, Valkey and Celery workers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+test-fast: $(VENV)/.ready ## Run what needs no server and no training, for the edit loop
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not gpu and not quality and not slow" $(FAST)
+
+quality: $(VENV)/.ready ## Compress a real model by every recipe of the catalog, and compare with recorded figures
+	$(BIN)/python -m pytest -q -m quality tests/quality
 
 N ?= 20
 faults: $(VENV)/.ready ## Let N schedules of faults happen to a whole deployment, and check what must hold

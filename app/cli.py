@@ -125,7 +125,7 @@ def list_command(database_url: str, as_json: bool) -> None:
         click.echo(json.dumps(rows))
         return
     for row in rows:
-        until = f"until {row['expires_at']!s:.16}Z" if row["expires_at"] else "for ever"
+        until = f"until {row['expires_at']!s:.16}Z" if row["expires_at"] else "never expires"
         click.echo(
             f"{row['id']}  {row['tenant']:16} {row['name']:16} {row['state']:8} {until:23} {row['scopes']}"
         )

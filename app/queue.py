@@ -34,7 +34,7 @@ def celery_app(broker_url: str, visibility_timeout_seconds: int) -> Celery:
     Measured reasons: kombu redelivers what is unacknowledged for the visibility timeout, and time
     in a worker's prefetch buffer counts, so prefetching is off and messages are acknowledged
     early; a lost one is rung again by the sweeper. Sockets have timeouts, as a frozen broker would
-    otherwise hold a publisher for ever. There is no result backend.
+    otherwise hold a publisher without end. There is no result backend.
     """
     app = Celery("spq", broker=broker_url)
     app.conf.update(

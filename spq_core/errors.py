@@ -1,4 +1,4 @@
-"""Everything spq_core raises on purpose.
+"""Errors that several rooms raise; those of one room are defined there.
 
 SpqError
 ├── RecipeError              the request itself is impossible
@@ -19,8 +19,8 @@ SpqError
     ├── StateMismatchError   what a run left belongs to another one
     └── DigestMismatchError  stored bytes are not the bytes the manifest lists
 
-All of them are deterministic: the same input fails again. Each carries a stable `code` that the
-service hands to its clients.
+Most are deterministic: the same input fails again; a locked output and a full disk are the machine's. Each carries a
+stable `code` that the service hands to its clients.
 """
 
 

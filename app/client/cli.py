@@ -116,7 +116,7 @@ def submit_command(
     }
     if not local and "/" not in model:
         click.echo(
-            f"{model} is taken for a model of the Hub; --local names a folder of the service",
+            f"treating {model} as a Hub model; use --local for a folder in SPQ_MODEL_DIRS",
             err=True,
         )
     if output:

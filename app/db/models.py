@@ -100,7 +100,7 @@ class JobSecret(Base):
 
 
 class WorkerPresence(Base):
-    """A worker that was there a moment ago, and what it is."""
+    """A worker that was there recently, and what it is."""
 
     __tablename__ = "workers"
 

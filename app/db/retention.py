@@ -16,7 +16,7 @@ BATCH = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
-    """Days after a job's end; None keeps for ever."""
+    """Days after a job's end; None keeps permanently."""
 
     artifact_days: int | None = None
     log_days: int | None = None

@@ -32,7 +32,7 @@ CONNECTIONS = 20
 """Of one process; the API's threads are fewer, so none of them waits for one."""
 TRUSTED_SECONDS = 1.0
 IDLE_IN_TRANSACTION_MS = 30_000
-"""A frozen process must not hold its locks for ever."""
+"""A frozen process must not hold its locks without end."""
 AFTERWARDS = "afterwards"
 AWAY_STATES = frozenset({"25006", "25P03", "25P04"})
 """SQLSTATEs: read-only (a demoted primary), and transactions ended for having waited."""
@@ -163,7 +163,7 @@ def _note_use(_connection: Any, record: ConnectionPoolEntry) -> None:
 def _ping_unused(
     dialect: Dialect, connection: Any, record: ConnectionPoolEntry, _proxy: Any
 ) -> None:
-    """Have a connection replaced that broke while nobody used it. One that worked a moment ago is not asked."""
+    """Have a connection replaced that broke while nobody used it. One that worked recently is not asked."""
     used = record.info.get("used")
     if used is None or time.monotonic() - used < TRUSTED_SECONDS:
         return  # a new one is not asked either: if it broke, its first statement says so

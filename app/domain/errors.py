@@ -81,9 +81,7 @@ class TokensDisabledError(DomainError):
     code = "hub_tokens_disabled"
 
     def __str__(self) -> str:
-        return (
-            "this service keeps no hub_token, as it has no SPQ_SECRET_KEYS; ask its owner for one"
-        )
+        return "hub_token is disabled: the operator has not set SPQ_SECRET_KEYS"
 
 
 class JobActiveError(DomainError):

@@ -93,7 +93,7 @@ def _artifact_document(name: Any, named: dict[str, Any]) -> dict[str, Any] | Non
     try:
         path = cached_file(
             name, "config.json",
-            local_files_only=True,  # it was read a moment ago, to find the tokenizer
+            local_files_only=True,  # it was read just before, to find the tokenizer
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False, **where,
         )  # fmt: skip

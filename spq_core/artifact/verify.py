@@ -40,7 +40,7 @@ def check_stored(model: nn.Module, files: Iterable[Path], tied: Mapping[str, str
     for name, header in stored.items():
         if name not in wanted and name not in tied:
             raise ArtifactError(
-                f"{header.file}: config.json has no place for {name!r}; they are of two artifacts"
+                f"{header.file}: unexpected tensor {name!r}: weights and config.json come from different artifacts"
             )
 
 

@@ -186,7 +186,7 @@ def _source(model: str, revision: str, scratch: Path) -> SourceModel:
     if Path(model).is_dir():
         return SourceModel(folder=Path(model), name=Path(model).resolve().name)
     if "/" not in model:
-        click.echo(f"there is no folder {model!r} here: taking it for a model of the Hub", err=True)
+        click.echo(f"there is no folder {model!r} here: treating it as a Hub model", err=True)
     require_named(model)
     with own_hub() as api:
         fetched = fetch_model(api, model, revision, scratch / "source", limits=FetchLimits())

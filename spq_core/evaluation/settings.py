@@ -11,7 +11,7 @@ class EvaluationSettings(Document):
     """Settings shared by all models of one comparison."""
 
     perplexity: Annotated[tuple[str, ...], Field(min_length=1, max_length=4)] = ("wikitext2",)
-    """Datasets by name; the first one also gives KL, top-1 agreement and `ppl_paper`."""
+    """Datasets by name; all give every metric, the first one `ppl_paper` too."""
     length: Annotated[int, Field(ge=16, le=32768)] | None = None
     """Tokens per window; windows do not overlap, so the stride is the same. By default 1024, or all
     positions of a model that has fewer."""

@@ -24,7 +24,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
 
 
 def no_model_of(folder: Path, error: Exception) -> UnsupportedModelError:
-    """The error of a configuration that transformers makes no model of, in one line."""
+    """The error of a configuration that transformers cannot build a model from, in one line."""
     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
     if isinstance(error, KeyError) and error.args:
         config = read_json_object(folder / "config.json")
@@ -32,7 +32,7 @@ def no_model_of(folder: Path, error: Exception) -> UnsupportedModelError:
         if keys:
             reason = f"{keys[0]} {error.args[0]!r} is none that it knows"
     return UnsupportedModelError(
-        f"transformers makes no model of this config.json: {reason}"[:MOST_CHARACTERS]
+        f"transformers cannot build a model from this config.json: {reason}"[:MOST_CHARACTERS]
     )
 
 

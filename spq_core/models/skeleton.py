@@ -66,7 +66,7 @@ def load_skeleton(folder: Path) -> Skeleton:
     """Build the skeleton of a model folder from its config.json alone.
 
     Raises:
-        UnsupportedModelError: transformers makes no model of it, or one no family describes.
+        UnsupportedModelError: transformers cannot build a model from it, or one no family describes.
     """
     config = read_config(folder)
     try:

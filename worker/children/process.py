@@ -219,11 +219,11 @@ class Child:
         self.process.wait()
         if self.process.stdin is not None:
             _close(self.process.stdin)
-        for reader in self._readers:  # somebody who left the group may hold a pipe for ever
+        for reader in self._readers:  # somebody who left the group may hold a pipe without end
             reader.join(POLL_SECONDS)
 
     def _finished(self) -> bool:
-        """It has ended and all it wrote is read; a process that left the group may hold its pipe for ever."""
+        """It has ended and all it wrote is read; a process that left the group may hold its pipe without end."""
         lingering = any(reader.is_alive() for reader in self._readers)
         # In this order: a reader may pass its last line on and end between two looks.
         if self.process.poll() is None or not self._lines.empty():

@@ -54,7 +54,7 @@ class _PathBeneath(ctypes.Structure):
 
 
 def confine(reads: Iterable[Path], writes: Iterable[Path]) -> tuple[str, ...]:
-    """Give up all files but these, and those that Python and its libraries are made of, for ever.
+    """Give up all files but these, and those that Python and its libraries are made of, permanently.
 
     The process must have one thread, and be unable to gain privileges (`PR_SET_NO_NEW_PRIVS`).
 

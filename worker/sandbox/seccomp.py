@@ -1,4 +1,4 @@
-"""Give up system calls that a computation has no use for, for ever (Linux; no privilege needed).
+"""Give up system calls that a computation has no use for, permanently (Linux; no privilege needed).
 
 Landlock keeps a run from files and TCP; it does not keep it from sockets in the file system, from changing
 modes and times of files it cannot open, or from asking the kernel for more. These calls then fail with EPERM.

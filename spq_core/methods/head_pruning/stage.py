@@ -44,7 +44,9 @@ class PruneHeadsStage:
                 layer=f"{path}.{name}",
                 stage=self.name,
                 applied=keep < groups,
-                reason="" if keep < groups else "others lose less",
+                reason=""
+                if keep < groups
+                else "no head group here is among the cheapest to remove",
                 figures={"groups": groups, "kept": keep},
             )
             for name in self.family.attention

@@ -29,7 +29,7 @@ MOST_OCTAVES = 6.0
 
 
 def _left_whole(full: str) -> ModuleReport:
-    reason = "there are bytes enough to leave it whole, and it is worth most of those left"
+    reason = "kept in the source dtype: budget left over, highest loss per byte"
     return ModuleReport(layer=full, stage="quantize", applied=False, reason=reason)
 
 

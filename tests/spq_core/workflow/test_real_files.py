@@ -465,7 +465,7 @@ MISTAKES = {
     ),
     "a number as text": (
         lambda folder: edit(folder / "config.json", rms_norm_eps="1e-5"),
-        r"makes no model of this config\.json: .*rms_norm_eps.*1e-5",
+        r"cannot build a model from this config\.json: .*rms_norm_eps.*1e-5",
     ),
     "an unknown activation": (
         lambda folder: edit(folder / "config.json", hidden_act="swishglu"),
