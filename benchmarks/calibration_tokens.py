@@ -46,9 +46,9 @@ def errors(weight: Tensor, moments: InputMoments, held_out: Tensor) -> dict[str,
         return float((outputs - wanted).square().sum()) / total
 
     grid = choose_grid(weight, 4, 64)
-    rounded = round_to_grid(weight, grid, hessian_factor(moments.second)).dequantized()
+    rounded = round_to_grid(weight, grid, hessian_factor(moments.second_moment)).dequantized()
     damping = DAMPING + extra_damping(moments)
-    spectrum = decompose_output(weight, moments.second, damping=damping)
+    spectrum = decompose_output(weight, moments.second_moment, damping=damping)
     up, down = project_outputs(weight, spectrum, weight.shape[0] // 2)
     scores = score_neurons("obs", weight, moments)
     kept = torch.topk(scores, weight.shape[1] * 7 // 8).indices.sort().values
@@ -75,13 +75,16 @@ def main() -> None:
     held_out = torch.randn(HELD_OUT, options.inputs, generator=generator) @ mixed
     for ratio in RATIOS:
         tokens = int(ratio * options.inputs)
-        second, mean = torch.zeros(options.inputs, options.inputs), torch.zeros(options.inputs)
+        second_moment, mean = (
+            torch.zeros(options.inputs, options.inputs),
+            torch.zeros(options.inputs),
+        )
         for start in range(0, tokens, HELD_OUT):
             count = min(HELD_OUT, tokens - start)
             rows = torch.randn(count, options.inputs, generator=generator) @ mixed
-            second.addmm_(rows.T, rows)
+            second_moment.addmm_(rows.T, rows)
             mean += rows.sum(dim=0)
-        moments = InputMoments(mean / tokens, second / tokens, tokens)
+        moments = InputMoments(mean / tokens, second_moment / tokens, tokens)
         found = {name: round(value, 5) for name, value in errors(weight, moments, held_out).items()}
         print(json.dumps({"tokens_per_input": ratio, "tokens": tokens} | found), flush=True)
 

@@ -77,9 +77,9 @@ def look(
                 "the embedding is narrower than the layers; recipes with a target do not support that"
             )
         tokens = token_weights(statistics.probabilities, picked.numel())
-        for name, second in _matrices_of_rest(skeleton, recipe, statistics).items():
+        for name, second_moment in _matrices_of_rest(skeleton, recipe, statistics).items():
             stored = f"{name}.weight"
-            survey.enter(name, checkpoint.read([stored])[stored], tokens, second)
+            survey.enter(name, checkpoint.read([stored])[stored], tokens, second_moment)
     return Findings(survey, statistics)
 
 

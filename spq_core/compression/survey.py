@@ -47,7 +47,9 @@ class Survey:
             weight = float_weight(linear_at(layer, name))
             self.block_influence[full] = found.block_influence
             self.output_weights[full] = statistics.output_weights
-            self.enter(full, weight, tempered(statistics.output_weights), statistics.inputs.second)
+            self.enter(
+                full, weight, tempered(statistics.output_weights), statistics.inputs.second_moment
+            )
             if name in family.attention and "ranks" in planned:
                 self.directions[full] = _directions(weight, statistics)
         self.last_steps = None  # in a wide layer a second moment is hundreds of megabytes
@@ -64,14 +66,17 @@ class Survey:
             neurons=dict(self.neurons), heads=dict(self.heads),
         )  # fmt: skip
 
-    def enter(self, name: str, weight: Tensor, weights: Tensor, second: Tensor) -> None:
+    def enter(self, name: str, weight: Tensor, weights: Tensor, second_moment: Tensor) -> None:
         """Measure a matrix's curve, if it will be quantized by entropy."""
         settings, target = self.recipe.quantize, self.recipe.target
         if settings is None or target is None or not settings.by_entropy:
             return
-        if self.last_steps is None or self.last_steps[0] is not second:
+        if self.last_steps is None or self.last_steps[0] is not second_moment:
             # matrices come group by group, and those of a group share their input
-            self.last_steps = (second, hessian_factor(second, settings.damping).column_steps)
+            self.last_steps = (
+                second_moment,
+                hessian_factor(second_moment, settings.damping).column_steps,
+            )
         even = torch.ones_like(weights) * weights.mean()
         self.row_weights[name] = weights if target.allocation == "loss" else even
         self.curves[name] = curve_of(weight, self.row_weights[name], self.last_steps[1])
@@ -89,7 +94,7 @@ class Survey:
         groups = groups_of(layer, family)
         weight = float_weight(linear_at(layer, family.attention[-1]))
         losses = 0.5 * score_groups(
-            weight, statistics.inputs.second, groups, statistics.output_weights
+            weight, statistics.inputs.second_moment, groups, statistics.output_weights
         )
         elements = sum(float_weight(linear_at(layer, name)).numel() for name in family.attention)
         return PrunableUnits(tuple(losses.tolist()), elements // groups, 0.0)
@@ -116,7 +121,7 @@ def _directions(weight: Tensor, statistics: MatrixStatistics) -> SingularDirecti
     weights = statistics.output_weights
     moments = statistics.inputs
     damping = DAMPING + extra_damping(moments)
-    outputs = decompose_output(weight, moments.second, weights, damping=damping)
+    outputs = decompose_output(weight, moments.second_moment, weights, damping=damping)
     n_out, n_in = weight.shape
     squared = outputs.singular_values.square()[: min(n_out, n_in)]
     losses = 0.5 * float(weights.mean()) * squared  # spectra count outputs relative to their mean

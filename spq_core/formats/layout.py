@@ -16,13 +16,13 @@ from spq_core.formats.adapted.linear import AdaptedLinear, Base
 from spq_core.formats.entropy.coded import CodedEmbedding, CodedLinear
 from spq_core.formats.int8.linear import Int8Embedding, Int8Linear
 from spq_core.formats.low_rank.linear import Factor, LowRankLinear
+from spq_core.formats.packed.bits import Bits
 from spq_core.formats.packed.linear import CODES_PER_PACK, PackedEmbedding, PackedLinear
 from spq_core.formats.steps import CodedWeight
 
 Size = Annotated[int, Field(ge=1, le=1 << 24)]
 ByteCount = Annotated[int, Field(ge=1, le=1 << 40)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-Bits = Literal[3, 4, 8]
 
 
 class _Layout(BaseModel):

@@ -88,7 +88,7 @@ class LayerInputs:
         if running is None:
             raise RuntimeError(f"no sample reached {name}")
         moments = running.moments()
-        if not all_finite(moments.second):
+        if not all_finite(moments.second_moment):
             raise NumericalError("calibration", f"the input of {name}")
         return moments
 

@@ -16,7 +16,7 @@ class InputMoments:
     """First and second moments of one input over all samples and tokens."""
 
     mean: Float[Tensor, " n"]
-    second: Float[Tensor, "n n"]
+    second_moment: Float[Tensor, "n n"]
     """E[x xᵀ], not centred."""
     tokens: int = 0
     """How many both are means over; 0 where that is not known."""

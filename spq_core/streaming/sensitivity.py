@@ -129,7 +129,7 @@ def _through_head(
     generator = torch.Generator(device).manual_seed(0)
     width = head.linear.in_features
     probabilities = torch.zeros(head.vocabulary, dtype=torch.float64, device=device)
-    second = torch.zeros(width, width, device=device)
+    second_moment = torch.zeros(width, width, device=device)
     gradients: list[Tensor] = []
     tokens = 0
     for position, states in enumerate(stream.hidden):
@@ -146,10 +146,12 @@ def _through_head(
         gradients.append(gradient)
         stream.hidden[position] = states
         rows = normed.detach()[0]
-        second.addmm_(rows.T, rows)
+        second_moment.addmm_(rows.T, rows)
         tokens += rows.shape[0]
     return (
-        EmbeddingStatistics(second / tokens, (probabilities / tokens).float(), second),
+        EmbeddingStatistics(
+            second_moment / tokens, (probabilities / tokens).float(), second_moment
+        ),
         gradients,
     )
 

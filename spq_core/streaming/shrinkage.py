@@ -31,7 +31,7 @@ def shrinkage(moments: InputMoments) -> float:
     if moments.tokens == 0:
         return 0.0
     independent = max(1.0, moments.tokens / TOKENS_PER_SAMPLE)
-    squared, pairs = _sums(moments.second)
+    squared, pairs = _sums(moments.second_moment)
     if squared <= 0:
         return LARGEST_SHARE
     return min(LARGEST_SHARE, pairs / independent / squared)
@@ -43,14 +43,14 @@ def extra_damping(moments: InputMoments) -> float:
     return share / (1 - share)
 
 
-def _sums(second: Float[Tensor, "n n"]) -> tuple[float, float]:
+def _sums(second_moment: Float[Tensor, "n n"]) -> tuple[float, float]:
     """Σ r² over pairs of different inputs that are ever active, some rows at a time, and their number."""
-    energy = second.diagonal().double().clamp(min=0)
+    energy = second_moment.diagonal().double().clamp(min=0)
     inverse = torch.where(energy > 0, energy.rsqrt(), 0.0)
     alive = float((energy > 0).sum())
     squared = -alive  # every input with itself
     for start in range(0, len(energy), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
-        part = second[rows].double() * inverse[rows, None] * inverse
+        part = second_moment[rows].double() * inverse[rows, None] * inverse
         squared += float(part.square_().sum())
     return squared, alive * (alive - 1)

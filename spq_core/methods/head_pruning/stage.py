@@ -59,7 +59,7 @@ class PruneHeadsStage:
         output, moments = linear_at(block, last), inputs.moments(last)
         weight = float_weight(output)
         scores = score_groups(
-            weight, moments.second, groups, self.output_weights.get(f"{path}.{last}")
+            weight, moments.second_moment, groups, self.output_weights.get(f"{path}.{last}")
         )
         kept = torch.topk(scores, keep).indices.sort().values
         columns = columns_of(kept, groups, weight.shape[1])

@@ -35,14 +35,14 @@ def score_neurons(
     exact = weight.double()
     if output_weights is not None:
         exact = exact * output_weights.double().sqrt()[:, None]
-    energy = moments.second.diagonal().double()
+    energy = moments.second_moment.diagonal().double()
     if rule == "wanda":
         scores = exact.abs().mean(dim=0) * energy.sqrt()
     elif rule == "flap":
         variance = (energy - moments.mean.double().square()).clamp(min=0)
         scores = variance * exact.square().sum(dim=0)
     else:
-        uncertainty = inverse_factor(moments.second).square().sum(dim=0)
+        uncertainty = inverse_factor(moments.second_moment).square().sum(dim=0)
         scores = exact.square().sum(dim=0) / uncertainty
     return scores.float()
 
@@ -75,9 +75,9 @@ def compensate(
         return Compensated(weight.float().contiguous(), bias)
     if rule == "least_squares":
         centre = None if bias is None else mean
-        product = _lost_outputs(exact, kept, moments.second, centre)
+        product = _lost_outputs(exact, kept, moments.second_moment, centre)
         damping = DAMPING + extra_damping(moments)
-        factor = inverse_factor(moments.second, kept, mean=centre, damping=damping)
+        factor = inverse_factor(moments.second_moment, kept, mean=centre, damping=damping)
         chosen = chosen + (product @ factor.T) @ factor
     if bias is not None and rule != "none":
         bias = (bias.double() + exact @ mean - chosen @ mean[kept]).float()
@@ -87,7 +87,7 @@ def compensate(
 def _lost_outputs(
     exact: Float[Tensor, "out n"],
     kept: Int64[Tensor, " k"],
-    second: Float[Tensor, "n n"],
+    second_moment: Float[Tensor, "n n"],
     mean: Float[Tensor, " n"] | None,
 ) -> Float[Tensor, "out k"]:
     """W_R C_RK, some columns of C at a time: it is too large for a copy in float64."""
@@ -95,7 +95,8 @@ def _lost_outputs(
     gone[kept] = False
     removed = exact[:, gone]
     parts = [
-        removed @ second[:, some][gone].double() for some in torch.split(kept, COLUMNS_AT_ONCE)
+        removed @ second_moment[:, some][gone].double()
+        for some in torch.split(kept, COLUMNS_AT_ONCE)
     ]
     product = torch.cat(parts, dim=1)
     return product if mean is None else product.addr_(removed @ mean[gone], mean[kept], alpha=-1)

@@ -86,8 +86,8 @@ class EntropyStage:
         self, path: str, block: nn.Module, together: Sequence[Matrix], levels: Mapping[str, float]
     ) -> list[ModuleReport]:
         """Round matrices that share an input."""
-        second = together[0].second
-        if second is None:
+        second_moment = together[0].second_moment
+        if second_moment is None:
             raise RuntimeError("quantization by entropy runs on calibrated inputs only")
         wanted = [
             _Wanted(
@@ -98,7 +98,7 @@ class EntropyStage:
             for one in together
         ]
         reports: list[ModuleReport] = []
-        for matrix, result in zip(together, self._round(wanted, second), strict=True):
+        for matrix, result in zip(together, self._round(wanted, second_moment), strict=True):
             source, (rounded, coded) = f"{path}.{matrix.source}", result
             bias = bias_of(matrix.linear)
             block.set_submodule(
@@ -120,8 +120,10 @@ class EntropyStage:
         if not tied and self.budget.stays(self.head_path):
             reports.append(_left_whole(self.head_path))
         elif not tied:
-            weight, second = head.weight.data, statistics.head_inputs
-            rounded, coded = self._last(self.head_path, weight, second, levels[self.head_path])
+            weight, second_moment = head.weight.data, statistics.head_inputs
+            rounded, coded = self._last(
+                self.head_path, weight, second_moment, levels[self.head_path]
+            )
             bias = bias_of(head)
             block.set_submodule(
                 self.head_path, lattice_linear(rounded.codes, rounded.steps, bias, coded)
@@ -132,9 +134,11 @@ class EntropyStage:
             reports.append(_left_whole(self.embedding_path))
         elif self.settings.embedding:
             weight = embedding.weight.data
-            second = statistics.gradients + statistics.head_inputs if tied else statistics.gradients
+            second_moment = (
+                statistics.gradients + statistics.head_inputs if tied else statistics.gradients
+            )
             rounded, coded = self._last(
-                self.embedding_path, weight, second, levels[self.embedding_path]
+                self.embedding_path, weight, second_moment, levels[self.embedding_path]
             )
             replacement = lattice_embedding(
                 rounded.codes, rounded.steps, self.dtype,
@@ -147,13 +151,13 @@ class EntropyStage:
         return reports
 
     def _last(
-        self, name: str, weight: Tensor, second: Tensor, planned: float
+        self, name: str, weight: Tensor, second_moment: Tensor, planned: float
     ) -> tuple[LatticeWeight, CodedWeight]:
         """Round a matrix at the end of the run; the very last one makes the bytes fit."""
         budget = self.budget
         very_last = [other for other in budget.curves if other not in budget.spent] == [name]
         level, weights = planned, budget.row_weights[name]
-        ((rounded, coded),) = self._round([_Wanted(weight, weights, level)], second)
+        ((rounded, coded),) = self._round([_Wanted(weight, weights, level)], second_moment)
         for _ in range(TRIES if very_last else 0):
             over = coded.packed.numel() + sum(budget.spent.values()) - budget.wanted_bytes
             if abs(over) <= CLOSE_ENOUGH * budget.wanted_bytes:
@@ -163,18 +167,20 @@ class EntropyStage:
             level *= 2.0**octaves
             before = coded.packed.numel()
             return_freed_memory()
-            ((rounded, coded),) = self._round([_Wanted(weight, weights, level)], second)
+            ((rounded, coded),) = self._round([_Wanted(weight, weights, level)], second_moment)
             if coded.packed.numel() == before:
                 break  # as fine or as coarse as it gets
         budget.pay(name, level, coded.packed.numel())
         return rounded, coded
 
     def _round(
-        self, wanted: Sequence["_Wanted"], second: Tensor
+        self, wanted: Sequence["_Wanted"], second_moment: Tensor
     ) -> list[tuple[LatticeWeight, CodedWeight]]:
-        feedback = self.shared.of(second, self.settings.damping, act_order=self.settings.act_order)
+        feedback = self.shared.of(
+            second_moment, self.settings.damping, act_order=self.settings.act_order
+        )
         steps = [choose_steps(one.weight, feedback, one.row_weights, one.level) for one in wanted]
-        rounded = round_to_lattice([one.weight for one in wanted], feedback, steps, second)
+        rounded = round_to_lattice([one.weight for one in wanted], feedback, steps, second_moment)
         return [(one, encode(one.codes, one.steps)) for one in rounded]
 
     def _report(self, full: str, rounded: LatticeWeight, coded: CodedWeight) -> ModuleReport:

@@ -80,20 +80,20 @@ def hessian_factor(
 class SharedHessianFactor:
     """Keeps the factors of one second moment: matrices that come one after another share their input."""
 
-    second: Tensor | None = None
+    second_moment: Tensor | None = None
     factors: HessianFactor | None = None
 
-    def of(self, second: Tensor, damping: float, *, act_order: bool) -> HessianFactor:
+    def of(self, second_moment: Tensor, damping: float, *, act_order: bool) -> HessianFactor:
         """`hessian_factor`, from before if this second moment was the last one."""
-        if self.factors is None or self.second is not second:
+        if self.factors is None or self.second_moment is not second_moment:
             self.forget()  # before the next: each is as large as all else there is
-            self.factors = hessian_factor(second, damping, act_order=act_order)
-            self.second = second
+            self.factors = hessian_factor(second_moment, damping, act_order=act_order)
+            self.second_moment = second_moment
         return self.factors
 
     def forget(self) -> None:
         """Let go of the memory."""
-        self.second = self.factors = None
+        self.second_moment = self.factors = None
 
 
 def rounding_order(second_moment: Float[Tensor, "n n"], *, act_order: bool) -> Int64[Tensor, " n"]:

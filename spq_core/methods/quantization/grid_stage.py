@@ -50,7 +50,7 @@ class GridStage:
             names = [f"{path}.{one.name}" for one in together]
             weights = [one.linear.weight.data for one in together]
             self._require_whole_groups(names, weights)
-            found = self._quantize(weights, together[0].second)
+            found = self._quantize(weights, together[0].second_moment)
             for matrix, name, (packed, error) in zip(together, names, found, strict=True):
                 block.set_submodule(matrix.name, packed.linear(bias_of(matrix.linear)))
                 reports.append(self._report(name, packed, error))
@@ -72,8 +72,10 @@ class GridStage:
         reports: list[ModuleReport] = []
         calibrated = inputs is not None and self.needs_inputs
         if not tied or self.settings.embedding:
-            second = inputs.moments(self.head_path).second if inputs and calibrated else None
-            ((packed, error),) = self._quantize([head.weight.data], second)
+            second_moment = (
+                inputs.moments(self.head_path).second_moment if inputs and calibrated else None
+            )
+            ((packed, error),) = self._quantize([head.weight.data], second_moment)
             block.set_submodule(self.head_path, packed.linear(bias_of(head)))
             reports.append(self._report(self.head_path, packed, error))
             if tied:
@@ -102,18 +104,18 @@ class GridStage:
                 )
 
     def _quantize(
-        self, weights: Sequence[Tensor], second: Tensor | None
+        self, weights: Sequence[Tensor], second_moment: Tensor | None
     ) -> list[tuple["_Packed", float]]:
         """Round matrices that share an input, and measure the relative error of their weights."""
         settings = self.settings
         feedback: HessianFactor | None = None
-        if second is not None and settings.method == "gptq":
-            feedback = self.shared.of(second, settings.damping, act_order=settings.act_order)
+        if second_moment is not None and settings.method == "gptq":
+            feedback = self.shared.of(second_moment, settings.damping, act_order=settings.act_order)
         parts: list[list[_Packed]] = [[] for _ in weights]
         lost, energy = [0.0] * len(weights), [0.0] * len(weights)
         for stack in stacks(weights) if feedback is not None else _one_by_one(weights):
             rows = torch.cat([weights[index][some] for index, some in stack])
-            grid = self._grid(rows, second)
+            grid = self._grid(rows, second_moment)
             codes = round_to_grid(rows, grid, feedback, sparsity=settings.sparsity).codes
             start = 0
             for index, some in stack:
@@ -130,11 +132,11 @@ class GridStage:
         errors = [(a / b) ** 0.5 if b else 0.0 for a, b in zip(lost, energy, strict=True)]
         return list(zip(map(_Packed.joined, parts), errors, strict=True))
 
-    def _grid(self, rows: Tensor, second: Tensor | None) -> Grid:
+    def _grid(self, rows: Tensor, second_moment: Tensor | None) -> Grid:
         """Scales and zero points of rows, some at a time."""
         settings = self.settings
         energy = (
-            (second.diagonal() if second is not None else torch.ones_like(rows[0]))
+            (second_moment.diagonal() if second_moment is not None else torch.ones_like(rows[0]))
             if settings.scale_search
             else None
         )

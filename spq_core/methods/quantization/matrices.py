@@ -20,7 +20,7 @@ class Matrix(NamedTuple):
     source: str
     """The matrix of the source it stands for."""
     linear: nn.Linear
-    second: Float[Tensor, "n_in n_in"] | None
+    second_moment: Float[Tensor, "n_in n_in"] | None
     """E[x xᵀ] of its input; None without calibration."""
     following: Float[Tensor, "n_out rank"] | None
     """For the first factor of a pair, the second one: what becomes of its outputs."""
@@ -35,15 +35,15 @@ def matrices(
     """
     for group in family.shared_inputs:
         modules = {name: linear_at(block, name) for name in group}
-        second = None if inputs is None else inputs.moments(group[0]).second
+        second_moment = None if inputs is None else inputs.moments(group[0]).second_moment
         pairs = {name: one for name, one in modules.items() if isinstance(one, LowRankLinear)}
         together = [
-            Matrix(name, name, one, second, None)
+            Matrix(name, name, one, second_moment, None)
             for name, one in modules.items()
             if isinstance(one, nn.Linear)
         ]
         together += [
-            Matrix(f"{name}.down", name, pair.down, second, float_weight(pair.up))
+            Matrix(f"{name}.down", name, pair.down, second_moment, float_weight(pair.up))
             for name, pair in pairs.items()
             if isinstance(pair.down, nn.Linear)
         ]
@@ -52,7 +52,7 @@ def matrices(
         for name, pair in pairs.items():
             if isinstance(pair.up, nn.Linear):
                 down = float_weight(linear_at(block, f"{name}.down"))
-                between = None if second is None else down @ second @ down.T
+                between = None if second_moment is None else down @ second_moment @ down.T
                 yield [Matrix(f"{name}.up", name, pair.up, between, None)]
         if inputs is not None:
             inputs.changed(group[0])

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from spq_core.formats.packed.bits import Bits
 from spq_core.methods.settings import StageSettings, Toy
 from spq_core.models.shapes import Matrix, ModelShapes
 
@@ -46,7 +47,7 @@ class QuantizeSettings(StageSettings):
 
     type: Literal["quantize"]
     method: Literal["round", "gptq", "entropy"] = "round"
-    bits: Literal[3, 4, 8] = 8
+    bits: Bits = 8
     """Width of a code; `entropy` has none."""
     mode: ScaleMode = ScaleMode.CHANNEL
     group_size: Annotated[int, Field(ge=8, le=1 << 16, multiple_of=8)] | None = None

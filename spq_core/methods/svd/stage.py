@@ -86,7 +86,7 @@ class SvdStage:
         if inputs is not None:
             moments = inputs.moments(name)
             outputs = decompose_output(
-                weight, moments.second, weights, damping=DAMPING + extra_damping(moments)
+                weight, moments.second_moment, weights, damping=DAMPING + extra_damping(moments)
             )
         judged = plain if plain is not None else outputs
         if judged is None:

@@ -11,22 +11,22 @@ N = 1300  # whole blocks and a rest
 @pytest.mark.parametrize("centred", [True, False])
 @pytest.mark.parametrize("count", [N, 1100, 40])
 def test_the_factor_squared_is_the_inverse(centred, count):
-    second = correlated_inputs(N, tokens=2 * N)
+    second_moment = correlated_inputs(N, tokens=2 * N)
     generator = torch.Generator().manual_seed(3)
     mean = 0.01 * torch.randn(N, generator=generator) if centred else None
     kept = torch.randperm(N, generator=generator)[:count]
-    exact = second.double()
+    exact = second_moment.double()
     if mean is not None:
         exact -= torch.outer(mean, mean).double()
     exact = exact[kept][:, kept]
     damp(exact)
-    factor = inverse_factor(second, kept, mean=mean)
+    factor = inverse_factor(second_moment, kept, mean=mean)
     product = factor.T @ factor @ exact
     torch.testing.assert_close(product, torch.eye(count).double(), atol=1e-7, rtol=0)
 
 
 def test_what_is_not_finite_is_refused():
-    second = correlated_inputs()
-    second[3, 3] = torch.inf
+    second_moment = correlated_inputs()
+    second_moment[3, 3] = torch.inf
     with pytest.raises(NumericalError, match="second moment"):
-        inverse_factor(second)
+        inverse_factor(second_moment)

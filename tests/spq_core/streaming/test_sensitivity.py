@@ -47,7 +47,7 @@ def test_the_expected_loss_of_an_error_is_the_kl_it_causes(tmp_path, windows, fa
         weight = layers[where].get_submodule(name).weight
         ours = weight.T if type(layers[where].get_submodule(name)).__name__ == "Conv1D" else weight
         noise = torch.randn(ours.shape, generator=generator) * ours.detach().std() * 0.1
-        energy = ((noise @ statistics.inputs.second) * noise).sum(dim=1)
+        energy = ((noise @ statistics.inputs.second_moment) * noise).sum(dim=1)
         expected = 0.5 * float((statistics.output_weights * energy).sum())
         with torch.no_grad():
             original = weight.clone()

@@ -56,12 +56,12 @@ def test_attention_is_computed_once_and_everything_is_as_if_it_were_not(
     plain, remembering = inputs(remembering=False), inputs(remembering=True)
     with torch.no_grad():
         wanted = [
-            *(plain.moments(group[0]).second for group in names.shared_inputs),
+            *(plain.moments(group[0]).second_moment for group in names.shared_inputs),
             *(plain.forward(batch) for batch in plain.batches),
         ]
         before = len(computed)
         found = [
-            *(remembering.moments(group[0]).second for group in names.shared_inputs),
+            *(remembering.moments(group[0]).second_moment for group in names.shared_inputs),
             *(remembering.forward(batch) for batch in remembering.batches),
         ]
     for one, other in zip(found, wanted, strict=True):
@@ -125,6 +125,6 @@ def test_a_changed_matrix_is_seen_whoever_changed_it(tmp_path, change, where):
         first = remembering.forward(range(1))
         name = names.shared_inputs[where][0]
         change(layer.get_submodule(name), layer, name)
-        second = remembering.forward(range(1))
-        torch.testing.assert_close(second, inputs(remembering=False).forward(range(1)))
-    assert not torch.allclose(first, second)
+        second_moment = remembering.forward(range(1))
+        torch.testing.assert_close(second_moment, inputs(remembering=False).forward(range(1)))
+    assert not torch.allclose(first, second_moment)

@@ -37,8 +37,8 @@ def test_the_share_comes_near_the_best_there_is():
     scale = covariance.diagonal().rsqrt()
     wanted = covariance * scale[:, None] * scale
     moments = measured(covariance, 60)
-    own = moments.second.diagonal().rsqrt()
-    found = moments.second * own[:, None] * own
+    own = moments.second_moment.diagonal().rsqrt()
+    found = moments.second_moment * own[:, None] * own
 
     def error(share):
         off = (found * (1 - share) - wanted).square()
@@ -52,17 +52,19 @@ def test_the_share_comes_near_the_best_there_is():
 def test_units_do_not_matter():
     moments = measured(truth(), 100)
     scale = torch.logspace(-3, 3, N, dtype=torch.float64)
-    scaled = InputMoments(moments.mean, moments.second * scale[:, None] * scale, moments.tokens)
+    scaled = InputMoments(
+        moments.mean, moments.second_moment * scale[:, None] * scale, moments.tokens
+    )
     assert shrinkage(scaled) == pytest.approx(shrinkage(moments), rel=1e-6)
 
 
 def test_without_a_number_of_tokens_nothing_is_taken_for_noise():
     moments = measured(truth(), 50)
-    assert extra_damping(InputMoments(moments.mean, moments.second)) == 0.0
+    assert extra_damping(InputMoments(moments.mean, moments.second_moment)) == 0.0
 
 
 def test_inputs_that_are_never_active_do_no_harm():
     moments = measured(truth(), 100)
-    second = moments.second.clone()
-    second[3], second[:, 3] = 0.0, 0.0
-    assert 0 < shrinkage(InputMoments(moments.mean, second, moments.tokens)) < 0.98
+    second_moment = moments.second_moment.clone()
+    second_moment[3], second_moment[:, 3] = 0.0, 0.0
+    assert 0 < shrinkage(InputMoments(moments.mean, second_moment, moments.tokens)) < 0.98

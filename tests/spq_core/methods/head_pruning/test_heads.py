@@ -33,8 +33,8 @@ def test_a_group_scores_what_its_removal_costs_after_the_best_update():
     rows = 0.2 * inputs() + torch.randn(3000, 12, generator=torch.Generator().manual_seed(5))
     weight = torch.randn(5, 12, generator=torch.Generator().manual_seed(1))
     weights = torch.tensor([4.0, 1.0, 1.0, 1.0, 0.0])
-    scores = score_groups(weight, moments(rows).second, 4)
-    weighted = score_groups(weight, moments(rows).second, 4, weights)
+    scores = score_groups(weight, moments(rows).second_moment, 4)
+    weighted = score_groups(weight, moments(rows).second_moment, 4, weights)
     for group in range(4):
         kept = columns_of(torch.tensor([one for one in range(4) if one != group]), 4, 12)
         updated = compensate("least_squares", weight, None, kept, moments(rows))

@@ -30,8 +30,8 @@ def test_output_error_is_the_dropped_energy_and_below_plain_svd(shape, singular_
     generator = torch.Generator().manual_seed(2)
     weight = torch.randn(shape, generator=generator)
     rows = torch.randn(500, shape[1], generator=generator) * torch.logspace(0, -2, shape[1])
-    second = rows.T @ rows / 500
-    outputs = decompose_output(weight, second, damping=0.0)
+    second_moment = rows.T @ rows / 500
+    outputs = decompose_output(weight, second_moment, damping=0.0)
     up, down = project_outputs(weight, outputs, 8, singular_values)
     error = float(((rows @ (up @ down - weight).T).square().sum(dim=1)).mean())
     dropped = float(outputs.singular_values[8:].square().sum())
@@ -45,12 +45,12 @@ def test_outputs_that_count_more_are_kept_better():
     generator = torch.Generator().manual_seed(2)
     weight = torch.randn(30, 50, generator=generator)
     rows = torch.randn(500, 50, generator=generator) * torch.logspace(0, -2, 50)
-    second = rows.T @ rows / 500
+    second_moment = rows.T @ rows / 500
     weights = torch.ones(30)
     weights[:5] = 100.0
     errors = []
     for given in (None, weights):
-        outputs = decompose_output(weight, second, given, damping=0.0)
+        outputs = decompose_output(weight, second_moment, given, damping=0.0)
         up, down = project_outputs(weight, outputs, 8, output_weights=given)
         error = (rows @ (up @ down - weight).T).square().mean(dim=0)
         errors.append(error)
