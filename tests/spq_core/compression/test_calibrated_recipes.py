@@ -202,7 +202,7 @@ def test_recipes_that_contradict_themselves_are_refused():
             "no room for kept adapters",
         ),
         ([PRUNE | {"min_ratio": 0.1, "layer_ratios": "loss"}], {}, "min_ratio is for"),
-        ([SVD | {"variance": "auto"}], {}, "auto needs a target"),
+        ([SVD | {"variance": "auto"}], {}, "svd is set to auto, which needs target"),
         (
             [PRUNE | {"max_ratio": "auto"}, GPTQ4],
             {"target": {"bytes_ratio": 0.5}},
@@ -322,7 +322,7 @@ def divergence_on_unseen_text(folder, out):
 def test_a_largest_divergence_is_measured_and_kept(tmp_path, monkeypatch, excess):
     folder = save_tiny(tmp_path / "source", "llama", torch.bfloat16, hidden=192)
     monkeypatch.setattr(
-        "spq_core.compression.compress.LOSS_EXCESS", excess
+        "spq_core.compression.compress.KL_INFLATION", excess
     )  # 0.05: the first plan is too bold
     report = run(folder, tmp_path / "out", recipe(RATE, target={"max_kl": 2e-4}))
     (found,) = [row for row in report.modules if row.stage == "target"]
