@@ -25,6 +25,7 @@ def made(tmp_path, family, request, **sizes):
     return estimate(recipe, folder_shapes(source)), report.artifact_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CERTAIN)
 def test_bytes_of_recipes_that_leave_nothing_to_the_weights(tmp_path, name):
     stages = [stage.model_dump(mode="json") for stage in resolve(name).stages]
@@ -50,6 +51,7 @@ AS_FINE_AS_CODES_ARE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("request_", [{"extends": "spq-paper"}, AS_FINE_AS_CODES_ARE])
 def test_what_depends_on_weights_lies_in_the_range(tmp_path, request_):
     found, actual = made(

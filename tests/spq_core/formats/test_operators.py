@@ -75,6 +75,7 @@ def test_a_compiled_layer_is_one_graph_with_the_same_result(make, dtype):
             assert torch.equal(compiled(x), layer(x))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("make", LAYERS)

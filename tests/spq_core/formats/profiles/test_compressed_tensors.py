@@ -23,6 +23,8 @@ from spq_core.recipe.catalog import resolve
 from spq_core.recipe.document import parse_recipe
 from tests.models import FAMILIES, save_tiny
 
+pytestmark = pytest.mark.slow
+
 WINDOWS = {"dataset": "builtin", "form": "windows", "samples": 4, "length": 64}
 QUANTIZE = {"type": "quantize", "method": "gptq", "bits": 4, "group_size": 32, "embedding": False}
 PRUNE = {"type": "prune", "score": "wanda", "layer_ratios": "uniform", "max_ratio": 0.3}

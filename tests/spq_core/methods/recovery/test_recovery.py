@@ -26,6 +26,8 @@ from spq_core.streaming.stream import final_states
 from tests.models import FAMILIES, save_tiny, some_ids
 from tests.spq_core.compression.test_compress import relative_difference
 
+pytestmark = pytest.mark.slow
+
 LINES = {"dataset": "builtin", "samples": 8, "length": 48}
 SVD = {"type": "svd", "variance": 0.9}
 PRUNE = {"type": "prune", "max_ratio": 0.5, "min_ratio": 0.5}
