@@ -139,6 +139,8 @@ def list_command(client: Client, status: str | None, limit: int, as_json: bool) 
     if as_json:
         click.echo(json.dumps(page))
         return
+    if not page["data"]:
+        click.echo("no jobs", err=True)
     for job in page["data"]:
         click.echo(
             f"{job['id']}  {job['status']:10} {job['recipe']['metadata']['name']:16} {job['model']}"

@@ -65,10 +65,18 @@ def read_request(name: str) -> str | dict[str, Any]:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeError) as error:
-        raise RecipeError(f"{name} is not YAML or JSON: {str(error).splitlines()[0]}") from None
+        raise RecipeError(f"{name} is not YAML or JSON{_place(error)}") from None
     if not isinstance(document, dict):
         raise RecipeError(f"{name} does not hold a recipe document")
     return document
+
+
+def _place(error: Exception) -> str:
+    """What is wrong with a document, and where."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None:
+        return f": {str(error).splitlines()[0]}"
+    return f", line {mark.line + 1}, column {mark.column + 1}: {problem}"
 
 
 def _named(name: str) -> Recipe:

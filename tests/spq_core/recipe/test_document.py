@@ -2,7 +2,7 @@ import jsonschema
 import pytest
 
 from spq_core.errors import RecipeError
-from spq_core.recipe.catalog import catalog, resolve
+from spq_core.recipe.catalog import catalog, read_request, resolve
 from spq_core.recipe.document import Recipe, parse_recipe
 
 PAPER = catalog()["spq-paper"]
@@ -93,3 +93,10 @@ def test_a_recipe_in_the_words_of_earlier_versions_is_the_same_recipe():
     assert not any(
         word in written for word in ("'least_share'", "'rate'", "strongest", "leave_whole")
     )
+
+
+def test_a_file_that_is_no_document_is_named_with_the_place(tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text('{\n "stages": [,]\n}')
+    with pytest.raises(RecipeError, match=r"mine\.json is not YAML or JSON, line 2, column 13: "):
+        read_request(str(file))
