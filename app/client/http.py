@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx2
 
+from app.domain.job_status import TERMINAL
 from spq_core.errors import CodedError
 
-TERMINAL = frozenset({"succeeded", "failed", "canceled"})
 TIMEOUT_SECONDS = 30.0
 PATIENCE_SECONDS = 300.0
 AWAY = frozenset({502, 503, 504})

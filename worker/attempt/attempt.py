@@ -16,6 +16,7 @@ from app.db.attempts import Attempt, claim
 from app.db.counters import DUPLICATES, FENCED, count
 from app.db.session import is_away
 from app.domain.errors import FencedError
+from app.domain.job_status import TERMINAL
 from app.telemetry import log
 from spq_core.machine import DISK_FULL
 from spq_core.progress import PhaseKind, phase
@@ -68,7 +69,6 @@ from worker.storage.scratch import remove_leftovers, scratch_folder
 DATABASE_PAUSE_SECONDS = 1.0
 LONGEST_STAGE = 64
 """Characters of the column."""
-ENDED = {"succeeded", "failed", "canceled"}
 GATE_CODES = {"quality_gate_failed", "load_gate_failed"}
 
 
@@ -133,7 +133,7 @@ class _JobRun:
             except DataError as error:
                 outcome = "failed"
                 self._save(self._bug(error))
-            if outcome in ENDED:
+            if outcome in TERMINAL:
                 with suppress(OSError):  # housekeeping tries again
                     workspace.drop(self.runtime.settings.artifact_dir, self.attempt.claim.job_id)
             if outcome == "canceled":  # while its artifact was being published
