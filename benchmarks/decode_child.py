@@ -18,7 +18,7 @@ FIRST_TOKEN = 100
 
 
 def load_checkpoint(folder: Path, dtype: str) -> tuple[Any, int]:
-    from spq_core.evaluation.measure import resident_bytes
+    from spq_core.evaluation.loading import resident_bytes
 
     wanted = "auto" if dtype == "auto" else getattr(torch, dtype)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=wanted).eval()

@@ -21,7 +21,7 @@ from spq_core.cli.options import (
 from spq_core.data.texts import Text
 from spq_core.errors import OutputExistsError, RecipeError
 from spq_core.evaluation.gates import QualityGateError
-from spq_core.evaluation.measure import choose_device
+from spq_core.evaluation.loading import choose_device
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.hub.fetch import FetchLimits, fetch_model, require_named
 from spq_core.hub.own_token import own_hub

@@ -27,7 +27,8 @@ from spq_core.data.texts import Text
 from spq_core.errors import EvaluationError
 from spq_core.evaluation.figure import require_drawable, write_figure
 from spq_core.evaluation.gguf import SUFFIX
-from spq_core.evaluation.measure import Measurement, choose_device, measure
+from spq_core.evaluation.loading import choose_device
+from spq_core.evaluation.measure import Measurement, measure
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.summary import summary_rows
 from spq_core.workflow.card import figures_table, measured_on

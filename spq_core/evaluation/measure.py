@@ -1,7 +1,5 @@
 """Measure models side by side: bytes, quality and speed from one process and one set of settings."""
 
-import contextlib
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,44 +7,26 @@ from typing import Any
 
 import torch
 from jaxtyping import Int64
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from spq_core.artifact.manifest import MANIFEST_FILE
-from spq_core.artifact.read import load_model
 from spq_core.data.texts import Text, paper_text
 from spq_core.data.windows import consecutive_windows, first_tokens
 from spq_core.errors import EvaluationError
 from spq_core.evaluation.comparable import common_tokenizer, require_whole
-from spq_core.evaluation.float_head import widen_head
-from spq_core.evaluation.gguf import SUFFIX, GgufModel, LanguageModel, require_gguf_reader
+from spq_core.evaluation.gguf import SUFFIX, LanguageModel, require_gguf_reader
+from spq_core.evaluation.loading import LoadFigures, load, widen
 from spq_core.evaluation.quality import Quality, score_windows
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.throughput import Throughput, measure_throughput
-from spq_core.memory import peak_rss_bytes, reset_peak_rss, rss_bytes
+from spq_core.memory import peak_rss_bytes
 from spq_core.models.config import read_config
 from spq_core.models.model_folder import read_json_object
 from spq_core.models.tokenizer import load_tokenizer, opening_tokens, require_rows
-from spq_core.models.weight_files import stored_bytes
 from spq_core.progress import Phase, PhaseKind, Progress, phase
 
 PAPER_TOKENS = 512
 DEFAULT_LENGTH = 1024
-DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
-COUNTED_FILES = ("config.json", MANIFEST_FILE)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadFigures:
-    """What loading a folder took."""
-
-    bytes_on_disk: int
-    """Weight files, index, config.json and manifest."""
-    resident_bytes: int
-    """Bytes of parameters and buffers after load, each storage counted once."""
-    load_peak_bytes: int
-    """Growth of resident memory at its highest point during load; 0 where unknown."""
-    dtype: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,13 +94,13 @@ def measure(
             require_rows(cut, tokenizer, folder)
     progress.begin(phase(PhaseKind.LOAD), len(folders), "models")
     for name, folder in folders.items():
-        loaded[name], load_figures[name] = _load(folder, device, length)
+        loaded[name], load_figures[name] = load(folder, device, length)
         progress.advance(name)
     first = next(iter(texts))
     speeds = _speeds(loaded, windows[first], settings, progress)
     for model in loaded.values():
         if isinstance(model, PreTrainedModel):
-            _widen(model, device)
+            widen(model, device)
     quality = {
         dataset: _score(loaded, cut, reference, dataset, progress, tokenizer.decode)
         for dataset, cut in windows.items()
@@ -173,22 +153,6 @@ def require_measurable(folder: Path, texts: Iterable[Text], settings: Evaluation
         require_rows(windows, tokenizer, folder)
 
 
-def choose_device(wanted: str) -> str:
-    """Resolve `auto` to a CUDA device where there is one.
-
-    Raises:
-        EvaluationError: CUDA is asked for and not there.
-    """
-    available = torch.cuda.is_available()
-    if wanted == "auto":
-        return "cuda" if available else "cpu"
-    if not DEVICE.fullmatch(wanted):
-        raise EvaluationError(f"unknown device {wanted!r}; use auto, cpu, cuda or cuda:N")
-    if wanted.startswith("cuda") and not available:
-        raise EvaluationError(f"device {wanted!r} was asked for, but torch sees no CUDA device")
-    return wanted
-
-
 def window_length(folders: Iterable[Path], settings: EvaluationSettings) -> int:
     """Tokens per window: as set, else 1024 or the positions of the smallest model.
 
@@ -227,58 +191,6 @@ def _positions(folder: Path) -> int | None:
     config = read_config(folder)
     positions = getattr(config, "max_position_embeddings", None)
     return positions if isinstance(positions, int) else None
-
-
-def resident_bytes(model: nn.Module) -> int:
-    """Bytes of the model's parameters and buffers, shared storages counted once."""
-    plain = [
-        part for tensor in (*model.parameters(), *model.buffers()) for part in _plain_parts(tensor)
-    ]
-    return sum({part.untyped_storage().data_ptr(): part.nbytes for part in plain}.values())
-
-
-def _plain_parts(tensor: Tensor) -> list[Tensor]:
-    """The tensors behind one that only stands for them, as torchao's do."""
-    flatten = getattr(tensor, "__tensor_flatten__", None)
-    if flatten is None:
-        return [tensor]
-    names, _ = flatten()
-    return [part for name in names for part in _plain_parts(getattr(tensor, name))]
-
-
-def _load(folder: Path, device: str, length: int) -> tuple[LanguageModel, LoadFigures]:
-    before = rss_bytes()
-    known = reset_peak_rss()
-    model: LanguageModel
-    if folder.suffix == SUFFIX:
-        model = GgufModel(folder, length)
-        on_disk, resident, dtype = folder.stat().st_size, model.resident_bytes, model.dtype
-    else:
-        try:
-            found = load_model(folder, device=device)
-        except ImportError as error:  # another library's artifact, without that library
-            raise EvaluationError(f"{folder.name}: {error}") from None
-        on_disk = stored_bytes(folder, COUNTED_FILES)
-        resident, dtype = resident_bytes(found), str(found.config.dtype).removeprefix("torch.")
-        model = found if device == str(found.device) else found.to(device)
-    return model, LoadFigures(
-        bytes_on_disk=on_disk,
-        resident_bytes=resident,
-        load_peak_bytes=max(0, peak_rss_bytes() - before) if known else 0,
-        dtype=dtype,
-    )
-
-
-def _widen(model: PreTrainedModel, device: str) -> None:
-    """Compute in float32, on a GPU the head alone.
-
-    Unless another library quantized the model and does not let it be cast.
-    """
-    if device != "cpu":
-        widen_head(model)
-        return
-    with contextlib.suppress(ValueError):
-        model.to(torch.float32)
 
 
 def _speeds(

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from spq_core.artifact.manifest import FileEntry, artifact_files, file_entry, read_manifest
 from spq_core.data.texts import Text, builtin_text, find_text
 from spq_core.errors import DatasetError, StateMismatchError
-from spq_core.evaluation.measure import choose_device
+from spq_core.evaluation.loading import choose_device
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.machine import machine_failure
 from spq_core.models.clean_copy import SourceModel

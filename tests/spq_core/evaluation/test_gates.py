@@ -3,7 +3,8 @@ import math
 import pytest
 
 from spq_core.evaluation.gates import QualityGateError, check_gates
-from spq_core.evaluation.measure import LoadFigures, Measurement, ModelFigures
+from spq_core.evaluation.loading import LoadFigures
+from spq_core.evaluation.measure import Measurement, ModelFigures
 from spq_core.evaluation.settings import Gates
 
 
