@@ -253,7 +253,7 @@ class BlockWalk:
             "writer": self.writer.state(),
             "spool": self.spool.state(),
             "head_shares_codes": self.head_shares_codes,
-            "excess": self.kl_inflation,
+            "excess": self.kl_inflation,  # as states have called it since the first version
             "divergence": self.divergence,
         }
         self.states.save(count, values, tensors)

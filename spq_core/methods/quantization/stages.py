@@ -2,8 +2,8 @@
 
 from spq_core.methods.quantization.entropy_stage import EntropyStage
 from spq_core.methods.quantization.grid_stage import GridStage
+from spq_core.methods.quantization.int8_stage import QuantizeStage
 from spq_core.methods.quantization.settings import QuantizeSettings
-from spq_core.methods.quantization.stage import QuantizeStage
 from spq_core.methods.stage import Stage, StageContext
 
 

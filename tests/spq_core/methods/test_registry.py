@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from spq_core.compression.compress import compress
+from spq_core.data.texts import builtin_text
 from spq_core.estimate.estimate import estimate, folder_shapes
 from spq_core.methods.registry import METHODS
 from spq_core.methods.settings import StageSettings, Toy
+from spq_core.models.clean_copy import SourceModel
 from spq_core.recipe.document import parse_recipe
 from tests.models import save_tiny
 
@@ -38,6 +41,20 @@ def test_defaults_are_a_recipe_that_can_be_estimated_and_tried(tmp_path, name):
     shapes = folder_shapes(save_tiny(tmp_path / "tiny"))
     assert estimate(recipe, shapes).artifact_bytes.expected > 0
     assert parse_recipe(recipe.document()) == recipe
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_stage_runs_and_reports_on_matrices(tmp_path, name):
+    text = builtin_text()
+    calibration = {"dataset": text.name, "form": "windows", "samples": 2, "length": 32}
+    recipe = parse_recipe({"stages": [{"type": name}], "calibration": calibration})
+    small = recipe.stages[0].for_preflight(TOY, fixed=True)
+    recipe = recipe.model_copy(update={"stages": (small,)})
+    source = SourceModel(folder=save_tiny(tmp_path / "tiny"), name="tiny")
+    report = compress(source, recipe, tmp_path / "out", text=text)
+    assert {module.stage for module in report.modules} == {name}
+    assert len({module.layer for module in report.modules}) > 1
+    assert all(module.applied or module.reason for module in report.modules)
 
 
 @pytest.mark.parametrize("name", NAMES)

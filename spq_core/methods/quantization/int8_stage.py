@@ -1,4 +1,4 @@
-"""The quantization stage: every linear layer, and on request the embedding, becomes 8-bit."""
+"""Plain 8-bit rounding: every linear layer, and on request the embedding, becomes 8-bit (the paper's stage, and `int8`)."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
