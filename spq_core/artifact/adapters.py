@@ -7,21 +7,20 @@ stay as they are, so adapters are not merged into them: keep them beside the art
 the source.
 """
 
-from typing import Any
+from typing import Any, cast
 
 from peft import LoraConfig
 from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
 
 from spq_core.errors import ArtifactError
-from spq_core.formats.int4.linear import Int4Linear
-from spq_core.formats.int8.linear import Int8Linear
+from spq_core.formats.layer import CompressedLinear
 
 
 def lora_config(**settings: Any) -> LoraConfig:
     """A `LoraConfig` whose targets may be layers of codes."""
     config = LoraConfig(**settings)
-    config._register_custom_module({Int8Linear: CodedLora, Int4Linear: CodedLora})  # noqa: SLF001 - documented for this
+    config._register_custom_module({CompressedLinear: CodedLora})  # noqa: SLF001 - documented for this
     return config
 
 
@@ -30,8 +29,8 @@ class CodedLora(LoraLinear):
 
     def _get_in_out_features(self, module: nn.Module) -> tuple[int, int]:
         """PEFT asks the classes it knows; ours say it themselves."""
-        assert isinstance(module, Int8Linear | Int4Linear)  # noqa: S101 - as registered above
-        return module.in_features, module.out_features
+        linear = cast("CompressedLinear", module)  # as registered above
+        return linear.in_features, linear.out_features
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:  # noqa: FBT001, FBT002
         """Refuse.

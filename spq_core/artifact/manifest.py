@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from spq_core.errors import ArtifactError, DigestMismatchError
+from spq_core.formats.profiles.registry import ProfileName
 
 MANIFEST_FILE = "compression_manifest.json"
 CARD_FILE = "README.md"
@@ -45,7 +46,7 @@ class Manifest(_Part):
     """
 
     schema_version: Literal[1] = 1
-    profile: Literal["compact", "portable"] = "compact"
+    profile: ProfileName = "compact"
     source: Source
     family: str
     recipe: dict[str, Any]

@@ -15,10 +15,9 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from spq_core.artifact.verify import check_stored
 from spq_core.errors import ArtifactError
-from spq_core.formats.layout import install, parse_layouts
-from spq_core.formats.profiles.names import FORMAT_VERSION, METHOD
-from spq_core.formats.runtime import tied_parts, to_runtime
-from spq_core.formats.storage import recoded_layouts, to_stored_state
+from spq_core.formats.conversion import stored_state, tied_parts, to_runtime
+from spq_core.formats.layouts import install, parse_layouts
+from spq_core.formats.profiles.format import FORMAT_VERSION, METHOD
 
 
 class SpqConfig(QuantizationConfigMixin):  # type: ignore[misc]
@@ -84,10 +83,8 @@ class SpqQuantizer(HfQuantizer):  # type: ignore[misc]
         self, model: PreTrainedModel
     ) -> tuple[dict[str, torch.Tensor] | None, dict[str, str]]:
         """Give `save_pretrained` what computes in another form in its stored form again."""
-        layouts = self.quantization_config.modules
-        if not any(True for _ in recoded_layouts(layouts)):
-            return None, {}
-        return to_stored_state(model, layouts, self.quantization_config.tied), {}
+        config = self.quantization_config
+        return stored_state(model, config.modules, config.tied), {}
 
     @property
     def is_trainable(self) -> bool:

@@ -16,7 +16,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from spq_core.artifact.base_type import look_up_as_base
 from spq_core.artifact.quantizer import SpqConfig, SpqQuantizer
 from spq_core.formats.exact_parts import ExactParts
-from spq_core.formats.profiles.names import CLASS_PREFIX, METHOD
+from spq_core.formats.profiles.format import CLASS_PREFIX, METHOD
 from spq_core.models.architectures import ARTIFACT_PREFIX, SUPPORTED_MODEL_TYPES
 
 

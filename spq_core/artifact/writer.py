@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,14 +22,14 @@ from spq_core.artifact.manifest import (
 )
 from spq_core.artifact.tensors import distinct_tensors
 from spq_core.errors import NumericalError, OutputExistsError, SpqError
-from spq_core.formats.adapted.linear import AdaptedLinear
-from spq_core.formats.entropy.coded import Coded, to_stored
-from spq_core.formats.int8.linear import Int8Linear, Int8Weight
-from spq_core.formats.layout import Layout, layout_of, parse_layouts
-from spq_core.formats.low_rank.linear import LowRankLinear
-from spq_core.formats.profiles.compressed_tensors import store_portable
+from spq_core.formats.exact_parts import exact_names
+from spq_core.formats.layer import Layout
+from spq_core.formats.layouts import parse_layouts
+from spq_core.formats.profiles.profile import Profile
+from spq_core.formats.profiles.stored_model import StoredModel
 from spq_core.models.finite import all_finite
 from spq_core.models.model_folder import side_files
+from spq_core.models.skeleton import Skeleton
 from spq_core.models.weight_files import INDEX_FILE, flush_to_disk
 
 
@@ -50,8 +51,7 @@ class ArtifactWriter:
     n_shards: int
     dtype: torch.dtype
     """Of floating-point tensors other than scales."""
-    portable: bool = False
-    """Store what other runtimes read."""
+    profile: Profile
     resumed: bool = False
     """Go on with what a killed run has written."""
     layouts: dict[str, Layout] = field(default_factory=dict)
@@ -81,14 +81,12 @@ class ArtifactWriter:
 
     def write_block(self, number: int, path: str, block: nn.Module, original: nn.Module) -> None:
         """Write a finished block as shard `number` (from 1) and note how it differs from `original`."""
-        if self.portable:
-            store_portable(block, self.dtype)
-        else:
-            store_coded(block)
-            self.layouts.update(changed_layouts(path, block, original))
+        self.layouts.update(self._writing().store_block(path, block, original, self.dtype))
         tensors: dict[str, torch.Tensor] = {}
+        exact = exact_names(block)
         for name, tensor in distinct_tensors(block).tensors.items():
-            stored = tensor if _is_exact(name, tensor) else tensor.to(self.dtype)
+            as_it_is = name in exact or not tensor.is_floating_point()
+            stored = tensor if as_it_is else tensor.to(self.dtype)
             if stored.is_floating_point() and not all_finite(stored):
                 raise NumericalError("artifact", f"{path}.{name}" if path else name)
             tensors[f"{path}.{name}" if path else name] = stored.contiguous()
@@ -123,9 +121,13 @@ class ArtifactWriter:
         }
         self._write_json(INDEX_FILE, index)
 
-    def write_config(self, config: dict[str, Any]) -> None:
-        """Write config.json."""
-        self._write_json("config.json", config)
+    def write_config(self, skeleton: Skeleton, *, head_shares_codes: bool) -> None:
+        """Write config.json, when all blocks are written."""
+        stored = StoredModel(skeleton, self.layouts, self.dtype, head_shares_codes)
+        self._write_json("config.json", self._writing().config(stored))
+
+    def _writing(self) -> Any:
+        return import_module(self.profile.writing)
 
     def carry_files(self, source: Path) -> None:
         """Copy tokenizer, chat templates, generation settings and terms from the source folder."""
@@ -151,54 +153,16 @@ class ArtifactWriter:
         (self.folder / name).write_text(text + "\n", encoding="utf-8")
 
 
-def store_coded(block: nn.Module) -> None:
-    """Replace 8-bit layers on a lattice by their coded form; tied ones share it."""
-    stored: dict[int, Coded] = {}
-    modules = [pair for pair in block.named_modules() if isinstance(pair[1], Int8Weight)]
-    modules.sort(key=lambda pair: isinstance(pair[1], Int8Linear))
-    for name, module in modules:
-        shared = stored.get(id(module.codes))
-        if shared is not None:
-            head = to_stored(module)
-            assert head is not None  # noqa: S101 - its codes are those of a coded embedding
-            head.packed = shared.packed
-            block.set_submodule(name, head)
-            continue
-        coded = to_stored(module)
-        if coded is not None:
-            stored[id(module.codes)] = coded
-            block.set_submodule(name, coded)
-
-
-def changed_layouts(path: str, block: nn.Module, original: nn.Module) -> dict[str, Layout]:
-    """Layouts of the block's modules that the architecture alone would not give."""
-    before = dict(original.named_modules())
-    found: dict[str, Layout] = {}
-    inside: tuple[str, ...] = ()
-    for name, module in block.named_modules():
-        layout = layout_of(module)
-        if layout is None or name.startswith(inside):
-            continue
-        if isinstance(module, LowRankLinear | AdaptedLinear):
-            inside = (*inside, f"{name}.")
-        if layout != layout_of(before[name]):
-            found[f"{path}.{name}" if path else name] = layout
-    return found
-
-
 def round_floats(block: nn.Module, dtype: torch.dtype) -> None:
     """Give a finished block the values it will be stored with.
 
     Low-rank factors are computed in float32. Rounded to bfloat16 they can make another model of a
     fragile one, so what comes behind them, and what is compared with them, has to see that.
     """
+    exact = exact_names(block)
     for name, parameter in block.named_parameters():
-        if parameter.dtype != dtype and not _is_exact(name, parameter):
+        rounds = parameter.is_floating_point() and name not in exact
+        if rounds and parameter.dtype != dtype:
             rounded = parameter.data.to(dtype).to(parameter.dtype)
             if not torch.equal(rounded, parameter.data):  # else the block is as it was
                 parameter.data = rounded
-
-
-def _is_exact(name: str, tensor: torch.Tensor) -> bool:
-    """Whether a tensor is stored as it is: integers, and scales of codes."""
-    return not tensor.is_floating_point() or name.endswith((".scale", ".input_scale"))

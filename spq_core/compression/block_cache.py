@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from spq_core.artifact.tensors import distinct_tensors, tie
-from spq_core.artifact.writer import changed_layouts
-from spq_core.formats.layout import Layout, install, parse_layouts
+from spq_core.formats.layer import Layout
+from spq_core.formats.layouts import changed_layouts, install, parse_layouts
 from spq_core.models.blocks import fill
 
 

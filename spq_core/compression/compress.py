@@ -3,10 +3,8 @@
 import math
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,8 +24,7 @@ from spq_core.data.samples import (
 from spq_core.data.texts import Text, held_out
 from spq_core.data.training_rows import TrainingRows
 from spq_core.errors import RecipeError, SpqError, TargetUnreachedError
-from spq_core.formats.profiles.compact import artifact_config
-from spq_core.formats.profiles.compressed_tensors import PortableGrid, portable_config
+from spq_core.formats.profiles.registry import profile_named
 from spq_core.memory import peak_rss_bytes, reset_peak_rss
 from spq_core.methods.making import make_stage
 from spq_core.methods.recovery.samples import recovery_samples
@@ -254,7 +251,7 @@ class _Compression:
                     ModuleReport(layer="model", stage="target", applied=True, figures=figures)
                 )
             writer.write_index()
-            writer.write_config(self._config(run, writer, modules))
+            writer.write_config(self.skeleton, head_shares_codes=run.head_shares_codes)
             writer.carry_files(self.source.folder)
             writer.finish(
                 manifest_of(
@@ -263,22 +260,10 @@ class _Compression:
             )
         return modules
 
-    def _config(
-        self, run: BlockWalk, writer: ArtifactWriter, modules: Sequence[ModuleReport]
-    ) -> dict[str, Any]:
-        if not writer.portable:
-            shares = run.head_shares_codes
-            return artifact_config(self.skeleton, writer.layouts, writer.dtype, shares=shares)
-        widths = {one.figures["kept"] for one in modules if one.stage == "prune"}
-        width = int(widths.pop()) if widths else None  # the same in all layers
-        settings = self.recipe.quantize
-        grid = None if settings is None else PortableGrid(settings.bits, settings.group_size)
-        return portable_config(self.skeleton, grid, writer.dtype, width)
-
     def _writer(self, found: RunState | None) -> ArtifactWriter:
         return ArtifactWriter(
             self.out, self.skeleton.n_layers + 1, self.stored_dtype,
-            portable=self.recipe.profile == "portable", resumed=found is not None,
+            profile=profile_named(self.recipe.profile), resumed=found is not None,
         )  # fmt: skip
 
     def _look(self) -> Findings | None:
@@ -311,7 +296,7 @@ class _Compression:
             skeleton=self.skeleton,
             dtype=self.stored_dtype,
             plan=plan,
-            portable=self.recipe.profile == "portable",
+            profile=profile_named(self.recipe.profile),
             training_rows=self.recovery,
             source=blocked_source(self.skeleton, self.checkpoint),
             progress=self.progress,

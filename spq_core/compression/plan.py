@@ -15,7 +15,7 @@ from torch import Tensor
 from spq_core.compression.survey import Survey
 from spq_core.data.calibration import sensitivity_tokens
 from spq_core.errors import RecipeError, UnsupportedModelError
-from spq_core.formats.profiles.names import BYTES_PER_MATRIX, FIXED_BYTES
+from spq_core.formats.profiles.format import BYTES_PER_MATRIX, FIXED_BYTES
 from spq_core.models.checkpoint import Checkpoint
 from spq_core.models.skeleton import Skeleton
 from spq_core.planning.budget import Budget, token_weights

@@ -7,6 +7,7 @@ candidates: a decoder layer with what is measured at it, and the block with embe
 
 from spq_core.data.calibration import sensitivity_tokens
 from spq_core.evaluation.settings import EvaluationSettings
+from spq_core.formats.profiles.registry import profile_named
 from spq_core.models.shapes import ModelShapes
 from spq_core.ranges import Range
 from spq_core.recipe.document import Recipe
@@ -55,7 +56,7 @@ def compression_peak(recipe: Recipe, shapes: ModelShapes) -> float:
 
 def _embedding_stays(recipe: Recipe) -> bool:
     settings = recipe.quantize
-    return settings is None or not settings.embedding or recipe.profile == "portable"
+    return settings is None or not settings.embedding or not profile_named(recipe.profile).tables
 
 
 def _samples(recipe: Recipe, shapes: ModelShapes) -> float:

@@ -16,6 +16,7 @@ from spq_core.estimate.costs import (
 )
 from spq_core.estimate.sizes import artifact_bytes
 from spq_core.evaluation.settings import EvaluationSettings
+from spq_core.formats.profiles.registry import profile_named
 from spq_core.hub.headers import ModelHeaders
 from spq_core.models.model_folder import check_model_folder, check_settings, read_json_object
 from spq_core.models.shapes import ModelShapes, read_shapes
@@ -114,8 +115,8 @@ def headers_shapes(headers: ModelHeaders) -> ModelShapes:
 
 
 def _resident(recipe: Recipe, shapes: ModelShapes, made: Range) -> float:
-    """Codes stored by entropy take a byte each; stock runtimes widen portable codes."""
-    if recipe.profile == "portable":
+    """Codes stored by entropy take a byte each; some readers widen codes when they load them."""
+    if profile_named(recipe.profile).widened_by_readers:
         return float(shapes.source_bytes)
     return max(made.expected, float(shapes.elements)) if recipe.by_entropy else made.expected
 

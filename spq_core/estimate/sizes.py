@@ -8,7 +8,8 @@ and a range says how far another model may be from that.
 from math import log2
 
 from spq_core.errors import RecipeError
-from spq_core.formats.profiles.names import BYTES_PER_MATRIX, FIXED_BYTES
+from spq_core.formats.profiles.format import BYTES_PER_MATRIX, FIXED_BYTES
+from spq_core.formats.profiles.registry import profile_named
 from spq_core.methods.settings import Kept
 from spq_core.models.shapes import ModelShapes
 from spq_core.ranges import Range, between, exactly
@@ -39,7 +40,7 @@ def artifact_bytes(recipe: Recipe, shapes: ModelShapes) -> Range:
             if not quantize.keep_dense_with_spare_bytes:
                 wanted = _at_most(wanted, shapes)
         return wanted
-    kept, portable = _kept(recipe, shapes), recipe.profile == "portable"
+    kept, profile = _kept(recipe, shapes), profile_named(recipe.profile)
     total = exactly(shapes.other_bytes + _overhead(shapes))
     for layer in shapes.layers:
         for name, matrix in layer.items():
@@ -47,14 +48,14 @@ def artifact_bytes(recipe: Recipe, shapes: ModelShapes) -> Range:
             stored = (
                 matrix.elements * shapes.item_bytes
                 if quantize is None
-                else quantize.matrix_bytes(matrix, shapes, portable=portable)
+                else quantize.matrix_bytes(matrix, shapes, profile)
             )
             total = total.plus(share.times(stored))
     head = 0 if shapes.head is None else shapes.head.elements
     tables = (
         (shapes.embedding.elements + head) * shapes.item_bytes
         if quantize is None
-        else quantize.tables_bytes(shapes, portable=portable)
+        else quantize.tables_bytes(shapes, profile)
     )
     return total.plus(exactly(tables + sum(stage.added_bytes(shapes) for stage in recipe.stages)))
 
@@ -68,7 +69,7 @@ def _kept(recipe: Recipe, shapes: ModelShapes) -> Kept:
     """Shares of weights that all stages together leave."""
     attention, mlp = exactly(1.0), exactly(1.0)
     for stage in recipe.stages:
-        own = stage.kept(shapes, portable=recipe.profile == "portable")
+        own = stage.kept(shapes, profile_named(recipe.profile))
         attention, mlp = attention.product(own.attention), mlp.product(own.mlp)
     return Kept(attention, mlp)
 

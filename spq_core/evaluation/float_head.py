@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from spq_core.formats.slicing import is_float
+
 ROWS_AT_ONCE = 16384
 """Of a head that is widened as it is used: whole, it would take gigabytes."""
 
@@ -23,7 +25,7 @@ class FloatHead(nn.Module):
     def forward(self, states: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocabulary"]:
         """Logits in float32."""
         wide = states.float()
-        if not isinstance(self.head, nn.Linear):  # ours compute in the dtype of what they receive
+        if not is_float(self.head):  # ours compute in the dtype of what they receive
             product: Tensor = self.head(wide)
             return product
         weight: Tensor = self.head.weight

@@ -1,38 +1,26 @@
-"""Read and cut linear layers, whatever form their weight is stored in."""
+"""Read, cut and find linear layers, whatever form their weight is stored in."""
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, TypeGuard
 
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from spq_core.formats.adapted.linear import AdaptedLinear
-from spq_core.formats.int4.linear import Int4Linear
-from spq_core.formats.int8.linear import Int8Linear
-from spq_core.formats.low_rank.linear import Factor, LowRankLinear
-from spq_core.formats.packed.linear import PackedLinear
+from spq_core.formats.layer import ALL, CompressedLinear
 
-AnyLinear = nn.Linear | Int8Linear | PackedLinear | Int4Linear | AdaptedLinear | LowRankLinear
+AnyLinear = nn.Linear | CompressedLinear
 
 
-def float_weight(layer: AnyLinear) -> Float[Tensor, "out in"]:
-    """Return the weight as one float32 matrix."""
-    if isinstance(layer, LowRankLinear):
-        return float_weight(layer.up) @ float_weight(layer.down)
-    if isinstance(layer, AdaptedLinear):
-        beside = layer.adapter_up.data.float() @ layer.adapter_down.data.float()
-        return float_weight(layer.base) + layer.scale * beside
-    if isinstance(layer, Int8Linear):
-        weight = layer.unpadded_codes().float() * layer.scale.data[:, None]
-        return weight if layer.input_scale is None else weight * layer.input_scale.data
-    if isinstance(layer, PackedLinear | Int4Linear):
-        return layer.dequantized()
-    return layer.weight.float()
+def float_weight(layer: AnyLinear, rows: slice = ALL) -> Float[Tensor, "rows in"]:
+    """Return the weight as one float32 matrix, or some of its rows."""
+    if isinstance(layer, CompressedLinear):
+        return layer.float_weight(rows)
+    return layer.weight[rows].float()
 
 
 def bias_of(layer: AnyLinear) -> Float[Tensor, " out"] | None:
     """Return the bias, which a low-rank pair keeps on its second factor."""
-    bias = layer.up.bias if isinstance(layer, LowRankLinear) else layer.bias
-    return None if bias is None else bias.data
+    return None if layer.bias is None else layer.bias.data
 
 
 def dense_linear(weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None) -> nn.Linear:
@@ -46,42 +34,49 @@ def dense_linear(weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | 
 
 
 def keep_rows(layer: AnyLinear, kept: Int64[Tensor, " k"]) -> AnyLinear:
-    """Return the layer with only the output rows `kept`."""
-    if isinstance(layer, LowRankLinear):
-        return LowRankLinear(layer.down, _factor(keep_rows(layer.up, kept)))
-    bias = None if layer.bias is None else layer.bias.data[kept]
-    if isinstance(layer, PackedLinear | Int4Linear | AdaptedLinear):
-        raise TypeError("rows of packed codes and of adapters are not cut; prune first")
-    if isinstance(layer, Int8Linear):
-        _require_plain(layer)
-        scale = layer.scale.data
-        kept_scale = scale if scale.numel() == 1 else scale[kept]
-        return Int8Linear.of(layer.unpadded_codes()[kept], kept_scale, bias)
-    return dense_linear(layer.weight.data[kept], bias)
+    """Return the layer with only the output rows `kept`.
+
+    Raises:
+        TypeError: its form is not cut.
+    """
+    if isinstance(layer, CompressedLinear):
+        return layer.keep_rows(kept)
+    bias = bias_of(layer)
+    return dense_linear(layer.weight.data[kept], None if bias is None else bias[kept])
 
 
 def keep_columns(layer: AnyLinear, kept: Int64[Tensor, " k"]) -> AnyLinear:
-    """Return the layer with only the input columns `kept`; bias and scales are unchanged."""
-    if isinstance(layer, LowRankLinear):
-        return LowRankLinear(_factor(keep_columns(layer.down, kept)), layer.up)
-    bias = None if layer.bias is None else layer.bias.data
-    if isinstance(layer, PackedLinear | Int4Linear | AdaptedLinear):
-        raise TypeError("columns of packed codes and of adapters are not cut; prune first")
-    if isinstance(layer, Int8Linear):
-        _require_plain(layer)
-        return Int8Linear.of(layer.unpadded_codes()[:, kept].contiguous(), layer.scale.data, bias)
-    return dense_linear(layer.weight.data[:, kept].contiguous(), bias)
+    """Return the layer with only the input columns `kept`; bias and scales are unchanged.
+
+    Raises:
+        TypeError: its form is not cut.
+    """
+    if isinstance(layer, CompressedLinear):
+        return layer.keep_columns(kept)
+    return dense_linear(layer.weight.data[:, kept].contiguous(), bias_of(layer))
 
 
-def _require_plain(layer: Int8Linear) -> None:
-    if layer.input_scale is not None:
-        raise TypeError("codes on a lattice are not cut; prune before quantizing")
+def is_float(module: object) -> TypeGuard[nn.Linear]:
+    """Whether a module is a linear layer with a floating-point weight of its own."""
+    return isinstance(module, nn.Linear)
 
 
-def _factor(layer: AnyLinear) -> Factor:
-    if isinstance(layer, LowRankLinear | Int4Linear):
-        raise TypeError("a factor is neither a low-rank pair nor a layer of a loaded artifact")
-    return layer
+def is_table(module: object) -> TypeGuard[nn.Embedding]:
+    """Whether a module is a table of embeddings in floating point."""
+    return isinstance(module, nn.Embedding)
+
+
+def float_linears(block: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+    """Linear layers in floating point by name, factors of a pair one by one."""
+    for name, module in block.named_modules():
+        if isinstance(module, nn.Linear):
+            yield name, module
+
+
+def is_one_matrix(module: object) -> TypeGuard[AnyLinear]:
+    """Whether a module is a linear layer with one matrix, in any form; a layer made of layers is not."""
+    compressed = isinstance(module, CompressedLinear) and module.matrix is not None
+    return compressed or is_float(module)
 
 
 class EmbeddingAndHead(NamedTuple):

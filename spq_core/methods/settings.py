@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
 from spq_core.documents import Document
+from spq_core.formats.profiles.profile import Profile
 from spq_core.models.family import Family
 from spq_core.models.shapes import ModelShapes
 from spq_core.ranges import Range
@@ -120,9 +121,9 @@ class StageSettings(Document):
 
     # What it cannot be done to
 
-    @property
-    def portability_error(self) -> str:
-        """Why stock runtimes cannot hold what it makes; empty if they can."""
+    def profile_error(self, profile: Profile) -> str:
+        """Why artifacts of a profile cannot hold what it makes; empty if they can."""
+        del profile
         return ""
 
     def family_error(self, family: Family) -> str:
@@ -130,16 +131,16 @@ class StageSettings(Document):
         del family
         return ""
 
-    def shapes_error(self, shapes: ModelShapes, *, portable: bool) -> str:
+    def shapes_error(self, shapes: ModelShapes, profile: Profile) -> str:
         """Why a model with these matrices cannot become this; empty if it can."""
-        del shapes, portable
+        del shapes, profile
         return ""
 
     # What it costs
 
-    def kept(self, shapes: ModelShapes, *, portable: bool) -> Kept:
+    def kept(self, shapes: ModelShapes, profile: Profile) -> Kept:
         """Shares of the model's weights that stay."""
-        del shapes, portable
+        del shapes, profile
         return Kept()
 
     def added_bytes(self, shapes: ModelShapes) -> float:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from spq_core.data.training_rows import TrainingRows
+from spq_core.formats.profiles.profile import Profile
 from spq_core.models.blocked import BlockedModel
 from spq_core.models.skeleton import Skeleton
 from spq_core.planning.plan import Plan
@@ -128,8 +129,8 @@ class StageContext:
     dtype: torch.dtype
     """Of what stays in floating point."""
     plan: Plan
-    portable: bool
-    """Whether the artifact is for stock runtimes."""
+    profile: Profile
+    """Of the artifact."""
     cuts: Cuts = field(default_factory=Cuts)
     training_rows: TrainingRows | None = None
     """For a stage that learns; None without text."""

@@ -16,6 +16,7 @@ from spq_core.data.calibration import Calibration
 from spq_core.documents import Document
 from spq_core.errors import RecipeError
 from spq_core.evaluation.settings import Gates
+from spq_core.formats.profiles.registry import ProfileName, profile_named
 from spq_core.methods.quantization.settings import QuantizeSettings
 from spq_core.methods.recovery.settings import RecoverSettings
 from spq_core.methods.registry import METHODS
@@ -45,9 +46,9 @@ class Recipe(Document):
     stages: Annotated[tuple[AnyStage, ...], Field(min_length=1, max_length=8)]
     calibration: Calibration = Calibration()
     target: Target | None = None
-    profile: Literal["compact", "portable"] = "compact"
-    """`compact`: every form of ours, loaded with our package. `portable`: compressed-tensors, loaded by
-    stock transformers and vLLM; 8 or 4 bits, equal widths, embedding and head as they were."""
+    profile: ProfileName = "compact"
+    """Who is to read the artifact: our package (`compact`), or stock runtimes by compressed-tensors (`portable`: 8 or
+    4 bits, equal widths, embedding and head as they were)."""
     floats: Literal["16-bit", "source"] = "16-bit"
     """What stays in floating point: in 16 bits (bfloat16, where the source has float32), or as wide as the
     source stores it."""
@@ -106,17 +107,11 @@ class Recipe(Document):
         return self
 
     @model_validator(mode="after")
-    def _in_a_portable_form(self) -> Self:
-        if self.profile == "portable":
-            for stage in self.stages:
-                if stage.portability_error:
-                    raise ValueError(
-                        f"profile portable: {stage.portability_error} (profile compact has no such limit)"
-                    )
-            if self.target is not None:
-                raise ValueError(
-                    "profile portable: a target needs forms of ours (profile compact has them)"
-                )
+    def _in_a_form_of_the_profile(self) -> Self:
+        profile = profile_named(self.profile)
+        for stage in self.stages:
+            if reason := stage.profile_error(profile):
+                raise ValueError(profile.error(reason))
         return self
 
     @property

@@ -1,6 +1,7 @@
 """Whether a recipe fits a model, before any weight is read. Free of torch."""
 
 from spq_core.errors import RecipeError, UnsupportedModelError
+from spq_core.formats.profiles.registry import profile_named
 from spq_core.models.family import Family
 from spq_core.models.shapes import ModelShapes
 from spq_core.recipe.document import Recipe
@@ -11,12 +12,13 @@ def refuse_family(recipe: Recipe, family: Family) -> None:
 
     Raises:
         UnsupportedModelError: a stage does not know such layers, or its matrices are stored transposed and the
-            artifact is to be portable.
+            profile does not hold such.
     """
-    if recipe.profile == "portable" and family.input_major:
+    profile = profile_named(recipe.profile)
+    if family.input_major and not profile.input_major:
         raise UnsupportedModelError(
-            f"profile portable: {family.name} models store their matrices transposed, which compressed-tensors "
-            "does not know; use profile compact"
+            f"profile {profile.name}: {family.name} models store their matrices transposed, which "
+            f"{profile.format_name} does not know; use profile compact"
         )
     for stage in recipe.stages:
         if error := stage.family_error(family):
@@ -32,5 +34,5 @@ def require_suitable(recipe: Recipe, shapes: ModelShapes) -> None:
     """
     refuse_family(recipe, shapes.family)
     for stage in recipe.stages:
-        if error := stage.shapes_error(shapes, portable=recipe.profile == "portable"):
+        if error := stage.shapes_error(shapes, profile_named(recipe.profile)):
             raise RecipeError(error)

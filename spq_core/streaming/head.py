@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from spq_core.formats.int8.linear import Int8Linear
+from spq_core.formats.slicing import float_weight, linear_at
 from spq_core.models.skeleton import Skeleton
 
 ROWS = 8192
@@ -32,10 +32,7 @@ class Head:
 
     def __init__(self, rest: nn.Module, skeleton: Skeleton) -> None:
         """Take the head of `rest`, the model without its decoder layers."""
-        linear = rest.get_submodule(skeleton.head_path)
-        if not isinstance(linear, nn.Linear | Int8Linear):
-            raise TypeError(f"{skeleton.head_path} is a {type(linear).__name__}")
-        self.linear: nn.Linear | Int8Linear = linear
+        self.linear = linear_at(rest, skeleton.head_path)
         self.cap: float | None = getattr(skeleton.config, "final_logit_softcapping", None)
         """Some models bound logits z by cap · tanh(z / cap)."""
 
@@ -49,7 +46,7 @@ class Head:
         """Apply the head to normed states."""
         values = torch.empty(states.shape[0], self.vocabulary, device=states.device)
         for some in self._slices():
-            values[:, some] = states @ self._rows(some).T
+            values[:, some] = states @ float_weight(self.linear, some).T
         if self.linear.bias is not None:
             values += self.linear.bias
         if self.cap is None:
@@ -66,19 +63,11 @@ class Head:
             error *= slope
         gradient = torch.zeros(error.shape[0], self.linear.in_features, device=error.device)
         for some in self._slices():
-            gradient += error[:, some] @ self._rows(some)
+            gradient += error[:, some] @ float_weight(self.linear, some)
         return gradient
 
     def _slices(self) -> list[slice]:
         return [slice(start, start + ROWS) for start in range(0, self.vocabulary, ROWS)]
-
-    def _rows(self, some: slice) -> Tensor:
-        if isinstance(self.linear, nn.Linear):
-            return self.linear.weight[some].float()
-        scale = self.linear.scale.data
-        own = scale if scale.numel() == 1 else scale[some]
-        rows = self.linear.unpadded_codes()[some].float() * own[:, None]
-        return rows if self.linear.input_scale is None else rows * self.linear.input_scale.data
 
 
 @torch.no_grad()

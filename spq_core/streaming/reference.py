@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from spq_core.formats.slicing import is_float
 from spq_core.models.skeleton import Skeleton
 from spq_core.streaming.head import Head
 from spq_core.streaming.stream import CalibrationStream, begin_stream, widen_small_parts
@@ -52,7 +53,7 @@ class ReferenceActivations:
         )
 
     def _logits(self, skeleton: Skeleton, rest: PreTrainedModel) -> Tensor:
-        if isinstance(rest.get_submodule(skeleton.head_path), nn.Linear):  # in its stored dtype
+        if is_float(rest.get_submodule(skeleton.head_path)):  # in its stored dtype
             states = self.stream.at_head(skeleton, rest, [0])[0]
             return Head(rest, skeleton).logits(states).values
         return self.stream.through_rest(skeleton, rest, [0])[0].float()

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from spq_core.formats.slicing import is_table
 from spq_core.models.blocked import BlockedModel
 from spq_core.models.skeleton import Skeleton
 from spq_core.streaming.inputs import input_of
@@ -176,7 +177,7 @@ def widen_small_parts(rest: PreTrainedModel, skeleton: Skeleton) -> None:
     """Make everything but embedding and head float32, in place; scales of codes are theirs."""
     tables = [rest.get_submodule(path) for path in (skeleton.embedding_path, skeleton.head_path)]
     for module in rest.modules():
-        if not isinstance(module, nn.Embedding) and module not in tables:
+        if not is_table(module) and module not in tables:
             for parameter in module.parameters(recurse=False):
                 if parameter.is_floating_point():
                     parameter.data = parameter.data.float()

@@ -10,6 +10,7 @@ import yaml
 
 from spq_core.artifact.manifest import CARD_FILE
 from spq_core.evaluation.metrics.registry import METRICS
+from spq_core.formats.profiles.registry import profile_named
 from spq_core.methods.registry import METHODS
 
 _MARKUP = re.compile(r"[^A-Za-z0-9 _./:;'()%,+\-]")
@@ -47,7 +48,7 @@ Source: {_plain(base_model)}{f", commit `{_plain(revision)}`" if revision else "
 {_verdict(result)}
 ## How to load
 
-{_loading(recipe["profile"])}
+{profile_named(recipe["profile"]).loading}
 `compression_manifest.json` holds the full recipe, what was done to each matrix, and the sha256 of
 every file.
 
@@ -137,29 +138,6 @@ def _details(figures: Sequence[Mapping[str, Any]]) -> str:
         share = fmean(one["rank"] / one["full_rank"] for one in figures)
         return f", with {share:.0%} of the full rank in the mean"
     return ""
-
-
-def _loading(profile: str) -> str:
-    """How to load it, per runtime."""
-    snippet = """```python
-{first}from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("path/or/repo")
-tokenizer = AutoTokenizer.from_pretrained("path/or/repo")
-```
-"""
-    if profile == "portable":
-        return (
-            f"{snippet.format(first='')}\nStock transformers, with `pip install compressed-tensors`; it "
-            "widens the weights when it loads them. vLLM takes the folder as it is "
-            '(`vllm serve path/or/repo`), by its documentation of compressed-tensors "pack-quantized"; '
-            "that was not run.\n"
-        )
-    first = 'import spq_core  # pip install "spq[worker]"; teaches transformers the format\n'
-    return (
-        f"{snippet.format(first=first)}\nWithout `spq_core` transformers refuses the model type; it never "
-        "loads random weights.\n"
-    )
 
 
 def _recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:

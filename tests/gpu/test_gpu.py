@@ -15,7 +15,8 @@ from spq_core.data.texts import builtin_text
 from spq_core.evaluation.measure import measure
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.formats.int8.linear import Int8Linear
-from spq_core.formats.packed.linear import PackedLinear, pack
+from spq_core.formats.packed.linear import PackedLinear
+from spq_core.formats.packing import pack
 from spq_core.methods.quantization.grid import choose_grid, round_to_grid
 from spq_core.methods.quantization.int8 import quantize_per_channel
 from spq_core.models.clean_copy import SourceModel

@@ -1,20 +1,42 @@
 """A linear layer with a low-rank adapter beside it."""
 
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
-from spq_core.formats.int8.linear import Int8Linear
-from spq_core.formats.packed.linear import PackedLinear
+from spq_core.formats.layer import ALL, CompressedLinear, Layout, Size, empty
+from spq_core.formats.registry import MatrixLayout, linear_layout
+from spq_core.formats.slicing import AnyLinear, float_weight
 
-Base = nn.Linear | Int8Linear | PackedLinear
+
+class AdaptedLayout(Layout):
+    """AdaptedLinear: a layer and an adapter of some rank beside it."""
+
+    kind: Literal["adapted"] = "adapted"
+    base: Annotated[MatrixLayout, Field(discriminator="kind")]
+    rank: Size
+
+    def build(self, dtype: torch.dtype) -> nn.Module:
+        """An empty AdaptedLinear."""
+        base: Any = self.base.build(dtype)
+        down = empty(self.rank, base.in_features, dtype=dtype)
+        return AdaptedLinear(base, down, empty(base.out_features, self.rank, dtype=dtype))
+
+    def within(self) -> Mapping[str, Layout]:
+        """The layer under the adapter."""
+        return {"base": self.base}
 
 
-class AdaptedLinear(nn.Module):
+class AdaptedLinear(CompressedLinear):
     """y = base(x) + scale · up (down x) (LoRA, arXiv:2106.09685)."""
 
     def __init__(
         self,
-        base: Base,
+        base: AnyLinear,
         adapter_down: Float[Tensor, "r n_in"],
         adapter_up: Float[Tensor, "n_out r"],
         scale: float = 1.0,
@@ -38,9 +60,18 @@ class AdaptedLinear(nn.Module):
         return self.base.out_features
 
     @property
-    def bias(self) -> Tensor | None:
+    def bias(self) -> Any:
         """The base's bias."""
         return self.base.bias
+
+    def layout(self) -> AdaptedLayout:
+        """That of the base, and the rank."""
+        return AdaptedLayout(base=linear_layout(self.base), rank=self.adapter_down.shape[0])
+
+    def float_weight(self, rows: slice = ALL) -> Float[Tensor, "rows n_in"]:
+        """The base's weight and the adapter's product."""
+        beside = self.adapter_up.data[rows].float() @ self.adapter_down.data.float()
+        return float_weight(self.base, rows) + self.scale * beside
 
     def forward(self, x: Float[Tensor, "*batch n_in"]) -> Float[Tensor, "*batch n_out"]:
         """Apply both."""

@@ -1,6 +1,6 @@
 """Linear and embedding layers that hold 4-bit codes in the order of the CPU's kernel.
 
-They stand in a loaded model only: artifacts hold `packed_linear`'s order, which is the same on every
+They stand in a loaded model only: artifacts hold the order of `packed`, which is the same on every
 machine, and `stored` gives it back.
 """
 
@@ -11,7 +11,6 @@ from jaxtyping import BFloat16, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from spq_core.formats.exact_parts import ExactParts
 from spq_core.formats.int4.matmul import (
     MIDDLE,
     ROW_MULTIPLE,
@@ -24,8 +23,15 @@ from spq_core.formats.int4.matmul import (
     steps_of,
     to_blocks,
 )
-from spq_core.formats.int8.linear import scaled_rows
-from spq_core.formats.packed.linear import PackedWeight, pack, unpack
+from spq_core.formats.layer import (
+    ALL,
+    CompressedEmbedding,
+    CompressedLayer,
+    CompressedLinear,
+    constant,
+    scaled_rows,
+)
+from spq_core.formats.packing import PackedParts, pack, unpack
 
 BITS = 4
 ROWS_AT_ONCE = 64 * ROW_MULTIPLE
@@ -43,18 +49,11 @@ class Shape(NamedTuple):
     """Of a block."""
 
 
-class StoredParts(NamedTuple):
-    """Tensors of `PackedWeight`."""
-
-    packed: UInt8[Tensor, "n_out n_bytes"]
-    scale: Float[Tensor, "n_out groups"]
-    zero: UInt8[Tensor, "n_out groups"]
-
-
-class Int4Weight(ExactParts):
+class Int4Weight(CompressedLayer):
     """Codes in blocks, and bfloat16 scales and offsets per group and row, rows filled up to 64."""
 
     exact = ("steps",)
+    matrix = "blocks"
 
     def __init__(
         self,
@@ -76,7 +75,7 @@ class Int4Weight(ExactParts):
         weight = (grouped - zero.T[..., None]) * scale.T[..., None]
         return weight.flatten(1)[: shape.n_out, : shape.n_in]
 
-    def stored(self) -> StoredParts:
+    def stored(self) -> PackedParts:
         """The tensors an artifact holds, exactly as they were loaded."""
         shape = self.shape
         codes = from_blocks(self.blocks.data.cpu(), shape.rows)[: shape.n_out, : shape.n_in]
@@ -85,7 +84,7 @@ class Int4Weight(ExactParts):
         firsts = torch.arange(0, shape.n_in, shape.group_size) // shape.kernel_group
         per_row = (part[firsts, : shape.n_out].T.contiguous() for part in (scale, zero))
         stored_scale, stored_zero = per_row
-        return StoredParts(
+        return PackedParts(
             pack(codes.contiguous(), BITS), stored_scale.half(), stored_zero.to(torch.uint8)
         )
 
@@ -93,7 +92,7 @@ class Int4Weight(ExactParts):
         return f"in={self.shape.n_in}, out={self.shape.n_out}, group_size={self.shape.group_size}"
 
 
-class Int4Linear(Int4Weight):
+class Int4Linear(Int4Weight, CompressedLinear):
     """y = x @ ((codes − zero) * scale).T + bias."""
 
     def __init__(
@@ -104,7 +103,7 @@ class Int4Linear(Int4Weight):
         bias: Float[Tensor, " n_out"] | None,
     ) -> None:
         super().__init__(blocks, steps, shape)
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.bias = constant(bias)
 
     @property
     def in_features(self) -> int:
@@ -116,6 +115,10 @@ class Int4Linear(Int4Weight):
         """Number of output rows."""
         return self.shape.n_out
 
+    def float_weight(self, rows: slice = ALL) -> Float[Tensor, "rows n_in"]:
+        """Widened codes."""
+        return self.dequantized()[rows]
+
     def forward(self, x: Float[Tensor, "*batch n_in"]) -> Float[Tensor, "*batch n_out"]:
         """Apply the layer in x's dtype."""
         if x.shape[-1] != self.shape.n_in:
@@ -126,7 +129,7 @@ class Int4Linear(Int4Weight):
         )  # fmt: skip
 
 
-class Int4Embedding(Int4Weight):
+class Int4Embedding(Int4Weight, CompressedEmbedding):
     """Rows of codes, widened when looked up."""
 
     def __init__(
@@ -143,6 +146,12 @@ class Int4Embedding(Int4Weight):
         self.register_buffer("dtype_anchor", torch.empty(0, dtype=dtype), persistent=False)
         self.dtype_anchor: Tensor
 
+    def tied_head(self, bias: Tensor | None = None) -> Int4Linear:
+        """The head multiplies with the embedding's blocks."""
+        head = Int4Linear(self.blocks.data, self.steps.data, self.shape, bias)
+        head.blocks, head.steps = self.blocks, self.steps
+        return head
+
     def forward(self, ids: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch dim"]:
         """Return the rows of `ids`."""
         flat = ids.flatten()
@@ -156,31 +165,29 @@ class Int4Embedding(Int4Weight):
 
 
 def blocks_of(
-    weight: PackedWeight,
+    parts: PackedParts, n_in: int, group_size: int
 ) -> tuple[UInt8[Tensor, "n_padded half"], BFloat16[Tensor, "groups n_padded 2"], Shape] | None:
-    """Put a packed weight in the kernel's order; None where the kernel cannot take it."""
-    rows, group = block_rows(), kernel_group(weight.group_size)
-    if weight.bits != BITS or rows is None or group is None or not _on_the_kernels_grid(weight):
+    """Put packed 4-bit codes in the kernel's order; None where the kernel cannot take them."""
+    rows, group = block_rows(), kernel_group(group_size)
+    if rows is None or group is None or not _on_the_kernels_grid(parts):
         return None
-    n_out = weight.packed.shape[0]
-    more_rows, more_columns = -n_out % ROW_MULTIPLE, -weight.n_in % group
-    columns = weight.n_in + more_columns
-    blocks = weight.packed.data.new_empty(n_out + more_rows, columns // 2)
+    n_out = len(parts.packed)
+    more_rows, more_columns = -n_out % ROW_MULTIPLE, -n_in % group
+    columns = n_in + more_columns
+    blocks = parts.packed.new_empty(n_out + more_rows, columns // 2)
     # Some rows at a time: unpacked codes take twice the memory of the matrix.
     for start in range(0, n_out, ROWS_AT_ONCE):
-        codes = unpack(weight.packed.data[start : start + ROWS_AT_ONCE], BITS, weight.n_in)
+        codes = unpack(parts.packed[start : start + ROWS_AT_ONCE], BITS, n_in)
         missing = -len(codes) % ROW_MULTIPLE
         codes = functional.pad(codes, (0, more_columns, 0, missing), value=MIDDLE)
         blocks[start : start + len(codes)] = to_blocks(codes, rows)
-    groups = torch.arange(0, columns, group) // weight.group_size
-    scale = functional.pad(weight.scale.data[:, groups], (0, 0, 0, more_rows), value=1.0)
-    zero = functional.pad(weight.zero.data[:, groups], (0, 0, 0, more_rows), value=MIDDLE)
-    shape = Shape(n_out, weight.n_in, weight.group_size, group, rows)
-    return blocks, steps_of(scale, zero), shape
+    groups = torch.arange(0, columns, group) // group_size
+    scale = functional.pad(parts.scale[:, groups], (0, 0, 0, more_rows), value=1.0)
+    zero = functional.pad(parts.zero[:, groups], (0, 0, 0, more_rows), value=MIDDLE)
+    return blocks, steps_of(scale, zero), Shape(n_out, n_in, group_size, group, rows)
 
 
-def _on_the_kernels_grid(weight: PackedWeight) -> bool:
+def _on_the_kernels_grid(parts: PackedParts) -> bool:
     """Whether scales and zero points survive the kernel's form; ours do, hand-made ones may not."""
-    scale, zero = weight.scale.data, weight.zero.data
-    exact = (scale.bfloat16().float() == scale.float()) & (scale > 0)
-    return bool(exact.all() and (zero < 1 << BITS).all())
+    exact = (parts.scale.bfloat16().float() == parts.scale.float()) & (parts.scale > 0)
+    return bool(exact.all() and (parts.zero < 1 << BITS).all())

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 
+from spq_core.formats.profiles.profile import Profile
 from spq_core.methods.settings import AUTO, Kept, PlannedPart, StageSettings, Toy
 from spq_core.models.family import Family
 from spq_core.models.shapes import ModelShapes
@@ -68,9 +69,10 @@ class PruneHeadsSettings(StageSettings):
             return "variance auto and prune-heads cannot share a matrix; use one of them"
         return ""
 
-    @property
-    def portability_error(self) -> str:
+    def profile_error(self, profile: Profile) -> str:
         """A configuration has one number of heads."""
+        if not profile.equal_layers:
+            return ""
         return "layers with different numbers of heads have no form in a configuration"
 
     def family_error(self, family: Family) -> str:
@@ -82,9 +84,9 @@ class PruneHeadsSettings(StageSettings):
             "stage out"
         )
 
-    def kept(self, shapes: ModelShapes, *, portable: bool) -> Kept:
+    def kept(self, shapes: ModelShapes, profile: Profile) -> Kept:
         """Counted; each layer keeps a group."""
-        del portable
+        del profile
         if isinstance(self.ratio, str):
             return Kept()
         groups = len(shapes.layers) * shapes.kv_heads

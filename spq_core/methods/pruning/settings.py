@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from spq_core.formats.profiles.names import PORTABLE_WIDTH_MULTIPLE
+from spq_core.formats.profiles.profile import Profile
 from spq_core.methods.pruning.ratios import neurons_kept
 from spq_core.methods.settings import AUTO, Kept, PlannedPart, StageSettings, Toy
 from spq_core.models.shapes import ModelShapes
@@ -101,20 +101,24 @@ class PruneSettings(StageSettings):
             return "prune updates weights, which are codes by then; put it before quantize"
         return ""
 
-    @property
-    def portability_error(self) -> str:
+    def profile_error(self, profile: Profile) -> str:
         """A configuration has one width for all MLPs."""
         equal = self.layer_ratios == "uniform" and not self.is_auto
-        return "" if equal else "all MLPs have one width there; set layer_ratios: uniform"
+        return (
+            ""
+            if equal or not profile.equal_layers
+            else "all MLPs have one width there; set layer_ratios: uniform"
+        )
 
-    def kept(self, shapes: ModelShapes, *, portable: bool) -> Kept:
+    def kept(self, shapes: ModelShapes, profile: Profile) -> Kept:
         """Counted, unless ratios follow from activations."""
         if isinstance(self.max_ratio, str):
             return Kept()
         if self.layer_ratios != "activation":
             width = next(iter(shapes.layers))[shapes.family.mlp_out].n_in
-            multiple = PORTABLE_WIDTH_MULTIPLE if portable else 1
-            return Kept(mlp=exactly(neurons_kept(width, self.max_ratio, multiple) / width))
+            return Kept(
+                mlp=exactly(neurons_kept(width, self.max_ratio, profile.width_multiple) / width)
+            )
         mean = self.min_ratio + MEAN_RATIO * (self.max_ratio - self.min_ratio)
         return Kept(mlp=Range(1 - self.max_ratio, 1 - mean, 1 - self.min_ratio))
 

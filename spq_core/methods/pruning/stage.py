@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from spq_core.formats.profiles.names import PORTABLE_WIDTH_MULTIPLE
 from spq_core.formats.slicing import bias_of, dense_linear, float_weight, linear_at
 from spq_core.methods.pruning.compensation import compensate, score_neurons
 from spq_core.methods.pruning.neurons import cut_mlp, rows_of, strongest_neurons
@@ -170,7 +169,7 @@ class PruneStage:
 def make_stage(settings: PruneSettings, context: StageContext) -> PruneStage:
     """With the numbers of neurons that were planned."""
     family, plan = context.skeleton.family, context.plan
-    multiple = PORTABLE_WIDTH_MULTIPLE if context.portable else 1
+    multiple = context.profile.width_multiple
     weights = plan.weights_of((family.mlp_out,))
     neurons = dict(plan.structure.neurons)
     return PruneStage(settings, family, context.cuts.cut, neurons, weights, multiple)

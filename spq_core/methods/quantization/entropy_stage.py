@@ -7,9 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from spq_core.formats.entropy.coded import encode, lattice_embedding, lattice_linear, tied_head
+from spq_core.formats.entropy.coding import encode
+from spq_core.formats.entropy.linear import LatticeEmbedding, LatticeLinear
+from spq_core.formats.entropy.steps import CodedWeight
 from spq_core.formats.slicing import bias_of, embedding_and_head, output_scale_of
-from spq_core.formats.steps import CodedWeight
 from spq_core.memory import return_freed_memory
 from spq_core.methods.quantization.gptq import SharedHessianFactor
 from spq_core.methods.quantization.lattice import LatticeWeight, choose_steps, round_to_lattice
@@ -102,7 +103,7 @@ class EntropyStage:
             source, (rounded, coded) = f"{path}.{matrix.source}", result
             bias = bias_of(matrix.linear)
             block.set_submodule(
-                matrix.name, lattice_linear(rounded.codes, rounded.steps, bias, coded)
+                matrix.name, LatticeLinear(rounded.codes, rounded.steps, bias, coded)
             )
             self.budget.pay(source, levels[source], coded.packed.numel())
             reports.append(self._report(f"{path}.{matrix.name}", rounded, coded))
@@ -126,7 +127,7 @@ class EntropyStage:
             )
             bias = bias_of(head)
             block.set_submodule(
-                self.head_path, lattice_linear(rounded.codes, rounded.steps, bias, coded)
+                self.head_path, LatticeLinear(rounded.codes, rounded.steps, bias, coded)
             )
             reports.append(self._report(self.head_path, rounded, coded))
         levels = self.budget.levels()
@@ -140,13 +141,11 @@ class EntropyStage:
             rounded, coded = self._last(
                 self.embedding_path, weight, second_moment, levels[self.embedding_path]
             )
-            replacement = lattice_embedding(
-                rounded.codes, rounded.steps, self.dtype,
-                output_scale=output_scale_of(embedding), coded=coded,
-            )  # fmt: skip
+            scale = output_scale_of(embedding)
+            replacement = LatticeEmbedding(rounded.codes, rounded.steps, self.dtype, coded, scale)
             block.set_submodule(self.embedding_path, replacement)
             if tied:
-                block.set_submodule(self.head_path, tied_head(replacement))
+                block.set_submodule(self.head_path, replacement.tied_head())
             reports.append(self._report(self.embedding_path, rounded, coded))
         return reports
 

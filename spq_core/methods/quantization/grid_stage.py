@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from spq_core.errors import RecipeError
-from spq_core.formats.packed.linear import PackedEmbedding, PackedLinear, pack
+from spq_core.formats.packed.linear import PackedEmbedding, PackedLinear
+from spq_core.formats.packing import pack
+from spq_core.formats.profiles.profile import Profile
 from spq_core.formats.slicing import bias_of, embedding_and_head, output_scale_of
 from spq_core.methods.quantization.gptq import HessianFactor, SharedHessianFactor
 from spq_core.methods.quantization.grid import Grid, GridWeight, choose_grid, round_to_grid
@@ -30,8 +32,7 @@ class GridStage:
     embedding_path: str
     dtype: torch.dtype
     """The source's dtype: what a quantized embedding returns."""
-    layers_only: bool = False
-    """Leave embedding and head alone, and take whole groups only: what the portable profile holds."""
+    profile: Profile
     name: str = "quantize"
     shared: SharedHessianFactor = field(default_factory=SharedHessianFactor)
 
@@ -43,7 +44,7 @@ class GridStage:
     def apply(self, path: str, block: nn.Module, inputs: LayerInputs | None) -> list[ModuleReport]:
         """Quantize the block's matrices, each on what its quantized predecessors make of the samples."""
         if not path:
-            return [] if self.layers_only else self._embedding_and_head(block, inputs)
+            return self._embedding_and_head(block, inputs) if self.profile.tables else []
         reports: list[ModuleReport] = []
         calibrated = inputs if self.needs_inputs else None
         for together in matrices(block, self.family, calibrated):
@@ -94,12 +95,12 @@ class GridStage:
 
     def _require_whole_groups(self, names: Sequence[str], weights: Sequence[Tensor]) -> None:
         size = self.settings.group_size
-        if not self.layers_only or size is None:
+        if not self.profile.whole_groups or size is None:
             return
         for name, weight in zip(names, weights, strict=True):
             if weight.shape[1] % size:
                 raise RecipeError(
-                    f"profile portable: {name} has {weight.shape[1]} columns, which groups "
+                    f"profile {self.profile.name}: {name} has {weight.shape[1]} columns, which groups "
                     f"of {size} do not divide; choose another group_size"
                 )
 

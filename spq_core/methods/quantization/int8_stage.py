@@ -1,13 +1,13 @@
 """Plain 8-bit rounding: every linear layer, and on request the embedding, becomes 8-bit (the paper's stage, and `int8`)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
 from spq_core.formats.int8.linear import Int8Embedding, Int8Linear
-from spq_core.formats.slicing import bias_of, output_scale_of
+from spq_core.formats.slicing import bias_of, float_linears, is_table, output_scale_of
 from spq_core.methods.quantization.granularity import per_channel_names
 from spq_core.methods.quantization.int8 import (
     QuantizedWeight,
@@ -51,7 +51,7 @@ class QuantizeStage:
         self.shapes.update(
             {
                 _join(path, name): (linear.out_features, linear.in_features)
-                for name, linear in _linears(block)
+                for name, linear in float_linears(block)
             }
         )
 
@@ -70,7 +70,7 @@ class QuantizeStage:
         embedding = self._embedding_of(path, block)
         if embedding is not None:
             reports.append(self._quantize_embedding(path, block, embedding))
-        for name, linear in list(_linears(block)):  # a tied head is none any more
+        for name, linear in list(float_linears(block)):  # a tied head is none any more
             full = _join(path, name)
             quantized = _quantize(linear, per_channel=full in per_channel)
             replacement = Int8Linear.of(quantized.codes, quantized.scale, bias_of(linear))
@@ -92,7 +92,7 @@ class QuantizeStage:
         if not self.settings.embedding or path:
             return None
         module = block.get_submodule(self.embedding_path)
-        return module if isinstance(module, nn.Embedding) else None
+        return module if is_table(module) else None
 
     def _quantize_embedding(
         self, path: str, block: nn.Module, embedding: nn.Embedding
@@ -106,7 +106,7 @@ class QuantizeStage:
         tied = head.weight is embedding.weight
         block.set_submodule(self.embedding_path, replacement)
         if tied:
-            block.set_submodule(self.head_path, tied_head(replacement))
+            block.set_submodule(self.head_path, replacement.tied_head())
         return self._report(_join(path, self.embedding_path), embedding, quantized)
 
     def _report(
@@ -122,14 +122,6 @@ class QuantizeStage:
                 "relative_weight_error": relative_error(source.weight.data, quantized),
             },
         )
-
-
-def tied_head(embedding: Int8Embedding) -> Int8Linear:
-    """Make the output head that shares the embedding's codes and scales."""
-    codes = embedding.codes.data
-    head = Int8Linear(codes, embedding.scale.data, in_features=codes.shape[1])
-    head.codes, head.scale = embedding.codes, embedding.scale
-    return head
 
 
 def relative_error(weight: torch.Tensor, quantized: QuantizedWeight) -> float:
@@ -152,13 +144,6 @@ def relative_error(weight: torch.Tensor, quantized: QuantizedWeight) -> float:
 def _quantize(linear: nn.Linear, *, per_channel: bool) -> QuantizedWeight:
     weight = linear.weight.data
     return quantize_per_channel(weight) if per_channel else quantize_per_tensor(weight)
-
-
-def _linears(block: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
-    """Floating-point linear layers of a block, by name within it."""
-    for name, module in block.named_modules():
-        if isinstance(module, nn.Linear):
-            yield name, module
 
 
 def _join(path: str, name: str) -> str:

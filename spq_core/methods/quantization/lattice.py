@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int8
 from torch import Tensor
 
-from spq_core.formats.steps import Steps, on_grid
+from spq_core.formats.entropy.steps import Steps, on_grid
 from spq_core.methods.quantization.gptq import (
     Cells,
     CellsOf,

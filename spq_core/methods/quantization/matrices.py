@@ -6,8 +6,8 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from spq_core.formats.low_rank.linear import LowRankLinear
-from spq_core.formats.slicing import float_weight, linear_at
+from spq_core.formats.low_rank.linear import factors_of
+from spq_core.formats.slicing import float_weight, is_float, linear_at
 from spq_core.models.family import Family
 from spq_core.streaming.inputs import LayerInputs
 
@@ -36,23 +36,23 @@ def matrices(
     for group in family.shared_inputs:
         modules = {name: linear_at(block, name) for name in group}
         second_moment = None if inputs is None else inputs.moments(group[0]).second_moment
-        pairs = {name: one for name, one in modules.items() if isinstance(one, LowRankLinear)}
+        pairs = {name: pair for name, one in modules.items() if (pair := factors_of(one))}
         together = [
             Matrix(name, name, one, second_moment, None)
             for name, one in modules.items()
-            if isinstance(one, nn.Linear)
+            if is_float(one)
         ]
         together += [
-            Matrix(f"{name}.down", name, pair.down, second_moment, float_weight(pair.up))
-            for name, pair in pairs.items()
-            if isinstance(pair.down, nn.Linear)
+            Matrix(f"{name}.down", name, down, second_moment, float_weight(up))
+            for name, (down, up) in pairs.items()
+            if is_float(down)
         ]
         if together:
             yield together
-        for name, pair in pairs.items():
-            if isinstance(pair.up, nn.Linear):
+        for name, (_, up) in pairs.items():
+            if is_float(up):
                 down = float_weight(linear_at(block, f"{name}.down"))
                 between = None if second_moment is None else down @ second_moment @ down.T
-                yield [Matrix(f"{name}.up", name, pair.up, between, None)]
+                yield [Matrix(f"{name}.up", name, up, between, None)]
         if inputs is not None:
             inputs.changed(group[0])

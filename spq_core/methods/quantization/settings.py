@@ -7,15 +7,13 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from spq_core.formats.packed.bits import Bits
+from spq_core.formats.profiles.profile import Profile
 from spq_core.methods.settings import StageSettings, Toy
 from spq_core.models.shapes import Matrix, ModelShapes
 
-PORTABLE_BITS = (4, 8)
 PADDED_COLUMNS = 16
 CODES_PER_PACK = 8
 FLOAT_BYTES = 4
-PACKED_SCALE_BYTES = 3
-"""A float16 scale and a zero point."""
 ROUNDED_SECONDS = 0.2e-6
 """Per weight, with error feedback."""
 
@@ -114,28 +112,31 @@ class QuantizeSettings(StageSettings):
             return "quantize must be the last stage, unless it is plain 8-bit rounding"
         return ""
 
-    @property
-    def portability_error(self) -> str:
-        """What compressed-tensors and its readers do not hold."""
+    def profile_error(self, profile: Profile) -> str:
+        """What the format and its readers do not hold."""
+        by_matrix = self.mode != ScaleMode.CHANNEL and "int8" not in profile.forms
+        by_entropy = self.by_entropy and "coded" not in profile.forms
+        zero_points = not self.symmetric and not profile.zero_points
+        tables = self.embedding and not profile.tables
         reasons = {
-            "codes stored by entropy have no form in compressed-tensors": self.by_entropy,
-            f"{self.bits} bits have no kernels in stock runtimes": self.bits not in PORTABLE_BITS,
-            "stock transformers loads no zero points; set symmetric: true": not self.symmetric,
-            "scales are per row or group there": self.mode != ScaleMode.CHANNEL,
-            "embedding and head stay as they are there; set embedding: false": self.embedding,
+            f"codes stored by entropy have no form in {profile.format_name}": by_entropy,
+            f"{self.bits} bits have no kernels in its readers": self.bits not in profile.bits,
+            "its readers load no zero points; set symmetric: true": zero_points,
+            "scales are per row or group there": by_matrix,
+            "embedding and head stay as they are there; set embedding: false": tables,
         }
         return next((reason for reason, holds in reasons.items() if holds), "")
 
-    def shapes_error(self, shapes: ModelShapes, *, portable: bool) -> str:
-        """Portable groups are whole."""
+    def shapes_error(self, shapes: ModelShapes, profile: Profile) -> str:
+        """Some readers want whole groups."""
         size = self.group_size
-        if size is None or not portable:
+        if size is None or not profile.whole_groups:
             return ""
         for index, layer in enumerate(shapes.layers):
             name = next((name for name, part in sorted(layer.items()) if part.n_in % size), None)
             if name is not None:
                 return (
-                    f"profile portable: {name} of layer {index} has {layer[name].n_in} columns, which groups of "
+                    f"profile {profile.name}: {name} of layer {index} has {layer[name].n_in} columns, which groups of "
                     f"{size} do not divide; choose another group_size"
                 )
         return ""
@@ -151,23 +152,23 @@ class QuantizeSettings(StageSettings):
             return self
         return self.model_copy(update={"group_size": min(self.group_size, toy.group)})
 
-    def matrix_bytes(self, matrix: Matrix, shapes: ModelShapes, *, portable: bool) -> float:
+    def matrix_bytes(self, matrix: Matrix, shapes: ModelShapes, profile: Profile) -> float:
         """Stored bytes of a decoder layer's matrix, where bits are given."""
-        if self.is_plain and not portable:
+        if self.is_plain and "int8" in profile.forms:
             scales = 1 if self.mode == ScaleMode.TENSOR else matrix.n_out
             return _padded(matrix.n_in, PADDED_COLUMNS) * matrix.n_out + FLOAT_BYTES * scales
         size = min(self.group_size or matrix.n_in, matrix.n_in)
         scales = matrix.n_out * -(-matrix.n_in // size)
         codes = matrix.n_out * _padded(matrix.n_in, CODES_PER_PACK) * self.bits / 8
-        return codes + (shapes.item_bytes if portable else PACKED_SCALE_BYTES) * scales
+        return codes + (profile.scale_bytes or shapes.item_bytes) * scales
 
-    def tables_bytes(self, shapes: ModelShapes, *, portable: bool) -> float:
+    def tables_bytes(self, shapes: ModelShapes, profile: Profile) -> float:
         """Stored bytes of embedding and head."""
         tables = [shapes.embedding] if shapes.head is None else [shapes.embedding, shapes.head]
         plain = sum(table.elements for table in tables) * shapes.item_bytes
-        if portable:
+        if not profile.tables:
             return plain
-        coded = [self._table_bytes(table, shapes) for table in tables]
+        coded = [self._table_bytes(table, shapes, profile) for table in tables]
         if self.embedding:
             return sum(coded)
         # The embedding stays; a tied head gets codes of its own if rounding is plain, and stays with it if not.
@@ -175,10 +176,10 @@ class QuantizeSettings(StageSettings):
             return shapes.embedding.elements * shapes.item_bytes + coded[1]
         return plain + (coded[0] if self.is_plain else 0)
 
-    def _table_bytes(self, table: Matrix, shapes: ModelShapes) -> float:
+    def _table_bytes(self, table: Matrix, shapes: ModelShapes, profile: Profile) -> float:
         if self.is_plain:
             return table.elements + FLOAT_BYTES * table.n_out
-        return self.matrix_bytes(table, shapes, portable=False)
+        return self.matrix_bytes(table, shapes, profile)
 
 
 def _padded(columns: int, multiple: int) -> int:

@@ -16,6 +16,6 @@ def make_stage(settings: QuantizeSettings, context: StageContext) -> Stage:
     if budget is not None:
         context.cuts.tell(budget.keep_rows)
         return EntropyStage(*parts, budget)
-    if settings.is_plain and not context.portable:
+    if settings.is_plain and "int8" in context.profile.forms:
         return QuantizeStage(*parts)
-    return GridStage(*parts, layers_only=context.portable)
+    return GridStage(*parts, context.profile)

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 
+from spq_core.formats.profiles.profile import Profile
 from spq_core.methods.settings import StageSettings, Toy
 from spq_core.models.shapes import ModelShapes
 
@@ -79,10 +80,9 @@ class RecoverSettings(StageSettings):
         kept = self.adapters == "kept"
         return "a target in bytes leaves no room for kept adapters; merge them" if kept else ""
 
-    @property
-    def portability_error(self) -> str:
+    def profile_error(self, profile: Profile) -> str:
         """Adapters are merged, or a form of ours."""
-        kept = self.adapters == "kept"
+        kept = self.adapters == "kept" and "adapted" not in profile.forms
         return "adapters have no form beside quantized weights; merge them" if kept else ""
 
     def added_bytes(self, shapes: ModelShapes) -> float:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from spq_core.data.training_rows import TrainingRows
 from spq_core.errors import NumericalError, RecipeError
+from spq_core.formats.slicing import is_table
 from spq_core.methods.recovery.settings import RecoverSettings
 from spq_core.methods.recovery.trainables import AdapterParameters
 from spq_core.methods.recovery.walk import Batch, gradients_of
@@ -103,8 +104,8 @@ class RecoverStage:
         """Make every trained tensor, so that the optimizer knows them all."""
         skeleton = student.skeleton
         rest = student.rest()
-        if "embedding" in self.settings.trains and not isinstance(
-            rest.get_submodule(skeleton.embedding_path), nn.Embedding
+        if "embedding" in self.settings.trains and not is_table(
+            rest.get_submodule(skeleton.embedding_path)
         ):
             raise RecipeError("recover cannot train an embedding that is quantized before it")
         self.trainables.attach("", rest)

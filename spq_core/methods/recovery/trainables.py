@@ -7,8 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from spq_core.errors import RecipeError
-from spq_core.formats.adapted.linear import AdaptedLinear, Base
-from spq_core.formats.slicing import bias_of, dense_linear, float_weight
+from spq_core.formats.adapted.linear import AdaptedLinear
+from spq_core.formats.slicing import (
+    AnyLinear,
+    bias_of,
+    dense_linear,
+    float_linears,
+    float_weight,
+    is_float,
+    is_one_matrix,
+    is_table,
+)
 from spq_core.methods.recovery.settings import RecoverSettings
 
 DOWN, UP = "adapter_down", "adapter_up"
@@ -37,7 +46,7 @@ class AdapterParameters:
         members: dict[str, nn.Parameter] = {}
         for name, module in list(block.named_modules()):
             full = f"{path}.{name}" if path else name
-            if not isinstance(module, Base):
+            if not is_one_matrix(module):
                 members |= self._put_in(full, module, block)
             elif path:
                 down, up = self._adapter(full, module)
@@ -54,8 +63,8 @@ class AdapterParameters:
                 trained = self._own(f"{full}.{key}", parameter)
                 members[f"{full}.{key}"] = trained
                 setattr(module, key, trained)
-                for other in block.modules():  # a tied head follows its embedding
-                    if isinstance(other, nn.Linear) and other.weight is parameter:
+                for _, other in float_linears(block):  # a tied head follows its embedding
+                    if other.weight is parameter:
                         other.weight = trained
         return members
 
@@ -64,7 +73,7 @@ class AdapterParameters:
         changed = []
         for name, module in list(block.named_modules()):
             full = f"{path}.{name}" if path else name
-            if f"{full}.{UP}" in self.parameters and isinstance(module, Base):
+            if f"{full}.{UP}" in self.parameters and is_one_matrix(module):
                 block.set_submodule(name, self._settled(full, module))
                 changed.append(name)
             for key, parameter in module.named_parameters(recurse=False):
@@ -73,17 +82,17 @@ class AdapterParameters:
                     changed.append(name)
         return changed
 
-    def _settled(self, full: str, module: Base) -> nn.Module:
+    def _settled(self, full: str, module: AnyLinear) -> nn.Module:
         down = self.parameters[f"{full}.{DOWN}"].data
         up = self.scale * self.parameters[f"{full}.{UP}"].data
         if self.settings.adapters == "kept":
             return AdaptedLinear(module, down, up)
-        if not isinstance(module, nn.Linear):
+        if not is_float(module):
             raise RecipeError(f"{full} is quantized; adapters can only be kept beside it")
         return dense_linear(float_weight(module) + up @ down, bias_of(module))
 
     def _is_trained(self, module: nn.Module) -> bool:
-        if isinstance(module, nn.Embedding):
+        if is_table(module):
             return "embedding" in self.settings.trains
         own = list(module.parameters(recurse=False))
         floating = all(parameter.is_floating_point() for parameter in own)
@@ -94,7 +103,7 @@ class AdapterParameters:
             self.parameters[name] = nn.Parameter(parameter.detach().float().clone())
         return self.parameters[name]
 
-    def _adapter(self, full: str, module: Base) -> tuple[nn.Parameter, nn.Parameter]:
+    def _adapter(self, full: str, module: AnyLinear) -> tuple[nn.Parameter, nn.Parameter]:
         """LoRA's start: `down` as a linear layer begins, `up` zero, so that nothing changes."""
         if f"{full}.{UP}" not in self.parameters:
             device = next(module.parameters()).device

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from spq_core.formats.profiles.profile import Profile
 from spq_core.methods.settings import AUTO, Kept, PlannedPart, StageSettings, Toy
 from spq_core.models.shapes import ModelShapes
 from spq_core.ranges import Range, between
@@ -84,14 +85,15 @@ class SvdSettings(StageSettings):
         late = any(stage.type == "prune-heads" for stage in after)
         return "prune-heads must come before svd" if late else ""
 
-    @property
-    def portability_error(self) -> str:
-        """Pairs are a form of ours."""
-        return "pairs of low-rank matrices have no form in compressed-tensors"
+    def profile_error(self, profile: Profile) -> str:
+        """Pairs are a form of their own."""
+        if "low_rank" in profile.forms:
+            return ""
+        return f"pairs of low-rank matrices have no form in {profile.format_name}"
 
-    def kept(self, shapes: ModelShapes, *, portable: bool) -> Kept:
+    def kept(self, shapes: ModelShapes, profile: Profile) -> Kept:
         """By how fast spectra fall."""
-        del shapes, portable
+        del shapes, profile
         if isinstance(self.variance, str):
             return Kept()
         expected = between(KEPT_BY_VARIANCE, self.variance)

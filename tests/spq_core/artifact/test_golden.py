@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from spq_core.artifact.manifest import read_manifest, verify_files
 from spq_core.errors import ArtifactError
-from spq_core.formats.profiles.names import FORMAT_VERSION
+from spq_core.formats.profiles.format import FORMAT_VERSION
 from tests.models import some_ids
 
 GOLDEN = Path(__file__).parents[2] / "golden"

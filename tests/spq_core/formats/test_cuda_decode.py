@@ -14,7 +14,8 @@ from spq_core.formats import cuda_decode
 CHECK = """
 import torch
 from spq_core.formats.cuda_decode import int4_rows, int8_rows
-from spq_core.formats.packed.linear import PackedLinear, pack
+from spq_core.formats.packed.linear import PackedLinear
+from spq_core.formats.packing import pack
 
 def close(found, wanted):
     torch.testing.assert_close(found.float(), wanted, rtol=5e-3, atol=5e-3 * float(wanted.abs().max()))
@@ -32,7 +33,7 @@ for rows, n_out, n_in, size in ((1, 40, 128, 64), (3, 33, 192, 32), (7, 20, 256,
     zero = torch.randint(0, 16, (n_out, groups), generator=generator).to(torch.uint8)
     layer = PackedLinear(pack(codes, 4), scale, zero, bits=4, n_in=n_in, group_size=size)
     x = torch.randn(rows, n_in, generator=generator).half()
-    close(int4_rows(x, layer.packed.data, scale, zero, size), x.float() @ layer.widened().T)
+    close(int4_rows(x, layer.packed.data, scale, zero, size), x.float() @ layer.dequantized().T)
 """
 
 

@@ -6,8 +6,8 @@ import shutil
 import pytest
 import torch
 
+from spq_core.formats.conversion import to_runtime
 from spq_core.formats.int8.linear import Int8Linear
-from spq_core.formats.runtime import to_runtime
 from spq_core.formats.slicing import float_weight
 from tests.spq_core.formats.int4.test_matmul import needs_kernel, packed_layer
 

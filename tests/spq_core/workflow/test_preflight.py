@@ -8,7 +8,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from spq_core.compression.compress import SourceModel
 from spq_core.data.texts import builtin_text
 from spq_core.errors import RecipeError
-from spq_core.formats.entropy.coded import CodedLinear
+from spq_core.formats.entropy.linear import CodedLinear
 from spq_core.models.architectures import SUPPORTED_MODEL_TYPES
 from spq_core.models.skeleton import load_skeleton
 from spq_core.progress import Silent
@@ -82,7 +82,7 @@ def test_what_would_break_at_the_end_breaks_at_once(tmp_path, monkeypatch):
     def broken(_self):
         raise KeyError("no such kernel")
 
-    monkeypatch.setattr(CodedLinear, "expand", broken)
+    monkeypatch.setattr(CodedLinear, "to_runtime", broken)
     recipe = resolve({"extends": "small", "calibration": {"dataset": "builtin"}})
     with pytest.raises(PreflightError, match="two-layer toy.*no such kernel"):
         fly(without_weights(tmp_path, "llama"), recipe, tmp_path)
@@ -90,14 +90,14 @@ def test_what_would_break_at_the_end_breaks_at_once(tmp_path, monkeypatch):
 
 
 def test_a_loaded_toy_that_computes_something_else_is_noticed(tmp_path, monkeypatch):
-    whole = CodedLinear.expand
+    whole = CodedLinear.to_runtime
 
     def wrong(self):
         layer = whole(self)
         layer.scale.data *= 2
         return layer
 
-    monkeypatch.setattr(CodedLinear, "expand", wrong)
+    monkeypatch.setattr(CodedLinear, "to_runtime", wrong)
     recipe = resolve({"extends": "small", "calibration": {"dataset": "builtin"}})
     with pytest.raises(LoadGateError, match="logits differ"):
         fly(without_weights(tmp_path, "llama"), recipe, tmp_path)

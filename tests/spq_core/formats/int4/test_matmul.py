@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spq_core.formats.int4.linear import Int4Embedding, Int4Linear, blocks_of
+from spq_core.formats.conversion import to_runtime
+from spq_core.formats.int4.linear import Int4Embedding
 from spq_core.formats.int4.matmul import (
     BLOCK_ROWS,
     block_rows,
@@ -12,8 +13,8 @@ from spq_core.formats.int4.matmul import (
     to_blocks,
 )
 from spq_core.formats.int8.linear import Int8Linear
-from spq_core.formats.packed.linear import PackedEmbedding, PackedLinear, pack
-from spq_core.formats.runtime import to_runtime
+from spq_core.formats.packed.linear import PackedEmbedding, PackedLinear
+from spq_core.formats.packing import pack
 from spq_core.methods.quantization.grid import choose_grid, round_to_grid
 
 needs_kernel = pytest.mark.skipif(
@@ -55,7 +56,7 @@ def test_it_multiplies_by_the_weight_that_is_stored(dtype, rows, n_out, n_in, gr
     if group is None:
         group = 192  # one group and a short one, each three of the kernel's
     stored = packed_layer(n_out, n_in, group, bias=True)
-    layer = Int4Linear(*blocks_of(stored), stored.bias.data)
+    layer = stored.to_runtime()
     x = torch.randn(rows, n_in).to(dtype)
     expected = x.double() @ stored.dequantized().double().T + stored.bias.double()
     actual = layer(x)
@@ -72,7 +73,7 @@ def test_it_multiplies_by_the_weight_that_is_stored(dtype, rows, n_out, n_in, gr
 @pytest.mark.parametrize(("n_out", "n_in", "group"), [(64, 128, 64), (50, 200, 192), (9, 96, 32)])
 def test_the_stored_form_comes_back_exactly(n_out, n_in, group, symmetric):
     layer = packed_layer(n_out, n_in, group, symmetric=symmetric)
-    back = Int4Linear(*blocks_of(layer), None).stored()
+    back = layer.to_runtime().stored()
     assert torch.equal(back.packed, layer.packed)
     assert torch.equal(back.scale, layer.scale)
     assert torch.equal(back.zero, layer.zero)
@@ -84,14 +85,15 @@ def test_an_embedding_gives_the_rows_of_the_stored_weight():
     parts = (linear.packed.data, linear.scale.data, linear.zero.data)
     shape = {"bits": 4, "n_in": 96, "group_size": 32, "output_scale": 2.0}
     stored = PackedEmbedding(*parts, torch.float32, **shape)
-    table = Int4Embedding(*blocks_of(stored), torch.float32, 2.0)
+    table = stored.to_runtime()
+    assert isinstance(table, Int4Embedding)
     ids = torch.tensor([[0, 299, 31], [32, 63, 64]])
     torch.testing.assert_close(table(ids), stored(ids), rtol=1e-6, atol=0)
 
 
 @needs_kernel
 def test_an_input_of_another_width_is_refused():
-    layer = Int4Linear(*blocks_of(packed_layer(64, 100, 32)), None)
+    layer = packed_layer(64, 100, 32).to_runtime()
     with pytest.raises(ValueError, match="90 columns"):
         layer(torch.randn(2, 90))
 
@@ -113,7 +115,7 @@ def test_grids_the_kernel_cannot_hold_keep_their_stored_form(change):
 @needs_kernel
 def test_memory_is_that_of_the_codes():
     layer = packed_layer(576, 1536, 64)
-    ordered = Int4Linear(*blocks_of(layer), None)
+    ordered = layer.to_runtime()
     held = sum(part.nbytes for part in ordered.parameters())
     assert held <= 1.1 * sum(part.nbytes for part in layer.parameters())
 

@@ -16,8 +16,9 @@ from spq_core.artifact.manifest import read_manifest, verify_files
 from spq_core.compression.compress import SourceModel, compress
 from spq_core.data.texts import builtin_text
 from spq_core.errors import RecipeError, UnsupportedModelError
-from spq_core.formats.packed.linear import PackedLinear, pack
-from spq_core.formats.profiles.compressed_tensors import PortableLinear
+from spq_core.formats.packed.linear import PackedLinear
+from spq_core.formats.packing import pack
+from spq_core.formats.profiles.compressed_tensors.writing import PortableLinear
 from spq_core.methods.quantization.grid import choose_grid, round_to_grid
 from spq_core.recipe.catalog import resolve
 from spq_core.recipe.document import parse_recipe

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spq_core.formats.packed.linear import PackedLinear, pack, unpack
+from spq_core.formats.packed.linear import PackedLinear
+from spq_core.formats.packing import pack, unpack
 from spq_core.methods.quantization.grid import choose_grid, round_to_grid
 
 

@@ -4,10 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spq_core.errors import ArtifactError
-from spq_core.formats.entropy import coded as coded_module
-from spq_core.formats.entropy.coded import decode, encode, lattice_linear
+from spq_core.formats.entropy import coding as coded_module
+from spq_core.formats.entropy.coding import decode, encode
+from spq_core.formats.entropy.linear import LatticeLinear
+from spq_core.formats.entropy.steps import CodedWeight, Steps
 from spq_core.formats.slicing import float_weight
-from spq_core.formats.steps import CodedWeight, Steps
 from spq_core.methods.quantization import row_blocks
 from spq_core.methods.quantization.gptq import hessian_factor, output_error
 from spq_core.methods.quantization.grid import choose_grid, round_to_grid
@@ -152,7 +153,7 @@ def test_damaged_codes_are_refused():
 def test_a_layer_of_lattice_codes_multiplies_by_the_widened_weight(tokens):
     weight, second_moment, row_weights = example()
     lattice = rounded_at(1e-2, weight, second_moment, row_weights)
-    layer = lattice_linear(lattice.codes, lattice.steps, None)
+    layer = LatticeLinear(lattice.codes, lattice.steps, None, encode(lattice.codes, lattice.steps))
     torch.testing.assert_close(float_weight(layer), lattice.dequantized())
     x = torch.randn(tokens, 64, generator=torch.Generator().manual_seed(7))
     expected = x @ lattice.dequantized().T

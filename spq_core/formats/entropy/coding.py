@@ -4,9 +4,6 @@ The string is the steps, then Huffman-coded codes (DEFLATE without matches, from
 library). DEFLATE starts a new table every few thousand codes, so it pays to write codes of equal
 spread next to each other: by column, or by row with the rows ordered by their step. The shorter of
 the two is kept.
-
-The modules here stand in a model only between its construction and the end of loading: `expand`
-turns them into 8-bit layers, which compute.
 """
 
 import zlib
@@ -16,12 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int8
-from torch import Tensor, nn
+from torch import Tensor
 
 from spq_core.errors import ArtifactError
-from spq_core.formats.int8.linear import Int8Embedding, Int8Linear
-from spq_core.formats.int8.matmul import pad_columns
-from spq_core.formats.steps import CodedWeight, Order, Steps
+from spq_core.formats.entropy.steps import CodedWeight, Order, Steps
 
 RAW = -15
 """DEFLATE's window without header and checksum: the artifact's manifest has every file's digest."""
@@ -125,99 +120,3 @@ def _deflate(flat: _Bytes, memory_level: int) -> bytearray:
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         return bytearray().join(pool.map(piece, starts))
-
-
-class Coded(nn.Module):
-    """A stored matrix: one parameter, `packed`."""
-
-    def __init__(self, coded: CodedWeight, n_out: int, n_in: int) -> None:
-        super().__init__()
-        self.packed = nn.Parameter(coded.packed, requires_grad=False)
-        self.base, self.order = coded.base, coded.order
-        self.n_out, self.n_in = n_out, n_in
-
-    def decoded(self) -> tuple[Int8[Tensor, "out n_in"], Steps]:
-        """Codes and steps, on the CPU."""
-        stored = CodedWeight(self.packed.data.cpu(), self.base, self.order)
-        return decode(stored, self.n_out, self.n_in)
-
-
-class CodedLinear(Coded):
-    """A linear layer before `expand`."""
-
-    def __init__(self, coded: CodedWeight, n_out: int, n_in: int, bias: Tensor | None) -> None:
-        super().__init__(coded, n_out, n_in)
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-
-    def expand(self) -> Int8Linear:
-        """Make the layer that computes."""
-        codes, steps = self.decoded()
-        bias = None if self.bias is None else self.bias.data
-        return lattice_linear(codes, steps, bias).to(self.packed.device)
-
-
-class CodedEmbedding(Coded):
-    """An embedding before `expand`."""
-
-    def __init__(
-        self, coded: CodedWeight, n: int, dim: int, dtype: torch.dtype, output_scale: float = 1.0
-    ) -> None:
-        super().__init__(coded, n, dim)
-        self.dtype, self.output_scale = dtype, output_scale
-
-    def expand(self) -> Int8Embedding:
-        """Make the embedding that computes."""
-        codes, steps = self.decoded()
-        embedding = lattice_embedding(codes, steps, self.dtype, output_scale=self.output_scale)
-        return embedding.to(self.packed.device)
-
-
-def lattice_linear(
-    codes: Int8[Tensor, "out n_in"],
-    steps: Steps,
-    bias: Tensor | None,
-    coded: CodedWeight | None = None,
-) -> Int8Linear:
-    """Make an 8-bit layer of lattice codes; `coded` is their stored form, if they are to be stored."""
-    return Int8Linear(
-        pad_columns(codes), steps.row_steps, bias,
-        in_features=codes.shape[1], input_scale=steps.column_steps, coded=coded,
-    )  # fmt: skip
-
-
-def lattice_embedding(
-    codes: Int8[Tensor, "n dim"],
-    steps: Steps,
-    dtype: torch.dtype,
-    *,
-    output_scale: float,
-    coded: CodedWeight | None = None,
-) -> Int8Embedding:
-    """Make an 8-bit embedding of lattice codes."""
-    return Int8Embedding(
-        codes, steps.row_steps, dtype,
-        output_scale=output_scale, input_scale=steps.column_steps, coded=coded,
-    )  # fmt: skip
-
-
-def tied_head(embedding: Int8Embedding) -> Int8Linear:
-    """Make the output head that shares an embedding's codes and scales."""
-    head = Int8Linear(
-        embedding.codes.data, embedding.scale.data,
-        in_features=embedding.codes.shape[1], coded=embedding.coded,
-    )  # fmt: skip
-    head.codes, head.scale = embedding.codes, embedding.scale
-    head.input_scale = embedding.input_scale
-    return head
-
-
-def to_stored(module: nn.Module) -> Coded | None:
-    """The coded twin of an 8-bit layer on a lattice; None for anything else."""
-    if isinstance(module, Int8Linear) and module.coded is not None:
-        bias = None if module.bias is None else module.bias.data
-        return CodedLinear(module.coded, module.out_features, module.in_features, bias)
-    if isinstance(module, Int8Embedding) and module.coded is not None:
-        n, dim = module.codes.shape
-        dtype = module.dtype_anchor.dtype
-        return CodedEmbedding(module.coded, n, dim, dtype, module.output_scale)
-    return None

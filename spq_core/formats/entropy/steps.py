@@ -34,7 +34,7 @@ Order = Literal["columns", "rows"]
 
 
 class CodedWeight(NamedTuple):
-    """The stored form of one matrix on a lattice; see `coded`."""
+    """The stored form of one matrix on a lattice; see `coding`."""
 
     packed: UInt8[Tensor, " n_bytes"]
     base: float

@@ -7,29 +7,22 @@ lowest, cut into int32 words), `weight_scale` and `weight_shape` (compressed-ten
 and head stay as they are; an MLP may be narrower, in all layers alike.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Int32, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from spq_core.formats.packed.linear import PackedLinear
-from spq_core.formats.profiles.compact import source_document
-from spq_core.models.skeleton import Skeleton
+from spq_core.formats.layer import Layout
+from spq_core.formats.layouts import changed_layouts
+from spq_core.formats.packed.linear import PackedLayout, PackedLinear
+from spq_core.formats.profiles.stored_model import StoredModel, source_document
 
 WORD_BITS = 32
 WORD_BYTES = 4
 WIDTH_KEYS = ("intermediate_size", "ffn_dim", "n_inner")
 """How configurations call the width of an MLP."""
-
-
-class PortableGrid(NamedTuple):
-    """How the matrices of the layers are quantized."""
-
-    bits: int
-    group_size: int | None
-    """None for one scale a row."""
 
 
 class PortableLinear(nn.Module):
@@ -51,48 +44,55 @@ def _words(rows: UInt8[Tensor, "n n_bytes"]) -> Int32[Tensor, "n words"]:
     return functional.pad(rows, (0, -rows.shape[1] % WORD_BYTES)).contiguous().view(torch.int32)
 
 
-def store_portable(block: nn.Module, dtype: torch.dtype) -> None:
+def store_block(
+    path: str, block: nn.Module, original: nn.Module, dtype: torch.dtype
+) -> dict[str, Layout]:
     """Replace quantized layers by their stored form."""
+    layouts = changed_layouts(path, block, original)
     for name, module in list(block.named_modules()):
         if isinstance(module, PackedLinear):
             block.set_submodule(name, PortableLinear(module, dtype))
+    return layouts
 
 
-def portable_config(
-    skeleton: Skeleton, grid: PortableGrid | None, dtype: torch.dtype, width: int | None
-) -> dict[str, Any]:
-    """The source's config.json with what compressed-tensors needs to know.
-
-    Args:
-        grid: None where nothing is quantized.
-        width: of every MLP, if it changed.
-    """
-    config = source_document(skeleton.config)
-    if width is not None:
-        config |= {key: width for key in WIDTH_KEYS if config.get(key) is not None}
-    config |= {
+def config(stored: StoredModel) -> dict[str, Any]:
+    """The source's config.json with what compressed-tensors needs to know."""
+    skeleton = stored.skeleton
+    document = source_document(skeleton.config) | {
         "architectures": [type(skeleton.model).__name__],
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": str(stored.dtype).removeprefix("torch."),
     }
-    if grid is None:
-        return config
-    return config | {
+    width = _width(stored)
+    if width is not None:
+        document |= {key: width for key in WIDTH_KEYS if document.get(key) is not None}
+    packed = [layout for layout in stored.layouts.values() if isinstance(layout, PackedLayout)]
+    if not packed:
+        return document
+    return document | {
         "quantization_config": {
             "quant_method": "compressed-tensors",
             "format": "pack-quantized",
             "quantization_status": "compressed",
-            "config_groups": {"group_0": {"targets": ["Linear"], "weights": _weights(grid)}},
+            "config_groups": {"group_0": {"targets": ["Linear"], "weights": _weights(packed)}},
             "ignore": [skeleton.head_path],
         }
     }
 
 
-def _weights(grid: PortableGrid) -> dict[str, Any]:
+def _width(stored: StoredModel) -> int | None:
+    """Of every MLP, if its matrices were changed; it is the same in all layers."""
+    skeleton = stored.skeleton
+    layout = stored.layouts.get(f"{skeleton.layer_path(0)}.{skeleton.family.mlp_out}")
+    return getattr(layout, "n_in", None)
+
+
+def _weights(packed: list[PackedLayout]) -> dict[str, Any]:
+    by_row = all(layout.group_size == layout.n_in for layout in packed)
     return {
-        "num_bits": grid.bits,
+        "num_bits": packed[0].bits,
         "type": "int",
         "symmetric": True,
-        "strategy": "channel" if grid.group_size is None else "group",
-        "group_size": grid.group_size,
+        "strategy": "channel" if by_row else "group",
+        "group_size": None if by_row else packed[0].group_size,
         "dynamic": False,
     }

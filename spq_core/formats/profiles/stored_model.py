@@ -1,0 +1,31 @@
+"""What a profile writes config.json from."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from transformers import PretrainedConfig
+
+from spq_core.formats.layer import Layout
+from spq_core.models.skeleton import Skeleton
+
+
+class StoredModel(NamedTuple):
+    """A model all of whose blocks are written."""
+
+    skeleton: Skeleton
+    layouts: Mapping[str, Layout]
+    """Of modules that differ from the source's, by full name."""
+    dtype: torch.dtype
+    """Of floating-point tensors other than scales."""
+    head_shares_codes: bool
+    """Whether the head's tensors are the embedding's."""
+
+
+def source_document(config: PretrainedConfig) -> dict[str, Any]:
+    """The source's config.json, with the version that wrote it: tokenizers are repaired by version."""
+    document: dict[str, Any] = config.to_dict()
+    for key in ("_name_or_path", "transformers_version"):
+        document.pop(key, None)
+    written_by = getattr(config, "transformers_version", None)
+    return document | ({"transformers_version": written_by} if written_by else {})
