@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 from fastapi.telemetry import TelemetryConfig
 
+from app.artifacts.opening import open_store
 from app.catalog import router as catalog
 from app.db.retention import Retention
 from app.db.session import connect
@@ -42,6 +43,7 @@ DASHBOARD_TYPES = {"dashboard.js": "text/javascript", "dashboard.css": "text/css
 def create_app(settings: ApiSettings) -> FastAPI:
     """Make the application. The database must have been migrated; see `/readyz`."""
     database = connect(settings.database_url.get_secret_value())
+    store = open_store(settings.store_address)
     celery = celery_app(settings.broker_url.get_secret_value(), settings.visibility_timeout_seconds)
     housekeeper = Housekeeper(
         database,
@@ -49,7 +51,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         pause_seconds=settings.housekeeping_seconds,
         sweep_seconds=settings.sweep_seconds,
         ring_again_seconds=settings.ring_again_seconds,
-        artifact_dir=settings.artifact_dir,
+        store=store,
         retention=Retention(
             artifact_days=settings.keep_artifacts_days,
             log_days=settings.keep_logs_days,
@@ -91,7 +93,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         database,
         housekeeper.wake,
         settings.local_model,
-        settings.artifact_dir,
+        store,
         settings.data_dir,
         settings.max_attempts,
         settings.submissions_per_minute,

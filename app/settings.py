@@ -3,9 +3,9 @@
 import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.secrets import make_sealer
@@ -23,8 +23,10 @@ class ServiceSettings(BaseSettings):
     """SQLAlchemy URL: postgresql+psycopg://… or sqlite:///…"""
     broker_url: SecretStr
     """Celery broker: redis://… or redis+socket://…; its own database or instance."""
-    artifact_dir: Path
-    """Where finished artifacts are kept, one folder a job."""
+    artifact_dir: Path | None = None
+    """A folder that API and workers share, for finished artifacts and where runs stand."""
+    artifact_store: Annotated[str | None, Field(pattern=r"^s3://")] = None
+    """An object store in its place: s3://bucket/prefix; keys and endpoint come from the AWS_* variables."""
     model_dirs: str = ""
     """Folders whose subfolders may be named as local models, separated like PATH."""
     data_dir: Path | None = None
@@ -45,6 +47,19 @@ class ServiceSettings(BaseSettings):
     def _are_keys(cls, keys: SecretStr | None) -> SecretStr | None:
         make_sealer(keys)
         return keys
+
+    @model_validator(mode="after")
+    def _have_a_store(self) -> Self:
+        if self.artifact_dir is None and self.artifact_store is None:
+            raise ValueError(
+                "set SPQ_ARTIFACT_DIR to a folder, or SPQ_ARTIFACT_STORE to s3://bucket/prefix"
+            )
+        return self
+
+    @property
+    def store_address(self) -> str:
+        """Where artifacts are kept; an object store goes before a folder."""
+        return self.artifact_store or str(self.artifact_dir)
 
     def model_folders(self) -> tuple[Path, ...]:
         """The allow-listed parents of local models."""

@@ -14,7 +14,7 @@ import pytest
 from app.db.migrate import upgrade
 from app.db.session import Database, connect
 from tests.models import real_model
-from tests.servers import fresh_database, postgres
+from tests.servers import S3Server, fresh_database, postgres, s3_server
 from worker.standalone.broker import embedded_broker
 
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True)
@@ -72,6 +72,13 @@ def database(database_url: str) -> Iterator[Database]:
     made = connect(database_url)
     yield made
     made.dispose()
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A server that speaks S3."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -187,3 +189,53 @@ def fresh_database(base_url: str, template: str | None = None) -> Iterator[str]:
     finally:
         with psycopg.connect(address, autocommit=True) as connection:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+class S3Server:
+    """moto's server, which speaks S3, with a bucket; it can be frozen and ended."""
+
+    BUCKET = "spq-tests"
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.endpoint = f"http://127.0.0.1:{self.port}"
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+        with (folder / "s3.log").open("wb") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        self._make_bucket()
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What a process needs to reach it."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_REGION": "us-east-1",
+        }
+
+    def stop(self) -> None:
+        """End it."""
+        self.process.kill()
+        self.process.wait()
+
+    def _make_bucket(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                request = urllib.request.Request(f"{self.endpoint}/{self.BUCKET}", method="PUT")
+                with urllib.request.urlopen(request, timeout=5):
+                    return
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+
+@contextmanager
+def s3_server(folder: Path) -> Iterator[S3Server]:
+    server = S3Server(folder)
+    try:
+        yield server
+    finally:
+        server.stop()

@@ -7,6 +7,8 @@ import threading
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from app.artifacts.opening import open_store
+from app.artifacts.store import ArtifactStore
 from app.db.session import Database, connect
 from worker.children.messages import OF_FETCHER, OF_PUBLISHER, OF_RUNNER, Message
 from worker.children.process import SPINNING_THREADS, ChildProgram, Stopping
@@ -22,6 +24,7 @@ class Runtime:
 
     settings: WorkerSettings
     database: Database
+    store: ArtifactStore
     worker_id: str
     stopping: Stopping = field(default_factory=threading.Event)
     """Set when this worker is told to end: attempts give their jobs back."""
@@ -69,4 +72,5 @@ def _proxies() -> dict[str, str]:
 def make_runtime(settings: WorkerSettings, stopping: Stopping) -> Runtime:
     """Connect; one per process."""
     worker_id = f"{socket.gethostname()}:{os.getpid()}"
-    return Runtime(settings, connect(settings.database_url.get_secret_value()), worker_id, stopping)
+    database = connect(settings.database_url.get_secret_value())
+    return Runtime(settings, database, open_store(settings.store_address), worker_id, stopping)

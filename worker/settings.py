@@ -34,6 +34,8 @@ class WorkerSettings(ServiceSettings):
     run_reads: str = ""
     """More files and folders that runs may read, separated by colons, where Landlock keeps them from others:
     drivers or libraries in unusual places."""
+    checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """With an object store: pause between two copies of a run's state, from which another worker may go on."""
     grace_seconds: Annotated[float, Field(ge=0)] = 10.0
     """Time between asking a child to end and killing its process group."""
     max_model_bytes: Annotated[int, Field(gt=0)] = 200 << 30

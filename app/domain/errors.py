@@ -4,6 +4,8 @@ DomainError
 ├── JobNotFoundError          no such job, or another tenant's
 ├── ArtifactNotFoundError     the job has no such file (yet)
 ├── ArtifactExpiredError      the job's files were removed for their age
+├── DamagedArtifactError      a file's content is not the one it is listed with
+├── StoreAwayError            the artifact store does not answer
 ├── JobActiveError            the job must be terminal for this
 ├── PublishingError           too late to cancel: the commit is being made
 ├── InvalidCursorError        a page cursor we did not issue
@@ -60,6 +62,32 @@ class ArtifactNotFoundError(DomainError):
 
     def __str__(self) -> str:
         return f"the job has no artifact file {self.path[:200]!r}; it appears when the job has succeeded"
+
+
+class DamagedArtifactError(DomainError):
+    """A file's content is not the one it is listed with."""
+
+    code = "unsafe_artifact"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"the content of {self.path[:200]!r} is not the one it is listed with"
+
+
+class StoreAwayError(DomainError):
+    """The artifact store does not answer, or refuses."""
+
+    code = "artifact_store_unavailable"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the artifact store does not answer: {self.reason}"
 
 
 class ArtifactExpiredError(DomainError):

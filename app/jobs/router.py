@@ -1,10 +1,11 @@
 """Routes for jobs."""
 
 import re
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response, status
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from app.db.jobs import JobFilter
@@ -20,6 +21,7 @@ from app.domain.errors import (
     PublishInProgressError,
     QuotaExceededError,
     RequestInProgressError,
+    StoreAwayError,
     TokensDisabledError,
     TooManyLabelsError,
     TooManyStreamsError,
@@ -29,6 +31,7 @@ from app.domain.errors import (
 from app.domain.job_status import TERMINAL
 from app.http.auth import Reader, Writer
 from app.http.problems import documented
+from app.http.ranges import ranged
 from app.jobs.answers import accepted, cached, etag_of, job_answer, job_headers, listing
 from app.jobs.labels import wanted_labels
 from app.jobs.parameters import (
@@ -276,15 +279,20 @@ def list_artifacts(job_id: JobId, jobs: Jobs, caller: Reader) -> Listing[Artifac
 
 @router.get(
     "/{job_id}/artifacts/{path:path}",
-    response_class=FileResponse,
-    responses=documented(JobNotFoundError, ArtifactNotFoundError, ArtifactExpiredError),
+    response_class=StreamingResponse,
+    responses=documented(
+        JobNotFoundError, ArtifactNotFoundError, ArtifactExpiredError, StoreAwayError
+    ),
 )
-def download_artifact(job_id: JobId, path: FilePath, jobs: Jobs, caller: Reader) -> FileResponse:
-    """Download one file; ranges are supported, the ETag is its sha256."""
-    stored, file = jobs.artifact_path(caller.tenant, job_id, path)
-    return FileResponse(
-        stored,
-        filename=file.path,
-        media_type="application/octet-stream",
-        headers={"ETag": f'"{file.sha256}"', "X-Content-Type-Options": "nosniff"},
+def download_artifact(
+    request: Request, job_id: JobId, path: FilePath, jobs: Jobs, caller: Reader
+) -> Response:
+    """Download one file; a range is served, the ETag is its sha256."""
+    file = jobs.artifact_file(caller.tenant, job_id, path)
+    return ranged(
+        request.headers,
+        file.path,
+        file.bytes,
+        file.sha256,
+        partial(jobs.artifact_content, job_id, file),
     )

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ from typing import Any
 from pydantic import SecretStr
 from sqlalchemy.orm import Session
 
-from app.artifacts.workspace import drop_artifact
+from app.artifacts.store import ArtifactStore, StoredFile
 from app.db.idempotency import Idempotency, known_answer, recall, remember
 from app.db.jobs import Glance, JobFilter, JobRepository, NewJob, glance
 from app.db.keys import Principal
-from app.db.models import ArtifactFile, Job
+from app.db.models import Job
 from app.db.quotas import RateState, count_request, require_room
 from app.db.session import Database
 from app.domain.errors import (
@@ -22,6 +23,7 @@ from app.domain.errors import (
     ArtifactNotFoundError,
     JobNotRetryableError,
     ModelNotAllowedError,
+    StoreAwayError,
     TokensDisabledError,
     UnknownDatasetError,
 )
@@ -58,7 +60,7 @@ class JobService:
     wake: Callable[[], None]
     local_model: Callable[[str], Path | None]
     """Finds an allowed local model by name."""
-    artifact_dir: Path
+    store: ArtifactStore
     data_dir: Path | None
     max_attempts: int
     submissions_per_minute: int
@@ -208,15 +210,16 @@ class JobService:
         """Forget a terminal job and remove its artifact."""
         with self.database.write() as session:
             JobRepository(session, tenant).remove(job_id)
-        drop_artifact(self.artifact_dir, job_id)
+        with suppress(StoreAwayError):  # housekeeping tries again
+            self.store.remove(job_id)
 
     def read(self, tenant: str, look: Callable[[JobRepository], list[Any]]) -> list[Any]:
         """Run one of the repository's list queries."""
         with self.database.read() as session:
             return look(JobRepository(session, tenant))
 
-    def artifact_path(self, tenant: str, job_id: str, path: str) -> tuple[Path, ArtifactFile]:
-        """Return where a listed artifact file is on disk; only listed names are ever opened.
+    def artifact_file(self, tenant: str, job_id: str, path: str) -> StoredFile:
+        """Return a listed artifact file; only listed names are ever opened.
 
         Raises:
             ArtifactNotFoundError: the job has no such file.
@@ -229,10 +232,22 @@ class JobService:
         if expired_at is not None:
             raise ArtifactExpiredError(expired_at)
         for file in files:
-            stored = self.artifact_dir / job_id / file.path
-            if file.path == path and stored.is_file() and not stored.is_symlink():
-                return stored, file
+            if file.path == path:
+                return StoredFile(file.path, file.bytes, file.sha256)
         raise ArtifactNotFoundError(path)
+
+    def artifact_content(
+        self, job_id: str, file: StoredFile, start: int = 0, stop: int | None = None
+    ) -> Iterator[bytes]:
+        """Return a listed file's bytes, or some of them.
+
+        Raises:
+            ArtifactNotFoundError: the store does not have it.
+        """
+        try:
+            return self.store.read(job_id, file, start, stop)
+        except FileNotFoundError:
+            raise ArtifactNotFoundError(file.path) from None
 
     def _check_local_model(self, model: ModelReference) -> None:
         if model.path is not None and self.local_model(model.path) is None:

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
-from app.artifacts.workspace import drop_artifact, drop_ended, drop_unclaimed
+from app.artifacts.store import ArtifactStore
+from app.artifacts.sweep import drop_ended, drop_unclaimed
 from app.db.counters import LEASES_LOST, count
 from app.db.idempotency import forget_old_answers
 from app.db.models import OutboxMessage
@@ -51,8 +51,8 @@ class Housekeeper:
     pause_seconds: float
     sweep_seconds: float
     ring_again_seconds: float
-    artifact_dir: Path | None = None
-    """Where folders of unfinished jobs are, whose workers may be gone when they end."""
+    store: ArtifactStore | None = None
+    """Where work of unfinished jobs is, whose workers may be gone when they end."""
     retention: Retention = field(default_factory=Retention)
     _wake: threading.Event = field(default_factory=threading.Event)
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -129,8 +129,8 @@ class Housekeeper:
         notify_forgotten_jobs(self.database, self.ring_again_seconds)
 
     def _drop_leftovers(self) -> None:
-        if self.artifact_dir is not None:
-            drop_ended(self.database, self.artifact_dir)
+        if self.store is not None:
+            drop_ended(self.database, self.store)
 
     def expire(self) -> None:
         """Forget what is older than its owner wants to keep; a batch of each kind, more the next time."""
@@ -155,14 +155,14 @@ class Housekeeper:
 
     def _drop(self, job_ids: list[str]) -> None:
         for job_id in job_ids:
-            if self.artifact_dir is not None:
-                drop_artifact(self.artifact_dir, job_id)
+            if self.store is not None:
+                self.store.remove(job_id)
         if job_ids:
             log.info("expired", jobs=len(job_ids))
 
     def _drop_unclaimed(self) -> None:
-        if self.artifact_dir is not None:
-            drop_unclaimed(self.database, self.artifact_dir)
+        if self.store is not None:
+            drop_unclaimed(self.database, self.store)
 
     def relay(self) -> None:
         """Send due doorbells, outside of any transaction: the broker may take long to answer.

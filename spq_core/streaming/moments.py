@@ -36,19 +36,23 @@ class RunningMoments:
         rows = rows.flatten(0, -2).float()
         self._tokens += rows.shape[0]
         self._total += rows.sum(dim=0)
-        for start, stop in self._blocks():
+        for start, stop in self._blocks(ROWS_AT_ONCE if rows.device.type == "cpu" else None):
             # in place: for wide layers it is hundreds of megabytes
             self._second[start:stop, :stop].addmm_(rows[:, start:stop].T, rows[:, :stop])
 
     def moments(self) -> InputMoments:
         """The means over everything added, of which there must be some; ends the sums."""
-        for start, stop in self._blocks():
+        for start, stop in self._blocks(ROWS_AT_ONCE):
             self._second[:start, start:stop] = self._second[start:stop, :start].T
+            # Some processors' products of a block with itself are not symmetric to the last bit.
+            lower = self._second[start:stop, start:stop].tril()
+            self._second[start:stop, start:stop] = lower + lower.tril(-1).T
         self._total.div_(self._tokens)
         self._second.div_(self._tokens)
         return InputMoments(self._total, self._second, self._tokens)
 
-    def _blocks(self) -> list[tuple[int, int]]:
+    def _blocks(self, size: int | None) -> list[tuple[int, int]]:
         width = len(self._total)
-        size = ROWS_AT_ONCE if self._total.device.type == "cpu" else width
-        return [(start, min(start + size, width)) for start in range(0, width, size)]
+        return [
+            (start, min(start + (size or width), width)) for start in range(0, width, size or width)
+        ]

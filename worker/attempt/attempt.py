@@ -1,6 +1,5 @@
 """One job from claim to outcome: fetch, run, keep, publish. Knows no Celery and loads no torch."""
 
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -11,15 +10,16 @@ from typing import Any
 
 from sqlalchemy.exc import DataError, SQLAlchemyError
 
-from app.artifacts import workspace
+from app.artifacts.sweep import settle
 from app.db.attempts import Attempt, claim
 from app.db.counters import DUPLICATES, FENCED, count
 from app.db.session import is_away
-from app.domain.errors import FencedError
+from app.domain.errors import FencedError, StoreAwayError
 from app.domain.job_status import TERMINAL
 from app.telemetry import log
 from spq_core.machine import DISK_FULL
 from spq_core.progress import PhaseKind, phase
+from worker.attempt.artifact import AttemptArtifact
 from worker.attempt.credentials import hub_token, require_publishable
 from worker.attempt.heartbeat import Heartbeat
 from worker.attempt.job_log import JobLog
@@ -62,7 +62,6 @@ from worker.errors import (
     failed,
 )
 from worker.runtime import Runtime
-from worker.storage.artifact_check import move_into_store, require_plain_files
 from worker.storage.inputs import readable_files
 from worker.storage.scratch import remove_leftovers, scratch_folder
 
@@ -117,11 +116,15 @@ class _JobRun:
     log: JobLog = field(init=False)
     finished: Finished | None = None
     """What the run told of an artifact that is complete, before it measured it."""
-    kept: bool = False
-    """The artifact is in the store; it stays there even if publishing it fails."""
+    artifact: AttemptArtifact = field(init=False)
     published: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        claimed = self.attempt.claim
+        self.artifact = AttemptArtifact(
+            self.runtime.store, claimed.job_id, claimed.attempt, self.scratch,
+            self.runtime.settings.checkpoint_seconds,
+        )  # fmt: skip
         self.log = JobLog(lambda lines: self._save(lambda: self.attempt.log(lines)))
 
     def to_outcome(self) -> None:
@@ -134,13 +137,14 @@ class _JobRun:
                 outcome = "failed"
                 self._save(self._bug(error))
             if outcome in TERMINAL:
-                with suppress(OSError):  # housekeeping tries again
-                    workspace.drop(self.runtime.settings.artifact_dir, self.attempt.claim.job_id)
+                self.artifact.drop_work()
+                self._settle()
             if outcome == "canceled":  # while its artifact was being published
-                shutil.rmtree(self._stored(), ignore_errors=True)
+                self.artifact.remove()
         except (LeaseLostError, FencedError):
             count(self.runtime.database, FENCED.more())
             outcome = self._after_fence()
+            self._settle()
         self.observed.outcome(outcome, good=outcome in {"succeeded", "canceled", "drained"})
         claimed = self.attempt.claim
         log.info("attempt_ended", job_id=claimed.job_id, attempt=claimed.attempt, outcome=outcome)
@@ -176,6 +180,8 @@ class _JobRun:
         self._save(partial(self.attempt.renew, self.runtime.settings.lease_seconds))
         if disk_is_full(error):
             return self._stopped(ChildRetryError(DISK_FULL, str(error)))
+        if isinstance(error, StoreAwayError):
+            return self._stopped(ChildRetryError(error.code, error.reason))
         return "failed", self._bug(error)
 
     def _stopped(self, why: ChildError) -> tuple[str, Callable[[], object]]:
@@ -189,12 +195,14 @@ class _JobRun:
                 return "failed", self._failed(error)
             case ChildRetryError(reason=reason, detail=detail):
                 self.log.note(f"attempt ended: {reason}: {detail}")
+                self.artifact.hand_on()
                 return f"retry: {reason}", partial(
                     self.attempt.give_back,
                     reason,
-                    files=finished_files(self.files) if self.kept else [],
+                    files=finished_files(self.files) if self.artifact.kept else [],
                 )
             case DrainRequestedError():
+                self.artifact.hand_on()
                 return "drained", partial(self.attempt.give_back, "worker_stopped", counted=False)
             case CancelRequestedError():
                 return "canceled", self.attempt.cancel
@@ -206,10 +214,10 @@ class _JobRun:
             self._take_finished({"code": error["code"], "message": error["message"]})
         if error["code"] in GATE_CODES and not self._can_keep():
             self.files = {}
-        if self.files and (self._work() / "artifact").is_dir():
+        if self.files and self.artifact.is_made:
             with suppress(ChildFailedError):
                 self._keep_artifact()
-        if not self.kept:
+        if self.artifact.kept is None:
             self.files = {}
         return partial(self._fail, error)
 
@@ -224,21 +232,18 @@ class _JobRun:
             self._save(self.attempt.cancel)
         except (LeaseLostError, FencedError):
             return "fenced"
-        shutil.rmtree(self._stored(), ignore_errors=True)
+        self.artifact.remove()
         return "canceled"
 
     def _can_keep(self) -> bool:
         """Whether the recipe asks for artifacts that fail, and the run came as far as one."""
         wanted = self.attempt.claim.recipe["gates"]["on_fail"] == "keep"
-        return wanted and (self._work() / "artifact").is_dir()
+        return wanted and self.artifact.is_made
 
-    def _work(self) -> Path:
-        claimed = self.attempt.claim
-        folder = self.runtime.settings.artifact_dir / workspace.FOLDER
-        return folder / f"{claimed.job_id}.{claimed.attempt}"
-
-    def _stored(self) -> Path:
-        return self.runtime.settings.artifact_dir / self.attempt.claim.job_id
+    def _settle(self) -> None:
+        """Leave nothing in the store that another attempt of an ended job, or this one, kept in vain."""
+        with suppress(SQLAlchemyError, StoreAwayError):
+            settle(self.runtime.database, self.runtime.store, self.attempt.claim.job_id)
 
     def _fetch(self) -> None:
         """Bring the model and texts to this machine, or find the allowed local folder.
@@ -258,7 +263,7 @@ class _JobRun:
     def _compress(self) -> None:
         settings, claimed = self.runtime.settings, self.attempt.claim
         self._save(lambda: self.attempt.renew(settings.lease_seconds))
-        workspace.take_over(settings.artifact_dir, claimed.job_id, claimed.attempt)
+        work = self.artifact.take_over()
         folders = [self.scratch / "texts", *([settings.data_dir] if settings.data_dir else [])]
         runner = self.runtime.runner()
         spec = RunSpec(
@@ -266,14 +271,17 @@ class _JobRun:
             recipe=claimed.recipe,
             evaluation=claimed.request["evaluation"],
             text_folders=[str(folder) for folder in folders],
-            out=str(self._work() / "artifact"),
+            out=str(self.artifact.made),
             scratch=str(runner.home(self.scratch)),
             threads=settings.threads,
             device=settings.device,
         )
         reads = [*folders, *readable_files(settings, Path(self.source.folder))]
         try:
-            with runner.started(spec, self.scratch, self._work(), reads=reads) as child:
+            with (
+                self.artifact.copied(),
+                runner.started(spec, self.scratch, work, reads=reads) as child,
+            ):
                 self._follow(child)
         except (ChildFailedError, ChildRetryError) as why:
             measuring = self.finished is not None and not self.document
@@ -299,16 +307,9 @@ class _JobRun:
             self.document = {**self.finished.document, "missing": missing}
 
     def _keep_artifact(self) -> None:
-        """Move the artifact into the store; its final name appears in one step.
-
-        Both moves go through this attempt's work folder, which a later attempt takes by renaming it: an
-        attempt that was frozen here finds nothing to move when it wakes up.
-        """
-        work = self._work()
+        """Put the artifact into the store, if the job is still this attempt's; it stays there even if publishing fails."""
         self._save(partial(self.attempt.renew, self.runtime.settings.lease_seconds))
-        require_plain_files(work / "artifact", self.files)
-        move_into_store(work, self._stored())
-        self.kept = True
+        self.artifact.keep(self.files)
 
     def _publish(self) -> None:
         request = self.attempt.claim.request
@@ -320,7 +321,7 @@ class _JobRun:
             repo_id=request["output"]["repo_id"],
             private=request["output"]["private"],
             job_id=self.attempt.claim.job_id,
-            folder=str(self.runtime.settings.artifact_dir / self.attempt.claim.job_id),
+            folder=str(self.artifact.kept),
             title=f"Compress {self.source.name} with {self.attempt.claim.recipe['metadata']['name']}",
         )
         publishing = Phase.model_validate(phase(PhaseKind.PUBLISHING), from_attributes=True)

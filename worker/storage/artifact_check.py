@@ -1,9 +1,6 @@
 """A last look at an artifact before it leaves the run's folder: the run may have made anything there."""
 
-import errno
-import os
 import stat
-import time
 from pathlib import Path
 
 from spq_core.artifact.manifest import artifact_files, is_inside
@@ -33,24 +30,6 @@ def require_plain_files(folder: Path, files: Files) -> None:
             raise _damaged(f"{name[:100]!r}, which is no file of its own")
         if state.st_size != files[name].bytes:
             raise _damaged(f"{name[:100]!r} in another size than the run listed")
-
-
-def move_into_store(work: Path, target: Path) -> None:
-    """Give the artifact of an attempt's work folder its final name, in one step.
-
-    Raises:
-        FileNotFoundError: a later attempt has taken the work folder.
-    """
-    while True:
-        if target.exists():  # of an attempt that was lost before it ended the job
-            os.replace(target, work / f"superseded.{time.time_ns()}")  # noqa: PTH105
-        try:
-            os.replace(work / "artifact", target)  # noqa: PTH105
-        except OSError as error:
-            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
-                raise
-            continue  # another attempt put its own there meanwhile
-        return
 
 
 def _damaged(what: str) -> ChildFailedError:
