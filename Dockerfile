@@ -10,7 +10,7 @@ COPY spq_core ./spq_core
 COPY migrations ./migrations
 
 FROM base AS api
-RUN pip install -c constraints.txt .
+RUN pip install -c constraints.txt ".[s3]"
 USER spq
 EXPOSE 8000
 CMD ["spq", "api", "--host", "0.0.0.0", "--port", "8000"]
@@ -18,6 +18,6 @@ CMD ["spq", "api", "--host", "0.0.0.0", "--port", "8000"]
 FROM base AS worker
 # For a CPU image: --build-arg TORCH_INDEX=<index with CPU wheels>
 ARG TORCH_INDEX=""
-RUN pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt ".[worker]"
+RUN pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt ".[worker,s3]"
 USER spq
 CMD ["spq", "worker"]

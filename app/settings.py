@@ -16,7 +16,7 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="SPQ_", frozen=True, extra="ignore", hide_input_in_errors=True,
-        populate_by_name=True,
+        populate_by_name=True, env_ignore_empty=True,
     )  # fmt: skip
 
     database_url: SecretStr

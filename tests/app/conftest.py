@@ -51,13 +51,25 @@ def webhook_networks(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
+def artifact_store() -> str | None:
+    """An object store, for tests that want one; all others keep artifacts in a folder."""
+    return None
+
+
+@pytest.fixture
 def api(
-    database_url: str, tmp_path: Path, tiny_llama: Path, hub_endpoint: str, webhook_networks: str
+    database_url: str,
+    tmp_path: Path,
+    tiny_llama: Path,
+    hub_endpoint: str,
+    webhook_networks: str,
+    artifact_store: str | None,
 ) -> Iterator[Api]:
     settings = ApiSettings(
         database_url=SecretStr(database_url),
         broker_url=SecretStr("redis://127.0.0.1:9/0"),
         artifact_dir=tmp_path / "artifacts",
+        artifact_store=artifact_store,
         model_dirs=str(tiny_llama.parent),
         max_body_bytes=20_000,
         hub_endpoint=hub_endpoint,

@@ -19,7 +19,7 @@ def runtime(tmp_path, **settings):
             database_url=f"sqlite:///{tmp_path / 'spq.db'}", artifact_dir=tmp_path / "artifacts",
             scratch_dir=tmp_path / "scratch", broker_url="redis://localhost", **settings,
         ),
-        database=None, worker_id="w",
+        database=None, store=None, worker_id="w",
     )  # fmt: skip
 
 

@@ -7,7 +7,8 @@ from functools import partial
 import pytest
 from sqlalchemy import func, select, update
 
-from app.artifacts.workspace import A_WHILE, FOLDER
+from app.artifacts.local import FOLDER, LocalStore
+from app.artifacts.sweep import A_WHILE
 from app.db.attempts import Attempt, FinishedArtifact, claim
 from app.db.models import Job, JobEvent, JobLogLine, JobSecret
 from app.db.retention import Retention
@@ -36,7 +37,9 @@ def finished(api):
 
 
 def expire(api, **days):
-    keeper = Housekeeper(api.database, None, 1, 1, 1, api.artifact_dir, retention=Retention(**days))
+    keeper = Housekeeper(
+        api.database, None, 1, 1, 1, LocalStore(api.artifact_dir), retention=Retention(**days)
+    )
     keeper.expire()
 
 
@@ -97,7 +100,7 @@ def test_what_a_deleted_job_left_is_removed_and_a_strangers_is_not(api, finished
         (api.artifact_dir / name).mkdir(parents=True)
         (api.artifact_dir / FOLDER / f"{name}.1").mkdir(parents=True)
     expire(api, job_days=1000)
-    Housekeeper(api.database, None, 1, 1, 1, api.artifact_dir).sweep()
+    Housekeeper(api.database, None, 1, 1, 1, LocalStore(api.artifact_dir)).sweep()
     assert {path.name for path in api.artifact_dir.iterdir()} == {
         FOLDER, known, unknown, "something else",
     }  # fmt: skip

@@ -1,0 +1,137 @@
+"""Artifacts over HTTP, from either store."""
+
+import hashlib
+import os
+
+import pytest
+
+from app.artifacts.opening import open_store
+from app.artifacts.store import StoredFile
+from app.artifacts.sweep import A_WHILE
+from app.db.attempts import Attempt, FinishedArtifact, claim
+from app.db.models import Job
+from app.db.retention import Retention
+from app.db.session import now
+from app.domain.errors import StoreAwayError
+from app.ops.housekeeper import Housekeeper
+from tests.servers import S3Server
+
+WEIGHTS = os.urandom(10 << 20)
+
+
+@pytest.fixture(params=["local", "object"])
+def artifact_store(request, tmp_path, monkeypatch):
+    if request.param == "local":
+        return None
+    for name, value in request.getfixturevalue("s3").variables.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{S3Server.BUCKET}/{tmp_path.name}"
+
+
+@pytest.fixture
+def store(api, artifact_store):
+    return open_store(artifact_store or str(api.artifact_dir))
+
+
+@pytest.fixture
+def job(api, store, tmp_path):
+    """A job that has ended well; its artifact is one file."""
+    return finished(api, store, tmp_path, WEIGHTS)
+
+
+def finished(api, store, tmp_path, content):
+    job_id = api.submit()["id"]
+    scratch = tmp_path / job_id
+    scratch.mkdir()
+    attempt = Attempt(api.database, claim(api.database, job_id, "w", 60.0))
+    work = store.take_over(job_id, 1, scratch)
+    (work / "artifact" / "sub").mkdir(parents=True)
+    (work / "artifact" / "sub" / "model.safetensors").write_bytes(content)
+    file = StoredFile("sub/model.safetensors", len(content), hashlib.sha256(content).hexdigest())
+    store.keep(job_id, work, [file])
+    attempt.succeed(
+        result={"rows": []}, layers=[], metrics=[],
+        files=[FinishedArtifact(path=file.path, bytes=file.bytes, sha256=file.sha256)],
+    )  # fmt: skip
+    return job_id
+
+
+def get(api, job_id, **headers):
+    path = f"/jobs/{job_id}/artifacts/sub/model.safetensors"
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return api.client.get(path, headers=api.headers() | named)
+
+
+def test_a_file_is_downloaded_whole_and_in_parts(api, job):
+    whole = get(api, job)
+    assert (whole.status_code, whole.content) == (200, WEIGHTS)
+    assert whole.headers["content-length"] == str(len(WEIGHTS))
+    assert whole.headers["accept-ranges"] == "bytes"
+    tag = whole.headers["etag"]
+    assert tag == f'"{hashlib.sha256(WEIGHTS).hexdigest()}"'
+    half = len(WEIGHTS) // 2
+    rest = get(api, job, Range=f"bytes={half}-", If_Range=tag)
+    assert (rest.status_code, rest.content) == (206, WEIGHTS[half:])
+    assert rest.headers["content-range"] == f"bytes {half}-{len(WEIGHTS) - 1}/{len(WEIGHTS)}"
+    changed = get(api, job, Range="bytes=5-9", If_Range='"another"')
+    assert (changed.status_code, len(changed.content)) == (200, len(WEIGHTS))
+    beyond = get(api, job, Range=f"bytes={len(WEIGHTS)}-")
+    assert (beyond.status_code, beyond.content) == (416, b"")
+    assert beyond.headers["content-range"] == f"bytes */{len(WEIGHTS)}"
+    known = get(api, job, If_None_Match=tag)
+    assert (known.status_code, known.content) == (304, b"")
+
+
+def test_a_file_that_the_store_lost_is_not_found(api, store, job):
+    store.remove(job)
+    assert get(api, job).status_code == 404
+
+
+def test_a_deleted_jobs_artifact_is_gone(api, store, job):
+    assert api.client.delete(f"/jobs/{job}", headers=api.headers()).status_code == 204
+    assert store.jobs() == set()
+
+
+def age(api, job_id, duration):
+    with api.database.write() as session:
+        session.get(Job, job_id).finished_at = now(session) - duration
+
+
+def test_what_nobody_has_a_right_to_is_swept_and_what_is_old_expires(api, store, job, tmp_path):
+    keeper = Housekeeper(api.database, None, 1, 1, 1, store, retention=Retention(artifact_days=1))
+    orphan = api.submit()["id"]
+    scratch = tmp_path / orphan
+    scratch.mkdir()
+    attempt = Attempt(api.database, claim(api.database, orphan, "w", 60.0))
+    work = store.take_over(orphan, 1, scratch)
+    (work / "artifact").mkdir()
+    (work / "artifact" / "config.json").write_text("{}")
+    copy = store.work_copy(orphan, 1, work)
+    assert copy is None or copy.save()
+    file = StoredFile("config.json", 2, hashlib.sha256(b"{}").hexdigest())
+    store.keep(orphan, work, [file])
+    attempt.fail({"code": "internal", "message": "", "retryable": False})
+    age(api, orphan, A_WHILE / 2)
+    keeper.sweep()
+    keeper.expire()
+    assert store.jobs_with_work() == set()
+    assert store.jobs() == {job, orphan}, "its attempt may be about to end"
+    age(api, orphan, A_WHILE * 2)
+    keeper.expire()
+    assert store.jobs() == {job}
+    age(api, job, A_WHILE * 1000)
+    keeper.expire()
+    assert store.jobs() == set()
+    assert get(api, job).status_code == 410
+
+
+@pytest.mark.parametrize("artifact_store", ["object"], indirect=True)
+def test_a_store_that_is_away_is_said_to_be(api, store, job, monkeypatch):
+    def away(*_arguments, **_named):
+        raise StoreAwayError("no route")
+
+    monkeypatch.setattr("app.artifacts.object_store.ObjectStore.read", away)
+    answer = get(api, job)
+    assert answer.status_code == 503
+    assert answer.json()["code"] == "artifact_store_unavailable"
+    assert "retry-after" in answer.headers
