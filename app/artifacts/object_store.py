@@ -210,6 +210,8 @@ class UploadedWork:
     work: Path
     uploaded: set[str] = field(default_factory=set)
     """Versions that are there."""
+    index: bytes = b""
+    """What was said of them last."""
 
     def save(self) -> bool:
         """Upload what has changed since the last time."""
@@ -232,8 +234,11 @@ class UploadedWork:
                     self.uploaded.add(version)
         saved = {name: {"version": versions[name], "bytes": sizes[name]} for name in versions}
         index = json.dumps({"files": saved}).encode()
+        if index == self.index:
+            return True
         with _asked():
             obstore.put(bucket, f"{base}/{INDEX}", index)
+        self.index = index
         stale = self.uploaded - set(versions.values())
         self.store._delete([f"{base}/files/{version}" for version in stale])  # noqa: SLF001 - a part of it
         self.uploaded -= stale

@@ -135,7 +135,7 @@ def stack(postgres_url: str, broker_url: str, tmp_path: Path, tiny_llama: Path) 
         stack.start("api", "api", "--port", str(port))
         stack.start_worker()
         try:
-            wait_until(lambda: _ready(url), 30, "the API")
+            wait_until(lambda: is_ready(url), 30, "the API")
             yield stack
         finally:
             for name in list(stack.processes):
@@ -150,7 +150,7 @@ def stack(postgres_url: str, broker_url: str, tmp_path: Path, tiny_llama: Path) 
             database.dispose()
 
 
-def _ready(url: str) -> bool:
+def is_ready(url: str) -> bool:
     try:
         return httpx2.get(f"{url}/readyz", timeout=2).is_success
     except httpx2.TransportError:

@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +12,11 @@ import pytest
 from sqlalchemy import select, text
 from transformers import AutoModelForCausalLM
 
+from app.artifacts.object_store import connect as connect_store
 from app.client.http import ApiError
 from app.db.models import JobSecret
 from spq_core.artifact.manifest import read_manifest, verify_files
-from tests.e2e.conftest import wait_until
+from tests.e2e.conftest import is_ready, wait_until
 from tests.hub_server import WRITE_TOKEN
 from tests.models import some_ids
 
@@ -271,6 +273,48 @@ def test_another_worker_goes_on_from_the_last_finished_layer(stack):
     assert not list(stack.root.glob("artifacts/.work/*"))
 
 
+def test_a_worker_on_another_machine_goes_on_with_what_is_in_the_object_store(
+    stack, s3, monkeypatch
+):
+    """Nothing of the first machine is left but what it copied while it ran."""
+    for name, value in s3.variables.items():
+        monkeypatch.setenv(name, value)
+    objects = connect_store(f"s3://{s3.BUCKET}/e2e").store
+    stack.kill("api")
+    stack.kill("worker")
+    del stack.environment["SPQ_ARTIFACT_DIR"]
+    stack.environment |= s3.variables | {
+        "SPQ_ARTIFACT_STORE": f"s3://{s3.BUCKET}/e2e", "SPQ_CHECKPOINT_SECONDS": "0.5",
+    }  # fmt: skip
+    stack.start("api", "api", "--port", stack.client.url.rpartition(":")[2])
+    wait_until(lambda: is_ready(stack.client.url), 30, "the API")
+    stack.start_worker()
+    job_id = stack.submit(recipe=LONG)
+    wait_until(lambda: list(stack.scratch.glob("*/work/artifact.state/state.json")), 90, "a state")
+    for runner in stack.runners():
+        runner.suspend()
+    copy = f"work/{job_id}/1/index.json"
+    wait_until(
+        lambda: b"artifact.state/state.json" in bytes(objects.get(copy).bytes()), 20, "a copy"
+    )
+    stack.kill("worker")
+    shutil.rmtree(stack.scratch)
+    stack.start_worker("second")
+    job = stack.finish(job_id)
+    assert (job["status"], job["attempt"]) == ("succeeded", 2), job
+    log = stack.client.call("GET", f"/jobs/{job_id}/logs")
+    assert "going on with what an earlier attempt has finished" in str(log)
+    folder = stack.root / "downloaded"
+    folder.mkdir()
+    for file in stack.client.call("GET", f"/jobs/{job_id}/artifacts")["data"]:
+        stack.client.download(file["url"], folder / file["path"], file["sha256"])
+    verify_files(folder, read_manifest(folder))
+    assert AutoModelForCausalLM.from_pretrained(folder)(some_ids()).logits.isfinite().all()
+    wait_until(lambda: nothing_left(stack), 10, "an empty scratch folder")
+    secret = s3.variables["AWS_SECRET_ACCESS_KEY"]
+    assert secret not in everything_recorded(stack)
+
+
 @pytest.mark.parametrize("whole_group", [False, True])
 def test_a_worker_that_is_told_to_stop_gives_its_job_back(stack, whole_group):
     job_id = stack.submit(recipe=LONG)
@@ -364,8 +408,8 @@ MEASURED = {"perplexity": ["builtin"], "length": 64, "limit": 900, "throughput":
 
 def kill_while_measuring(stack, job_id):
     """End the runner as the kernel does when memory runs out."""
-    attempt = stack.job(job_id)["attempt"]
     stack.wait_for_stage(job_id, "perplexity")
+    attempt = stack.job(job_id)["attempt"]
     for runner in stack.runners():
         runner.kill()
     wait_until(lambda: stack.job(job_id)["attempt"] > attempt, 60, "the next attempt")
