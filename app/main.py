@@ -50,7 +50,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         CeleryQueue(celery),
         pause_seconds=settings.housekeeping_seconds,
         sweep_seconds=settings.sweep_seconds,
-        ring_again_seconds=settings.ring_again_seconds,
+        notify_again_seconds=settings.notify_again_seconds,
         store=store,
         retention=Retention(
             artifact_days=settings.keep_artifacts_days,

@@ -1,4 +1,4 @@
-"""The doorbell: a Celery message that carries a job id and nothing else."""
+"""What a worker is notified by: a Celery message that carries a job id and nothing else."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,7 +19,7 @@ class JobQueue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CeleryQueue:
-    """Rings through a Celery broker."""
+    """Notifies through a Celery broker."""
 
     app: Celery
 
@@ -33,7 +33,7 @@ def celery_app(broker_url: str, visibility_timeout_seconds: int) -> Celery:
 
     Measured reasons: kombu redelivers what is unacknowledged for the visibility timeout, and time
     in a worker's prefetch buffer counts, so prefetching is off and messages are acknowledged
-    early; a lost one is rung again by the sweeper. Sockets have timeouts, as a frozen broker would
+    early; a lost one is sent again by the sweeper. Sockets have timeouts, as a frozen broker would
     otherwise hold a publisher without end. There is no result backend.
     """
     app = Celery("spq", broker=broker_url)

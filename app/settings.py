@@ -78,7 +78,13 @@ class ApiSettings(ServiceSettings):
     """Pause between two rounds of the outbox relay."""
     sweep_seconds: Annotated[float, Field(gt=0)] = 15.0
     """Pause between two looks for lost attempts and forgotten jobs."""
-    ring_again_seconds: Annotated[float, Field(gt=0)] = 300.0
+    notify_again_seconds: Annotated[
+        float,
+        Field(
+            gt=0,
+            validation_alias=AliasChoices("SPQ_NOTIFY_AGAIN_SECONDS", "SPQ_RING_AGAIN_SECONDS"),
+        ),
+    ] = 300.0
     """A job queued this long since it was last announced is announced again."""
     submissions_per_minute: Annotated[int, Field(ge=1)] = 600
     """Jobs one API key may submit in a minute."""

@@ -16,10 +16,10 @@ QUEUE_AGE = Gauge("spq_queue_oldest_age_seconds", "Age of the oldest job that wa
 FAILED_LATELY = Gauge(
     "spq_jobs_failed_last_hour", "Jobs that failed in the last hour.", ["error_code"]
 )
-OUTBOX_LAG = Gauge("spq_outbox_lag_seconds", "Age of the oldest doorbell not sent yet.")
+OUTBOX_LAG = Gauge("spq_outbox_lag_seconds", "Age of the oldest outbox message not sent yet.")
 WEBHOOKS_PENDING = Gauge("spq_webhooks_pending", "Webhook messages not delivered yet.")
-OUTBOX_PENDING = Gauge("spq_outbox_pending", "Doorbells not sent yet.")
-OUTBOX_FAILURES = Counter("spq_outbox_failures_total", "Doorbells the broker did not take.")
+OUTBOX_PENDING = Gauge("spq_outbox_pending", "Outbox messages not sent yet.")
+OUTBOX_FAILURES = Counter("spq_outbox_failures_total", "Outbox messages the broker did not take.")
 WEBHOOKS = Counter("spq_webhook_deliveries_total", "Webhook messages sent.", ["result"])
 SCRATCH_FREE = Gauge(
     "spq_scratch_free_bytes", "Room in the scratch folders of workers that are there.", ["worker"]

@@ -294,7 +294,7 @@ def _lock(session: Session, job_id: str) -> None:
 
 
 def announce(session: Session, job_id: str, at: datetime) -> None:
-    """Have a job's doorbell rung at a time."""
+    """Have a job announced at a time."""
     session.add(OutboxMessage(job_id=job_id, created_at=now(session), not_before=at, tries=0))
 
 

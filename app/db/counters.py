@@ -70,7 +70,7 @@ JOBS_FINISHED = StoredCounter(
 ATTEMPTS = StoredCounter("spq_job_attempts", "Attempts that ended, by how.", ("reason",))
 LEASES_LOST = StoredCounter("spq_lease_lost", "Jobs taken from attempts whose lease had ended.", ())
 DUPLICATES = StoredCounter(
-    "spq_duplicate_deliveries", "Doorbells for jobs that were not waiting any more.", ()
+    "spq_duplicate_deliveries", "Messages for jobs that were not waiting any more.", ()
 )
 FENCED = StoredCounter(
     "spq_fenced_writes", "Writes refused because the attempt had lost its job.", ()

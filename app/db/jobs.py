@@ -88,7 +88,7 @@ class JobRepository:
     tenant: str
 
     def add(self, new: NewJob, moment: datetime) -> Job:
-        """Store a job that is queued since `moment`, its first event, and the doorbell to ring."""
+        """Store a job that is queued since `moment`, its first event, and the message that announces it."""
         job = Job(
             id=new_job_id(),
             tenant=self.tenant,
@@ -113,8 +113,8 @@ class JobRepository:
         self._insert(Job, columns)
         first = {"seq": 1, "at": moment, "attempt": 0, "type": "status"}
         self._insert(JobEvent, {"job_id": job.id, **first, "data": {"status": JobStatus.QUEUED}})
-        doorbell = {"created_at": moment, "not_before": moment, "tries": 0}
-        self._insert(OutboxMessage, {"job_id": job.id, **doorbell})
+        message = {"created_at": moment, "not_before": moment, "tries": 0}
+        self._insert(OutboxMessage, {"job_id": job.id, **message})
         if new.sealed_token is not None:
             self._insert(JobSecret, {"job_id": job.id, "sealed": new.sealed_token})
         return job

@@ -267,7 +267,7 @@ class WebhookDelivery(Base):
 
 
 class OutboxMessage(Base):
-    """A doorbell to ring, written in the transaction that made it necessary."""
+    """A message to send to the queue, written in the transaction that made it necessary."""
 
     __tablename__ = "outbox"
 

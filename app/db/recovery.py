@@ -1,4 +1,4 @@
-"""What must be done to jobs that nobody is holding: ring doorbells, free the lost."""
+"""What must be done to jobs that nobody is holding: announce them, free the lost."""
 
 from datetime import datetime, timedelta
 
@@ -45,7 +45,7 @@ def take_due_messages(session: Session) -> list[OutboxMessage]:
 
 
 def mark_sent(session: Session, messages: list[OutboxMessage]) -> None:
-    """Forget sent doorbells and note when their jobs were announced."""
+    """Forget sent messages and note when their jobs were announced."""
     session.execute(delete(OutboxMessage).where(OutboxMessage.id.in_([row.id for row in messages])))
     session.execute(
         update(Job)
@@ -55,7 +55,7 @@ def mark_sent(session: Session, messages: list[OutboxMessage]) -> None:
 
 
 def postpone(session: Session, failed: OutboxMessage, untried: list[OutboxMessage]) -> None:
-    """Try a doorbell again later, and those behind it that nobody tried as soon as it may work."""
+    """Try a message again later, and those behind it that nobody tried as soon as it may work."""
     pause = RETRY_SECONDS[min(failed.tries, len(RETRY_SECONDS) - 1)]
     again = now(session) + timedelta(seconds=pause)
     session.execute(
@@ -120,7 +120,7 @@ def _is_overdue(job: Job, moment: datetime) -> bool:
 
 
 def notify_forgotten_jobs(database: Database, older_than_seconds: float) -> int:
-    """Queue a doorbell for queued jobs without one: announced long ago, or given back."""
+    """Queue a message for queued jobs without one: announced long ago, or given back."""
     with database.write() as session:
         moment = now(session)
         pending = exists().where(OutboxMessage.job_id == Job.id)

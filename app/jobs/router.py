@@ -30,8 +30,8 @@ from app.domain.errors import (
 )
 from app.domain.job_status import TERMINAL
 from app.http.auth import Reader, Writer
+from app.http.downloads import ranged
 from app.http.problems import documented
-from app.http.ranges import ranged
 from app.jobs.answers import accepted, cached, etag_of, job_answer, job_headers, listing
 from app.jobs.labels import wanted_labels
 from app.jobs.parameters import (

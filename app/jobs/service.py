@@ -54,7 +54,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class JobService:
-    """Use cases; `wake` tells the outbox relay that a doorbell waits."""
+    """Use cases; `wake` tells the outbox relay that a message waits."""
 
     database: Database
     wake: Callable[[], None]
@@ -73,7 +73,7 @@ class JobService:
     """Raises if a job could not work, as far as headers tell."""
 
     def submit(self, caller: Principal, body: JobSubmission, key: str | None) -> Accepted:
-        """Accept a job: the row, its first event, its doorbell and the answer commit together.
+        """Accept a job: the row, its first event, its outbox message and the answer commit together.
 
         Args:
             key: the Idempotency-Key; a request that came with it before gets the answer it got then.

@@ -22,7 +22,7 @@ def livez() -> dict[str, str]:
 
 @router.get("/readyz", responses={503: {"description": "The database is away or not migrated."}})
 def readyz(request: Request) -> JSONResponse:
-    """Whether jobs can be accepted. The broker is not needed for that: doorbells wait."""
+    """Whether jobs can be accepted. The broker is not needed for that: messages wait."""
     try:
         ready = at_head(database_of(request))
         detail = (

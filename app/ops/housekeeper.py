@@ -1,4 +1,4 @@
-"""Background work of the API process: send doorbells, free lost jobs. Several processes may do it."""
+"""Background work of the API process: send outbox messages, free lost jobs. Several processes may do it."""
 
 import math
 import threading
@@ -39,7 +39,7 @@ from app.telemetry import OUTBOX_FAILURES, log
 
 EXPIRY_SECONDS = 600.0
 BREATH_SECONDS = 0.25
-"""At least so long between the starts of two rounds: many doorbells go out together, and a first one at once."""
+"""At least so long between the starts of two rounds: many messages go out together, and a first one at once."""
 
 
 @dataclass(slots=True)
@@ -50,7 +50,7 @@ class Housekeeper:
     queue: JobQueue
     pause_seconds: float
     sweep_seconds: float
-    ring_again_seconds: float
+    notify_again_seconds: float
     store: ArtifactStore | None = None
     """Where work of unfinished jobs is, whose workers may be gone when they end."""
     retention: Retention = field(default_factory=Retention)
@@ -66,7 +66,7 @@ class Housekeeper:
             thread.start()
 
     def wake(self) -> None:
-        """There is a new doorbell."""
+        """There is a new message in the outbox."""
         self._wake.set()
 
     def stop(self) -> None:
@@ -105,7 +105,7 @@ class Housekeeper:
                 log.error("housekeeping_bug", step=name, exc_info=error)
 
     def sweep(self) -> None:
-        """Free jobs of dead attempts, ring for jobs whose doorbell was lost, forget what is over."""
+        """Free jobs of dead attempts, announce jobs whose message was lost, forget what is over."""
         for step in (
             self._free_lost_jobs, self._fail_overdue_jobs, self._notify_forgotten_jobs, self._drop_leftovers,
         ):  # fmt: skip
@@ -126,7 +126,7 @@ class Housekeeper:
         fail_overdue_jobs(self.database)
 
     def _notify_forgotten_jobs(self) -> None:
-        notify_forgotten_jobs(self.database, self.ring_again_seconds)
+        notify_forgotten_jobs(self.database, self.notify_again_seconds)
 
     def _drop_leftovers(self) -> None:
         if self.store is not None:
@@ -165,10 +165,10 @@ class Housekeeper:
             drop_unclaimed(self.database, self.store)
 
     def relay(self) -> None:
-        """Send due doorbells, outside of any transaction: the broker may take long to answer.
+        """Send due messages, outside of any transaction: the broker may take long to answer.
 
         They are taken for a while first, so that another process does not send them too. A crash in between
-        rings twice, which is harmless.
+        sends twice, which is harmless.
         """
         with self.database.write() as session:
             messages = take_due_messages(session)

@@ -13,7 +13,7 @@ from spq_core.artifact.manifest import MANIFEST_FILE
 from spq_core.artifact.same_text import require_same_tokenizer
 from spq_core.artifact.writer import ArtifactWriter, require_unused
 from spq_core.compression.block_cache import BlockCache
-from spq_core.compression.plan import Findings, look, make_plan
+from spq_core.compression.decisions import Findings, look, make_plan
 from spq_core.compression.provenance import dtype_name, fingerprint, manifest_of
 from spq_core.compression.walk import KL_INFLATION, BlockWalk
 from spq_core.data.samples import (

@@ -99,14 +99,14 @@ class Survey:
         elements = sum(float_weight(linear_at(layer, name)).numel() for name in family.attention)
         return PrunableUnits(tuple(losses.tolist()), elements // groups, 0.0)
 
-    def price_parts(self, levels: dict[str, float] | None, stored_bytes: float) -> None:
-        """Say what a parameter of each part takes: its bits at a level, or its stored bytes."""
+    def price_parts(self, distortions: dict[str, float] | None, stored_bytes: float) -> None:
+        """Say what a parameter of each part takes: its bits at a distortion, or its stored bytes."""
 
         def bytes_of(name: str) -> float:
-            if levels is None:
+            if distortions is None:
                 return stored_bytes
             curve = self.curves[name]
-            return (curve.bytes_at(levels[name]) - curve.overhead_bytes) / curve.elements
+            return (curve.bytes_at(distortions[name]) - curve.overhead_bytes) / curve.elements
 
         family = self.skeleton.family
         for name, matrix in self.directions.items():

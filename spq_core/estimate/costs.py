@@ -6,10 +6,10 @@ candidates: a decoder layer with what is measured at it, and the block with embe
 """
 
 from spq_core.data.calibration import sensitivity_tokens
+from spq_core.estimated_range import Range
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.formats.profiles.registry import profile_named
 from spq_core.models.shapes import ModelShapes
-from spq_core.ranges import Range
 from spq_core.recipe.document import Recipe
 
 MB = 1_000_000

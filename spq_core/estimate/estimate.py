@@ -15,13 +15,13 @@ from spq_core.estimate.costs import (
     scratch_bytes,
 )
 from spq_core.estimate.sizes import artifact_bytes
+from spq_core.estimated_range import Range
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.formats.profiles.registry import profile_named
 from spq_core.hub.headers import ModelHeaders
 from spq_core.models.model_folder import check_model_folder, check_settings, read_json_object
 from spq_core.models.shapes import ModelShapes, read_shapes
 from spq_core.models.weight_files import WeightHeader, read_header, stored_bytes, weight_files
-from spq_core.ranges import Range
 from spq_core.recipe.document import Recipe
 
 

@@ -8,11 +8,11 @@ and a range says how far another model may be from that.
 from math import log2
 
 from spq_core.errors import RecipeError
+from spq_core.estimated_range import Range, between, exactly
 from spq_core.formats.profiles.format import BYTES_PER_MATRIX, FIXED_BYTES
 from spq_core.formats.profiles.registry import profile_named
 from spq_core.methods.settings import Kept
 from spq_core.models.shapes import ModelShapes
-from spq_core.ranges import Range, between, exactly
 from spq_core.recipe.document import Recipe
 
 FINEST_BITS = 7.0

@@ -17,7 +17,7 @@ from spq_core.errors import UnsafeModelError
 from spq_core.hub.client import translated_errors
 from spq_core.hub.errors import HubError, HubUnavailableError
 from spq_core.hub.listing import choose_files
-from spq_core.hub.ranges import read_range
+from spq_core.hub.range_requests import read_range
 from spq_core.models.model_folder import SETTINGS_FILES, check_settings, read_json_object
 
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}(/[A-Za-z0-9][\w.\-]{0,95})?", re.ASCII)

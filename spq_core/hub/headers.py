@@ -13,7 +13,7 @@ from spq_core.hub.client import translated_errors
 from spq_core.hub.errors import HubError
 from spq_core.hub.fetch import REPO_ID
 from spq_core.hub.listing import choose_files
-from spq_core.hub.ranges import read_range
+from spq_core.hub.range_requests import read_range
 from spq_core.models.model_folder import check_settings, parse_json_object
 from spq_core.models.weight_files import (
     INDEX_FILE,

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
 from spq_core.documents import Document
+from spq_core.estimated_range import Range
 from spq_core.formats.profiles.profile import Profile
 from spq_core.models.family import Family
 from spq_core.models.shapes import ModelShapes
-from spq_core.ranges import Range
 
 AUTO = "auto"
 """Leaves a number to the recipe's target: what is worth its bytes stays."""

@@ -1,4 +1,4 @@
-"""Bytes during a run: what was planned, what was spent, and the level each matrix gets."""
+"""Bytes during a run: what was planned, what was spent, and the distortion each matrix gets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from spq_core.planning.curve import Curve
-from spq_core.planning.rules import Levels, choose_dense, rule_named, search, total_bytes
+from spq_core.planning.rules import Distortions, choose_dense, rule_named, search, total_bytes
 from spq_core.streaming.sensitivity import EmbeddingStatistics
 
 TEMPER = 0.7
@@ -33,7 +33,7 @@ def token_weights(probabilities: Float[Tensor, " vocabulary"], tokens: int) -> T
 class Budget:
     """Shares out bytes as a run goes on, so that prediction errors do not add up.
 
-    Matrices are paid for in order. Before each block the levels of all that remain are set anew,
+    Matrices are paid for in order. Before each block the distortions of all that remain are set anew,
     from the bytes that are left and from how far the curves have been off so far.
     """
 
@@ -57,8 +57,8 @@ class Budget:
     predicted: dict[str, float] = field(default_factory=dict)
     """Bytes the curves gave for what is spent."""
 
-    def levels(self) -> Levels:
-        """Levels of the matrices that are not yet paid for."""
+    def distortions(self) -> Distortions:
+        """Distortions of the matrices that are not yet paid for."""
         rest = {name: curve for name, curve in self.curves.items() if name not in self.spent}
         left = self.wanted_bytes - sum(self.spent.values())
         if self.keeps_dense:
@@ -73,10 +73,10 @@ class Budget:
         steady = total_bytes(self.curves, dict.fromkeys(self.curves, 2.0 ** (-32))) / 50
         return (sum(self.spent.values()) + steady) / (sum(self.predicted.values()) + steady)
 
-    def pay(self, name: str, level: float, n_bytes: int) -> None:
+    def pay(self, name: str, distortion: float, n_bytes: int) -> None:
         """Enter what a matrix took; its parts are entered one by one."""
         self.spent[name] = self.spent.get(name, 0) + n_bytes
-        self.predicted[name] = self.curves[name].bytes_at(level)
+        self.predicted[name] = self.curves[name].bytes_at(distortion)
 
     def stays(self, name: str) -> bool:
         """Whether a matrix is left as it is; if so, it is paid for."""

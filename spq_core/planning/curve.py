@@ -1,4 +1,4 @@
-"""What a matrix costs in bytes, and in expected loss, for each level of its lattice.
+"""What a matrix costs in bytes, and in expected loss, for each distortion of its lattice.
 
 Measured by rounding a sample of the matrix's weights, without error feedback; feedback moves the
 weights by less than their spread, so the entropy is that of the final codes within a few percent.
@@ -13,15 +13,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 FIRST_OCTAVE = -60
-LEVELS = tuple(2.0**exponent for exponent in range(FIRST_OCTAVE, 41))
-"""Levels at which a curve is measured, an octave (half a bit) apart."""
+DISTORTIONS = tuple(2.0**exponent for exponent in range(FIRST_OCTAVE, 41))
+"""Distortions at which a curve is measured, an octave (half a bit) apart."""
 SAMPLE_ROWS = 64
 LARGEST_CODE = 127
 HEADROOM = 110
 """Codes that original weights may reach; feedback adds to them."""
 ROWS_LEFT_OUT = 0.1
 SATURATED = 1e-3
-"""Bits per weight that an octave must bring for a finer level to be tried."""
+"""Bits per weight that an octave must bring for a finer distortion to be tried."""
 HUFFMAN_EXCESS = 0.04
 """Bits per code by which DEFLATE's Huffman codes exceed the entropy, tables included (measured)."""
 LEAST_BITS = 1.0
@@ -30,7 +30,7 @@ LEAST_BITS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Bits per weight, loss and relative error of one matrix over `LEVELS`."""
+    """Bits per weight, loss and relative error of one matrix over `DISTORTIONS`."""
 
     elements: int
     overhead_bytes: int
@@ -41,31 +41,31 @@ class Curve:
     relative_error: tuple[float, ...]
     """Of the output, squared."""
 
-    def bytes_at(self, level: float) -> float:
-        """Stored bytes at a level, between measured ones by interpolation in its logarithm."""
-        return self.overhead_bytes + self.elements * _between(self.bits, level) / 8
+    def bytes_at(self, distortion: float) -> float:
+        """Stored bytes at a distortion, between measured ones by interpolation in its logarithm."""
+        return self.overhead_bytes + self.elements * _between(self.bits, distortion) / 8
 
-    def loss_at(self, level: float) -> float:
-        """Expected loss at a level."""
-        return _between(self.loss, level)
+    def loss_at(self, distortion: float) -> float:
+        """Expected loss at a distortion."""
+        return _between(self.loss, distortion)
 
-    def level_with_bits(self, bits: float) -> float:
-        """The level at which a weight takes `bits` bits."""
+    def distortion_with_bits(self, bits: float) -> float:
+        """The distortion at which a weight takes `bits` bits."""
         return _inverse([-value for value in self.bits], -bits)
 
-    def level_with_error(self, relative_error: float) -> float:
-        """The level at which the squared relative output error is `relative_error`."""
+    def distortion_with_error(self, relative_error: float) -> float:
+        """The distortion at which the squared relative output error is `relative_error`."""
         return _inverse(self.relative_error, relative_error)
 
 
-def _between(values: tuple[float, ...], level: float) -> float:
-    place = min(max(math.log2(level) - FIRST_OCTAVE, 0.0), len(values) - 1.0)
+def _between(values: tuple[float, ...], distortion: float) -> float:
+    place = min(max(math.log2(distortion) - FIRST_OCTAVE, 0.0), len(values) - 1.0)
     before = min(int(place), len(values) - 2)
     return values[before] + (place - before) * (values[before + 1] - values[before])
 
 
 def _inverse(rising: list[float] | tuple[float, ...], wanted: float) -> float:
-    return float(2.0 ** np.interp(wanted, rising, np.log2(LEVELS)))
+    return float(2.0 ** np.interp(wanted, rising, np.log2(DISTORTIONS)))
 
 
 def fitted(
@@ -109,15 +109,15 @@ def curve_of(
         row_weights: g, how much each output counts. column_steps: D^(-1/2) of its inputs (see `methods.quantization.gptq`).
     """
     picked = sample_rows(weight)
-    # In units of each weight's step at level 1.
+    # In units of each weight's step at distortion 1.
     scaled = weight[picked].float() * row_weights[picked, None].sqrt() / column_steps
     sizes, even = scaled.abs(), torch.ones_like(scaled[:, 0])
     floors = column_floors(sizes, even)
     energy = float(scaled.double().square().mean()) or 1.0
     widest = 2 * float(sizes.max())  # with steps beyond it all codes are zero
     bits, errors = [LEAST_BITS], [energy]
-    for level in reversed(LEVELS):
-        step = level**0.5
+    for distortion in reversed(DISTORTIONS):
+        step = distortion**0.5
         if step > widest:
             continue
         columns = floors.clamp(min=step)
@@ -127,8 +127,8 @@ def curve_of(
         bits.append(max(LEAST_BITS, _entropy(codes) + HUFFMAN_EXCESS))
         if bits[-1] - bits[-2] < SATURATED and bits[-1] > 2 * LEAST_BITS:
             break
-    coarse = sum(level**0.5 > widest for level in LEVELS)
-    missing = len(LEVELS) - coarse - (len(bits) - 1)
+    coarse = sum(distortion**0.5 > widest for distortion in DISTORTIONS)
+    missing = len(DISTORTIONS) - coarse - (len(bits) - 1)
     all_bits = [bits[-1]] * missing + bits[:0:-1] + [bits[0]] * coarse
     all_errors = [errors[-1]] * missing + errors[:0:-1] + [errors[0]] * coarse
     return Curve(

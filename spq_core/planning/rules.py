@@ -1,36 +1,36 @@
-"""Share out bytes: one number, searched for, that sets the level of every matrix.
+"""Share out bytes: one number, searched for, that sets the distortion of every matrix.
 
-`loss` gives all matrices one level. At that point no byte would save more loss elsewhere: the loss
-a matrix gains per bit it gives up is 2 ln 2 · level / 24 per weight, whatever the matrix, so equal
-levels are the optimum of the Lagrangian. The other rules are those of published methods, read for
+`loss` gives all matrices one distortion (the level of reverse water-filling). At that point no byte would save more loss elsewhere: the loss
+a matrix gains per bit it gives up is 2 ln 2 · distortion / 24 per weight, whatever the matrix, so equal
+distortions are the optimum of the Lagrangian. The other rules are those of published methods, read for
 lattices instead of ranks, and stand here for comparison.
 """
 
 from collections.abc import Callable, Mapping
 
 from spq_core.errors import RecipeError
-from spq_core.planning.curve import LEVELS, Curve
+from spq_core.planning.curve import DISTORTIONS, Curve
 
-Levels = dict[str, float]
-Rule = Callable[[float, Mapping[str, Curve]], Levels]
+Distortions = dict[str, float]
+Rule = Callable[[float, Mapping[str, Curve]], Distortions]
 STEPS_OF_SEARCH = 60
 RANGE = (-42.0, 62.0)
-"""Of the number searched for: octaves of a level, bits, or octaves of an error."""
+"""Of the number searched for: octaves of a distortion, bits, or octaves of an error."""
 
 
-def one_level(number: float, curves: Mapping[str, Curve]) -> Levels:
-    """The same level for all: least expected loss for the bytes."""
+def one_distortion(number: float, curves: Mapping[str, Curve]) -> Distortions:
+    """The same distortion for all: least expected loss for the bytes."""
     return dict.fromkeys(curves, 2.0**-number)
 
 
-def equal_bits(number: float, curves: Mapping[str, Curve]) -> Levels:
+def equal_bits(number: float, curves: Mapping[str, Curve]) -> Distortions:
     """The same bits per weight for all."""
-    return {name: curve.level_with_bits(number) for name, curve in curves.items()}
+    return {name: curve.distortion_with_bits(number) for name, curve in curves.items()}
 
 
-def equal_error(number: float, curves: Mapping[str, Curve]) -> Levels:
+def equal_error(number: float, curves: Mapping[str, Curve]) -> Distortions:
     """One relative tolerance for all (PGSVD, arXiv:2510.05544, algorithm 1)."""
-    return {name: curve.level_with_error(2.0**-number) for name, curve in curves.items()}
+    return {name: curve.distortion_with_error(2.0**-number) for name, curve in curves.items()}
 
 
 def by_importance(blocks: Mapping[str, float]) -> Rule:
@@ -45,8 +45,8 @@ def by_importance(blocks: Mapping[str, float]) -> Rule:
     low, high = min(blocks.values()), max(blocks.values())
     spread = (high - low) or 1.0
 
-    def rule(number: float, curves: Mapping[str, Curve]) -> Levels:
-        levels: Levels = {}
+    def rule(number: float, curves: Mapping[str, Curve]) -> Distortions:
+        distortions: Distortions = {}
         by_value: dict[float, dict[str, Curve]] = {}
         for name, curve in curves.items():
             importance = blocks.get(name, (low + high) / 2)
@@ -56,20 +56,20 @@ def by_importance(blocks: Mapping[str, float]) -> Rule:
             wanted = sum(
                 curve.elements * bits / 8 + curve.overhead_bytes for curve in members.values()
             )
-            levels |= search(equal_error, members, wanted)
-        return levels
+            distortions |= search(equal_error, members, wanted)
+        return distortions
 
     return rule
 
 
 def rule_named(allocation: str, blocks: Mapping[str, float]) -> Rule:
     """The rule that a recipe's `target.allocation` names; `blocks` as for `by_importance`."""
-    simple: dict[str, Rule] = {"loss": one_level, "uniform": equal_bits, "pgsvd": equal_error}
+    simple: dict[str, Rule] = {"loss": one_distortion, "uniform": equal_bits, "pgsvd": equal_error}
     return simple[allocation] if allocation in simple else by_importance(blocks)
 
 
-def search(rule: Rule, curves: Mapping[str, Curve], wanted_bytes: float) -> Levels:
-    """The levels of a rule whose bytes come closest to `wanted_bytes`."""
+def search(rule: Rule, curves: Mapping[str, Curve], wanted_bytes: float) -> Distortions:
+    """The distortions of a rule whose bytes come closest to `wanted_bytes`."""
     low, high = RANGE
     for _ in range(STEPS_OF_SEARCH):
         middle = (low + high) / 2
@@ -87,7 +87,7 @@ def choose_dense(
 
     Those that lose most per byte it takes to store them whole, as long as they fit.
     """
-    finest = LEVELS[0]
+    finest = DISTORTIONS[0]
     left = wanted_bytes - total_bytes(curves, dict.fromkeys(curves, finest))
     extra = {
         name: stored_bytes * curve.elements - curve.bytes_at(finest)
@@ -113,14 +113,14 @@ def bytes_for_loss(rule: Rule, curves: Mapping[str, Curve], loss: float) -> floa
     return total_bytes(curves, rule(high, curves))
 
 
-def total_bytes(curves: Mapping[str, Curve], levels: Mapping[str, float]) -> float:
+def total_bytes(curves: Mapping[str, Curve], distortions: Mapping[str, float]) -> float:
     """Predicted bytes of all matrices."""
-    return sum(curve.bytes_at(levels[name]) for name, curve in curves.items())
+    return sum(curve.bytes_at(distortions[name]) for name, curve in curves.items())
 
 
-def expected_loss(curves: Mapping[str, Curve], levels: Mapping[str, float]) -> float:
+def expected_loss(curves: Mapping[str, Curve], distortions: Mapping[str, float]) -> float:
     """Predicted KL of all matrices together, in nats per token."""
-    return sum(curve.loss_at(levels[name]) for name, curve in curves.items())
+    return sum(curve.loss_at(distortions[name]) for name, curve in curves.items())
 
 
 def check_reachable(curves: Mapping[str, Curve], wanted_bytes: float, fixed_bytes: float) -> None:
@@ -129,7 +129,7 @@ def check_reachable(curves: Mapping[str, Curve], wanted_bytes: float, fixed_byte
     Raises:
         RecipeError: with the least size that can be reached.
     """
-    least = total_bytes(curves, dict.fromkeys(curves, LEVELS[-1]))
+    least = total_bytes(curves, dict.fromkeys(curves, DISTORTIONS[-1]))
     if wanted_bytes < least:
         raise RecipeError(
             f"target asks for {round(wanted_bytes + fixed_bytes):,} bytes; with these stages "

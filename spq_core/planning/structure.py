@@ -15,13 +15,13 @@ import numpy as np
 STEPS_OF_SEARCH = 80
 
 
-def price_at(level: float) -> float:
-    """Loss per byte where lattices have this level.
+def price_at(distortion: float) -> float:
+    """Loss per byte where lattices have this distortion.
 
-    A weight adds level / 24 to the loss, and one bit less makes that four times as much: its slope
-    is 2 ln 2 · level / 24 per bit.
+    A weight adds distortion / 24 to the loss, and one bit less makes that four times as much: its slope
+    is 2 ln 2 · distortion / 24 per bit.
     """
-    return 8 * 2 * math.log(2) * level / 24
+    return 8 * 2 * math.log(2) * distortion / 24
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,7 @@ def stack(postgres_url: str, broker_url: str, tmp_path: Path, tiny_llama: Path) 
             "SPQ_LEASE_SECONDS": "6",
             "SPQ_HEARTBEAT_SECONDS": "0.5",
             "SPQ_SWEEP_SECONDS": "0.5",
-            "SPQ_RING_AGAIN_SECONDS": "3",
+            "SPQ_NOTIFY_AGAIN_SECONDS": "3",
             "SPQ_GRACE_SECONDS": "1",
             "SPQ_THREADS": "1",
             "SPQ_SECRET_KEYS": Fernet.generate_key().decode(),

@@ -202,7 +202,7 @@ def deployment(
             "SPQ_LEASE_SECONDS": str(LEASE_SECONDS),
             "SPQ_HEARTBEAT_SECONDS": "0.5",
             "SPQ_SWEEP_SECONDS": "0.5",
-            "SPQ_RING_AGAIN_SECONDS": "3",
+            "SPQ_NOTIFY_AGAIN_SECONDS": "3",
             "SPQ_GRACE_SECONDS": "1",
             "SPQ_MAX_ATTEMPTS": "10",
             "SPQ_THREADS": "1",

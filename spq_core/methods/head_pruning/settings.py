@@ -5,11 +5,11 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 
+from spq_core.estimated_range import exactly
 from spq_core.formats.profiles.profile import Profile
 from spq_core.methods.settings import AUTO, Kept, PlannedPart, StageSettings, Toy
 from spq_core.models.family import Family
 from spq_core.models.shapes import ModelShapes
-from spq_core.ranges import exactly
 
 TOY_RATIO = 0.3
 

@@ -5,11 +5,11 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from spq_core.estimated_range import Range, exactly
 from spq_core.formats.profiles.profile import Profile
 from spq_core.methods.pruning.ratios import neurons_kept
 from spq_core.methods.settings import AUTO, Kept, PlannedPart, StageSettings, Toy
 from spq_core.models.shapes import ModelShapes
-from spq_core.ranges import Range, exactly
 
 MEAN_RATIO = 0.566
 """Mean of the paper's pruning ratios over their maximum (SmolLM2-135M)."""

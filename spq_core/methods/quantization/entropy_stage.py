@@ -26,7 +26,7 @@ CLOSE_ENOUGH = 0.002
 """How far the last matrix may leave the budget off, as a share of all bytes."""
 TRIES = 3
 MOST_OCTAVES = 6.0
-"""How far one try may move the last matrix's level to make the bytes fit."""
+"""How far one try may move the last matrix's distortion to make the bytes fit."""
 
 
 def _left_whole(full: str) -> ModuleReport:
@@ -35,16 +35,16 @@ def _left_whole(full: str) -> ModuleReport:
 
 
 class _Wanted(NamedTuple):
-    """A matrix, how much each of its outputs counts, and its level."""
+    """A matrix, how much each of its outputs counts, and its distortion."""
 
     weight: Tensor
     row_weights: Tensor
-    level: float
+    distortion: float
 
 
 @dataclass(slots=True)
 class EntropyStage:
-    """Rounds each matrix at the level its budget gives it."""
+    """Rounds each matrix at the distortion its budget gives it."""
 
     settings: QuantizeSettings
     family: Family
@@ -61,7 +61,7 @@ class EntropyStage:
         """Quantize the block's matrices, each on what its quantized predecessors make of the samples."""
         if not path:
             return self._embedding_and_head(block)
-        levels = self.budget.levels()
+        distortions = self.budget.distortions()
         reports: list[ModuleReport] = []
         for together in matrices(block, self.family, inputs):
             changed: list[Matrix] = []
@@ -71,7 +71,7 @@ class EntropyStage:
                 else:
                     changed.append(matrix)
             if changed:
-                reports += self._linears(path, block, changed, levels)
+                reports += self._linears(path, block, changed, distortions)
         self.shared.forget()
         return reports
 
@@ -84,7 +84,11 @@ class EntropyStage:
         self.budget.restore(state.values, state.tensors)
 
     def _linears(
-        self, path: str, block: nn.Module, together: Sequence[Matrix], levels: Mapping[str, float]
+        self,
+        path: str,
+        block: nn.Module,
+        together: Sequence[Matrix],
+        distortions: Mapping[str, float],
     ) -> list[ModuleReport]:
         """Round matrices that share an input."""
         second_moment = together[0].second_moment
@@ -94,7 +98,7 @@ class EntropyStage:
             _Wanted(
                 one.linear.weight.data,
                 self._row_weights(f"{path}.{one.source}", one.following),
-                levels[f"{path}.{one.source}"],
+                distortions[f"{path}.{one.source}"],
             )
             for one in together
         ]
@@ -105,7 +109,7 @@ class EntropyStage:
             block.set_submodule(
                 matrix.name, LatticeLinear(rounded.codes, rounded.steps, bias, coded)
             )
-            self.budget.pay(source, levels[source], coded.packed.numel())
+            self.budget.pay(source, distortions[source], coded.packed.numel())
             reports.append(self._report(f"{path}.{matrix.name}", rounded, coded))
         return reports
 
@@ -117,20 +121,20 @@ class EntropyStage:
         embedding, head, tied = embedding_and_head(block, self.embedding_path, self.head_path)
         statistics = self.budget.embedding
         reports: list[ModuleReport] = []
-        levels = self.budget.levels()
+        distortions = self.budget.distortions()
         if not tied and self.budget.stays(self.head_path):
             reports.append(_left_whole(self.head_path))
         elif not tied:
             weight, second_moment = head.weight.data, statistics.head_inputs
             rounded, coded = self._last(
-                self.head_path, weight, second_moment, levels[self.head_path]
+                self.head_path, weight, second_moment, distortions[self.head_path]
             )
             bias = bias_of(head)
             block.set_submodule(
                 self.head_path, LatticeLinear(rounded.codes, rounded.steps, bias, coded)
             )
             reports.append(self._report(self.head_path, rounded, coded))
-        levels = self.budget.levels()
+        distortions = self.budget.distortions()
         if self.settings.embedding and self.budget.stays(self.embedding_path):
             reports.append(_left_whole(self.embedding_path))
         elif self.settings.embedding:
@@ -139,7 +143,7 @@ class EntropyStage:
                 statistics.gradients + statistics.head_inputs if tied else statistics.gradients
             )
             rounded, coded = self._last(
-                self.embedding_path, weight, second_moment, levels[self.embedding_path]
+                self.embedding_path, weight, second_moment, distortions[self.embedding_path]
             )
             scale = output_scale_of(embedding)
             replacement = LatticeEmbedding(rounded.codes, rounded.steps, self.dtype, coded, scale)
@@ -155,21 +159,21 @@ class EntropyStage:
         """Round a matrix at the end of the run; the very last one makes the bytes fit."""
         budget = self.budget
         very_last = [other for other in budget.curves if other not in budget.spent] == [name]
-        level, weights = planned, budget.row_weights[name]
-        ((rounded, coded),) = self._round([_Wanted(weight, weights, level)], second_moment)
+        distortion, weights = planned, budget.row_weights[name]
+        ((rounded, coded),) = self._round([_Wanted(weight, weights, distortion)], second_moment)
         for _ in range(TRIES if very_last else 0):
             over = coded.packed.numel() + sum(budget.spent.values()) - budget.wanted_bytes
             if abs(over) <= CLOSE_ENOUGH * budget.wanted_bytes:
                 break
-            # Half a bit per weight is one octave of the level.
+            # Half a bit per weight is one octave of the distortion.
             octaves = min(max(2 * 8 * over / weight.numel(), -MOST_OCTAVES), MOST_OCTAVES)
-            level *= 2.0**octaves
+            distortion *= 2.0**octaves
             before = coded.packed.numel()
             return_freed_memory()
-            ((rounded, coded),) = self._round([_Wanted(weight, weights, level)], second_moment)
+            ((rounded, coded),) = self._round([_Wanted(weight, weights, distortion)], second_moment)
             if coded.packed.numel() == before:
                 break  # as fine or as coarse as it gets
-        budget.pay(name, level, coded.packed.numel())
+        budget.pay(name, distortion, coded.packed.numel())
         return rounded, coded
 
     def _round(
@@ -178,7 +182,9 @@ class EntropyStage:
         feedback = self.shared.of(
             second_moment, self.settings.damping, act_order=self.settings.act_order
         )
-        steps = [choose_steps(one.weight, feedback, one.row_weights, one.level) for one in wanted]
+        steps = [
+            choose_steps(one.weight, feedback, one.row_weights, one.distortion) for one in wanted
+        ]
         rounded = round_to_lattice([one.weight for one in wanted], feedback, steps, second_moment)
         return [(one, encode(one.codes, one.steps)) for one in rounded]
 

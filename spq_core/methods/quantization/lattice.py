@@ -4,8 +4,8 @@ A code that takes its entropy to store, and no fixed width, has no largest value
 steps are free. Minimising the expected loss at a given total entropy then asks that every weight
 contribute the same loss (reverse water-filling). Row i counts g_i in the loss, and with error
 feedback column j counts D_j (see `gptq`), so the step of weight (i, j) is
-    sqrt(level / (g_i D_j)),
-and each weight adds level / 24 to the loss while steps are fine. A scalar quantizer with entropy
+    sqrt(distortion / (g_i D_j)),
+and each weight adds distortion / 24 to the loss while steps are fine. A scalar quantizer with entropy
 coding stays within 0.25 bit of the rate-distortion bound (Gish & Pierce 1968,
 doi:10.1109/TIT.1968.1054193); 4-bit codes scaled by the largest weight of a group waste about one bit.
 
@@ -61,7 +61,7 @@ def choose_steps(
     weight: Float[Tensor, "out n_in"],
     feedback: HessianFactor,
     row_weights: Float[Tensor, " out"],
-    level: float,
+    distortion: float,
 ) -> Steps:
     """Put the steps that share the loss evenly on the grid.
 
@@ -69,10 +69,10 @@ def choose_steps(
     goes by column where it is so for many rows, else by row.
 
     Args:
-        weight: in any float dtype. row_weights: g, positive. level: of the loss per weight, times
+        weight: in any float dtype. row_weights: g, positive. distortion: of the loss per weight, times
             24; positive.
     """
-    rows = (level / row_weights.float()).sqrt()
+    rows = (distortion / row_weights.float()).sqrt()
     picked = sample_rows(weight)
     floors = column_floors(weight[picked].float().abs(), rows[picked])
     tiny = torch.finfo(torch.float32).tiny

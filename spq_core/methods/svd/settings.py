@@ -5,10 +5,10 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from spq_core.estimated_range import Range, between
 from spq_core.formats.profiles.profile import Profile
 from spq_core.methods.settings import AUTO, Kept, PlannedPart, StageSettings, Toy
 from spq_core.models.shapes import ModelShapes
-from spq_core.ranges import Range, between
 
 KEPT_BY_VARIANCE = ((0.0, 0.05), (0.84, 0.608), (0.90, 0.750), (0.96, 0.948), (1.0, 1.0))
 """Share of attention's weights that stays when matrices become pairs (SmolLM2-135M)."""

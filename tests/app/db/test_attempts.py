@@ -28,12 +28,12 @@ NEW = NewJob(request={}, recipe={}, recipe_sha256="0" * 64, model_name="m", max_
 
 class RecordingQueue:
     def __init__(self):
-        self.rung, self.broken = [], False
+        self.sent, self.broken = [], False
 
     def notify(self, job_id):
         if self.broken:
             raise ConnectionRefusedError
-        self.rung.append(job_id)
+        self.sent.append(job_id)
 
 
 @pytest.fixture
@@ -145,19 +145,19 @@ def test_event_numbers_have_no_gap_under_concurrency(database):
     assert numbers == list(range(1, 43))
 
 
-def test_doorbells_wait_for_the_broker_and_none_is_lost(database, keeper):
+def test_messages_wait_for_the_broker_and_none_is_lost(database, keeper):
     jobs = [add(database) for _ in range(3)]
     keeper.queue.broken = True
     keeper.relay()
-    assert keeper.queue.rung == []
+    assert keeper.queue.sent == []
     keeper.queue.broken = False
     deadline = time.monotonic() + 10
-    while len(keeper.queue.rung) < 3 and time.monotonic() < deadline:
+    while len(keeper.queue.sent) < 3 and time.monotonic() < deadline:
         keeper.relay()
         time.sleep(0.1)
-    assert sorted(keeper.queue.rung) == sorted(jobs)
+    assert sorted(keeper.queue.sent) == sorted(jobs)
     keeper.relay()
-    assert len(keeper.queue.rung) == 3, "a sent doorbell is not sent again"
+    assert len(keeper.queue.sent) == 3, "a sent message is not sent again"
 
 
 def test_a_forgotten_job_is_rung_again(database, keeper):
@@ -165,9 +165,9 @@ def test_a_forgotten_job_is_rung_again(database, keeper):
     keeper.relay()
     assert notify_forgotten_jobs(database, 60) == 0, "announced a moment ago"
     assert notify_forgotten_jobs(database, -1) == 1
-    assert notify_forgotten_jobs(database, -1) == 0, "one open doorbell is enough"
+    assert notify_forgotten_jobs(database, -1) == 0, "one open message is enough"
     keeper.relay()
-    assert keeper.queue.rung == [job, job]
+    assert keeper.queue.sent == [job, job]
 
 
 def test_a_job_given_back_is_rung_without_waiting(database, keeper):
@@ -176,10 +176,10 @@ def test_a_job_given_back_is_rung_without_waiting(database, keeper):
     Attempt(database, claim(database, job, "w", 60)).give_back("runner_crashed")
     keeper.sweep()
     keeper.relay()
-    assert keeper.queue.rung == [job, job]
+    assert keeper.queue.sent == [job, job]
 
 
-def test_an_accepted_job_and_its_doorbell_commit_together(database):
+def test_an_accepted_job_and_its_message_commit_together(database):
     with pytest.raises(RuntimeError), database.write() as session:
         JobRepository(session, "t").add(NEW, now(session))
         raise RuntimeError
@@ -229,15 +229,15 @@ def now_and_then(database):
 
 
 def test_only_the_oldest_waiting_jobs_are_rung_again(database, monkeypatch):
-    """Or a long queue would fill the broker with doorbells nobody needs."""
+    """Or a long queue would fill the broker with messages nobody needs."""
     monkeypatch.setattr("app.db.recovery.RUNG_AGAIN", 2)
     jobs = [add(database) for _ in range(4)]
     with database.write() as session:
         session.execute(delete(OutboxMessage))
     assert notify_forgotten_jobs(database, -1) == 2
     with database.read() as session:
-        rung = session.scalars(select(OutboxMessage.job_id).order_by(OutboxMessage.id)).all()
-    assert rung == jobs[:2]
+        sent = session.scalars(select(OutboxMessage.job_id).order_by(OutboxMessage.id)).all()
+    assert sent == jobs[:2]
     claim(database, jobs[0], "w", 60)
     assert notify_forgotten_jobs(database, -1) == 1, "the next one, when the first has been taken"
 
@@ -250,18 +250,18 @@ def test_a_broker_that_hangs_keeps_nobody_from_submitting(database, keeper):
     assert during[0][0] == first
 
 
-def test_a_relay_that_dies_between_taking_and_sending_loses_no_doorbell(
+def test_a_relay_that_dies_between_taking_and_sending_loses_no_message(
     database, keeper, monkeypatch
 ):
     job = add(database)
     with database.write() as session:
         assert len(take_due_messages(session)) == 1
     keeper.relay()
-    assert keeper.queue.rung == [], "somebody is sending it"
+    assert keeper.queue.sent == [], "somebody is sending it"
     with database.write() as session:
         session.execute(update(OutboxMessage).values(not_before=now(session)))
     keeper.relay()
-    assert keeper.queue.rung == [job]
+    assert keeper.queue.sent == [job]
 
 
 @pytest.mark.parametrize("committing", [False, True])

@@ -585,7 +585,7 @@ def test_deleting_jobs_gives_no_quota_back(api):
 
 
 def test_a_job_waits_longer_each_time_the_hub_is_away_and_not_when_its_worker_died(api):
-    def doorbell(reason):
+    def message(reason):
         job = api.submit()["id"]
         start(api, job).give_back(reason)
         with api.database.read() as session:
@@ -594,8 +594,8 @@ def test_a_job_waits_longer_each_time_the_hub_is_away_and_not_when_its_worker_di
             ).all()
         return (rows[-1].not_before - rows[-1].created_at).total_seconds()
 
-    assert doorbell("worker_lost") < 1
-    assert 15 < doorbell("hub_unavailable") < 30
+    assert message("worker_lost") < 1
+    assert 15 < message("hub_unavailable") < 30
 
 
 def test_nested_and_odd_requests_are_refused_and_no_crash(api):

@@ -10,7 +10,7 @@ from spq_core.planning.rules import (
     equal_bits,
     equal_error,
     expected_loss,
-    one_level,
+    one_distortion,
     search,
     total_bytes,
 )
@@ -38,7 +38,7 @@ def some_curves(count=6):
 
 
 RULES = {
-    "loss": one_level,
+    "loss": one_distortion,
     "uniform": equal_bits,
     "pgsvd": equal_error,
     "mgaa": by_importance({f"layers.{index}": float(index) for index in range(6)}),
@@ -62,7 +62,7 @@ def test_curves_fall_with_the_level_and_know_their_inverse():
     curve = some_curves(1)["layers.0"]
     assert all(finer >= coarser for finer, coarser in itertools.pairwise(curve.bits))
     for bits in (2.0, 3.7, 5.0):
-        level = curve.level_with_bits(bits)
+        level = curve.distortion_with_bits(bits)
         assert 8 * (curve.bytes_at(level) - curve.overhead_bytes) / curve.elements == pytest.approx(
             bits
         )

@@ -46,7 +46,7 @@ def test_a_lattice_beats_a_grid_of_the_same_bytes_by_far():
     by_grid = round_to_grid(weight, grid, hessian_factor(second_moment)).dequantized()
     level = curve_of(
         weight, row_weights, hessian_factor(second_moment).column_steps
-    ).level_with_bits(bits)
+    ).distortion_with_bits(bits)
     lattice = rounded_at(level, weight, second_moment, row_weights)
     stored = encode(lattice.codes, lattice.steps).packed.numel() * 8 / weight.numel()
     assert stored < bits + 0.3  # 320 bytes of steps weigh more here than in a real matrix

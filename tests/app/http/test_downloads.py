@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.http.ranges import Range, UnsatisfiableRangeError, asked_range
+from app.http.downloads import Range, UnsatisfiableRangeError, asked_range
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from spq_core.planning.plan import Plan
 from spq_core.planning.rules import (
     bytes_for_loss,
     check_reachable,
-    one_level,
+    one_distortion,
     rule_named,
     search,
 )
@@ -179,9 +179,9 @@ def _by_entropy(
         wanted = bytes_for_loss(rule, curves, (target.max_kl or 0.0) / kl_inflation)
     check_reachable(curves, wanted, fixed)
     if _left_open(survey).parts:
-        levels = search(one_level, curves, wanted)
-        survey.price_parts(levels, 0.0)
-        price = price_at(next(iter(levels.values())))
+        distortions = search(one_distortion, curves, wanted)
+        survey.price_parts(distortions, 0.0)
+        price = price_at(next(iter(distortions.values())))
         structure = _left_open(survey).decide(structure, price)
     _shrink_curves(curves, survey, structure)
     return Plan(
