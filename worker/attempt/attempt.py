@@ -13,44 +13,17 @@ from sqlalchemy.exc import DataError, SQLAlchemyError
 from app.artifacts.sweep import settle
 from app.db.attempts import Attempt, claim
 from app.db.counters import DUPLICATES, FENCED, count
-from app.db.session import is_away
 from app.domain.errors import FencedError, StoreAwayError
 from app.domain.job_status import TERMINAL
 from app.telemetry import log
 from spq_core.machine import DISK_FULL
-from spq_core.progress import PhaseKind, phase
 from worker.attempt.artifact import AttemptArtifact
-from worker.attempt.credentials import hub_token, require_publishable
 from worker.attempt.heartbeat import Heartbeat
 from worker.attempt.job_log import JobLog
-from worker.attempt.results import (
-    finished_files,
-    job_result,
-    layer_rows,
-    metric_rows,
-    shown_progress,
-)
-from worker.attempt.source import fetching_spec, source_of
+from worker.attempt.record import Record
+from worker.attempt.reported import Reported
+from worker.attempt.steps import Steps
 from worker.attempt.telemetry import Observed, observed
-from worker.attempt.unmeasured import ends_unmeasured, missing_figures, require_no_gates
-from worker.children.messages import (
-    Fetched,
-    File,
-    Finished,
-    HubAnswered,
-    Kept,
-    Logged,
-    Message,
-    Phase,
-    Progressed,
-    Published,
-    PublishSpec,
-    Ready,
-    Resulted,
-    RunSpec,
-    Source,
-)
-from worker.children.process import Child
 from worker.errors import (
     CancelRequestedError,
     ChildError,
@@ -62,12 +35,8 @@ from worker.errors import (
     failed,
 )
 from worker.runtime import Runtime
-from worker.storage.inputs import readable_files
 from worker.storage.scratch import remove_leftovers, scratch_folder
 
-DATABASE_PAUSE_SECONDS = 1.0
-LONGEST_STAGE = 64
-"""Characters of the column."""
 GATE_CODES = {"quality_gate_failed", "load_gate_failed"}
 
 
@@ -110,32 +79,34 @@ class _JobRun:
     heartbeat: Heartbeat
     scratch: Path
     observed: Observed
-    document: dict[str, Any] = field(default_factory=dict)
-    files: dict[str, File] = field(default_factory=dict)
-    source: Source = field(init=False)
+    record: Record = field(init=False)
     log: JobLog = field(init=False)
-    finished: Finished | None = None
-    """What the run told of an artifact that is complete, before it measured it."""
     artifact: AttemptArtifact = field(init=False)
-    published: dict[str, Any] | None = None
+    reported: Reported = field(default_factory=Reported)
+    steps: Steps = field(init=False)
 
     def __post_init__(self) -> None:
-        claimed = self.attempt.claim
+        claimed, settings = self.attempt.claim, self.runtime.settings
+        self.record = Record(self.attempt, self.heartbeat, settings.lease_seconds)
+        self.log = JobLog(lambda lines: self.record.write(lambda: self.attempt.log(lines)))
         self.artifact = AttemptArtifact(
             self.runtime.store, claimed.job_id, claimed.attempt, self.scratch,
-            self.runtime.settings.checkpoint_seconds,
+            settings.checkpoint_seconds,
         )  # fmt: skip
-        self.log = JobLog(lambda lines: self._save(lambda: self.attempt.log(lines)))
+        self.steps = Steps(
+            self.runtime, self.record, self.scratch, self.observed, self.log, self.artifact,
+            self.reported,
+        )  # fmt: skip
 
     def to_outcome(self) -> None:
         """Run the steps and record how they ended, exactly once, while the attempt owns the job."""
         try:
-            outcome, record = self._attempted()
+            outcome, ending = self._attempted()
             try:
-                self._save(record)
+                self.record.write(ending)
             except DataError as error:
                 outcome = "failed"
-                self._save(self._bug(error))
+                self.record.write(self._bug(error))
             if outcome in TERMINAL:
                 self.artifact.drop_work()
                 self._settle()
@@ -152,11 +123,11 @@ class _JobRun:
     def _attempted(self) -> tuple[str, Callable[[], object]]:
         """Run the steps; return the outcome's name and the write that records it."""
         try:
-            self._fetch()
-            self._compress()
-            self._keep_artifact()
-            self._publish()
-            record = self._success()
+            self.steps.fetch()
+            self.steps.compress()
+            self.steps.keep_artifact()
+            self.steps.publish()
+            ending = self._success()
         except ChildError as stopped:
             try:
                 return self._stopped(stopped)
@@ -166,7 +137,7 @@ class _JobRun:
             raise
         except Exception as error:  # noqa: BLE001  the edge of an attempt: a bug must not burn the others
             return self._broke(error)
-        return "succeeded", record
+        return "succeeded", ending
 
     def _broke(self, error: Exception) -> tuple[str, Callable[[], object]]:
         """What an error comes to that nobody raised on purpose.
@@ -177,7 +148,7 @@ class _JobRun:
         Raises:
             LeaseLostError, FencedError: it is not.
         """
-        self._save(partial(self.attempt.renew, self.runtime.settings.lease_seconds))
+        self.record.renew()
         if disk_is_full(error):
             return self._stopped(ChildRetryError(DISK_FULL, str(error)))
         if isinstance(error, StoreAwayError):
@@ -199,7 +170,7 @@ class _JobRun:
                 return f"retry: {reason}", partial(
                     self.attempt.give_back,
                     reason,
-                    files=finished_files(self.files) if self.artifact.kept else [],
+                    files=self.reported.file_rows() if self.artifact.kept else [],
                 )
             case DrainRequestedError():
                 self.artifact.hand_on()
@@ -210,15 +181,16 @@ class _JobRun:
 
     def _failed(self, error: dict[str, Any]) -> Callable[[], object]:
         """The write that ends the job with an error; what is finished is kept, except behind a gate."""
-        if self.finished is not None and not self.document:
-            self._take_finished({"code": error["code"], "message": error["message"]})
+        reported = self.reported
+        if reported.is_unmeasured:
+            reported.go_on_unmeasured({"code": error["code"], "message": error["message"]})
         if error["code"] in GATE_CODES and not self._can_keep():
-            self.files = {}
-        if self.files and self.artifact.is_made:
+            reported.files = {}
+        if reported.files and self.artifact.is_made:
             with suppress(ChildFailedError):
-                self._keep_artifact()
+                self.steps.keep_artifact()
         if self.artifact.kept is None:
-            self.files = {}
+            reported.files = {}
         return partial(self._fail, error)
 
     def _bug(self, error: Exception) -> Callable[[], object]:
@@ -229,7 +201,7 @@ class _JobRun:
     def _after_fence(self) -> str:
         """This attempt may not write; if that is because of a cancel, it can still end the job."""
         try:
-            self._save(self.attempt.cancel)
+            self.record.write(self.attempt.cancel)
         except (LeaseLostError, FencedError):
             return "fenced"
         self.artifact.remove()
@@ -245,167 +217,11 @@ class _JobRun:
         with suppress(SQLAlchemyError, StoreAwayError):
             settle(self.runtime.database, self.runtime.store, self.attempt.claim.job_id)
 
-    def _fetch(self) -> None:
-        """Bring the model and texts to this machine, or find the allowed local folder.
-
-        Also makes sure, before any work, that the result could be published if that is asked for.
-        """
-        settings, claimed = self.runtime.settings, self.attempt.claim
-        self.log.token = hub_token(settings, claimed)
-        require_publishable(claimed, self.log.token)
-        self.source = source_of(claimed, settings, self.scratch / "source")
-        if claimed.request["model"]["repo_id"] is None and claimed.request["output"] is None:
-            return
-        spec = fetching_spec(claimed, settings, self.source, self.log.token, self.scratch / "texts")
-        with self.runtime.fetcher().started(spec, self.scratch) as child:
-            self._follow(child)
-
-    def _compress(self) -> None:
-        settings, claimed = self.runtime.settings, self.attempt.claim
-        self._save(lambda: self.attempt.renew(settings.lease_seconds))
-        work = self.artifact.take_over()
-        folders = [self.scratch / "texts", *([settings.data_dir] if settings.data_dir else [])]
-        runner = self.runtime.runner()
-        spec = RunSpec(
-            source=self.source,
-            recipe=claimed.recipe,
-            evaluation=claimed.request["evaluation"],
-            text_folders=[str(folder) for folder in folders],
-            out=str(self.artifact.made),
-            scratch=str(runner.home(self.scratch)),
-            threads=settings.threads,
-            device=settings.device,
-        )
-        reads = [*folders, *readable_files(settings, Path(self.source.folder))]
-        try:
-            with (
-                self.artifact.copied(),
-                runner.started(spec, self.scratch, work, reads=reads) as child,
-            ):
-                self._follow(child)
-        except (ChildFailedError, ChildRetryError) as why:
-            measuring = self.finished is not None and not self.document
-            if not (measuring and ends_unmeasured(why, claimed)):
-                raise
-            self._finish_unmeasured(why)
-
-    def _finish_unmeasured(self, why: ChildFailedError | ChildRetryError) -> None:
-        """Go on with a finished artifact without figures.
-
-        Raises:
-            ChildFailedError: the recipe has gates, which nobody can judge now.
-        """
-        missing = missing_figures(why)
-        self.log.note(missing["message"])
-        self._take_finished(missing)
-        require_no_gates(self.attempt.claim.recipe, missing)
-
-    def _take_finished(self, missing: dict[str, Any]) -> None:
-        """What the run told of its artifact before it measured it, in place of a result."""
-        if self.finished is not None:
-            self.files = self.finished.files
-            self.document = {**self.finished.document, "missing": missing}
-
-    def _keep_artifact(self) -> None:
-        """Put the artifact into the store, if the job is still this attempt's; it stays there even if publishing fails."""
-        self._save(partial(self.attempt.renew, self.runtime.settings.lease_seconds))
-        self.artifact.keep(self.files)
-
-    def _publish(self) -> None:
-        request = self.attempt.claim.request
-        if request["output"] is None:
-            return
-        spec = PublishSpec(
-            endpoint=self.runtime.settings.hub_endpoint,
-            token=self.log.token,
-            repo_id=request["output"]["repo_id"],
-            private=request["output"]["private"],
-            job_id=self.attempt.claim.job_id,
-            folder=str(self.artifact.kept),
-            title=f"Compress {self.source.name} with {self.attempt.claim.recipe['metadata']['name']}",
-        )
-        publishing = Phase.model_validate(phase(PhaseKind.PUBLISHING), from_attributes=True)
-        self._show(Progressed(phase=publishing, done=0, total=1, unit="commits"))
-        with self.runtime.publisher().started(spec, self.scratch) as child:
-            self._follow(child, drains=False)  # a commit takes seconds, and may have been made
-
-    def _follow(self, child: Child, *, drains: bool = True) -> None:
-        child.follow(
-            self.heartbeat, lambda message: self._on_message(child, message), self.log.note,
-            self.runtime.stopping if drains else None,
-        )  # fmt: skip
-
-    def _on_message(self, child: Child, message: Message) -> None:
-        match message:
-            case Progressed():
-                self._show(message)
-            case Logged():
-                self.log.note(message.text)
-            case HubAnswered():
-                self.observed.hub_answers(message.answers)
-            case _:
-                self._on_outcome(child, message)
-
-    def _on_outcome(self, child: Child, message: Message) -> None:
-        """Take in what a child came to."""
-        match message:
-            case Fetched():
-                found = {"revision": message.commit, "license": message.license}
-                self.source = self.source.model_copy(update=found)
-                self._save(lambda: self.attempt.source_commit(message.commit))
-            case Finished():
-                self.finished = message
-            case Resulted():
-                self.document, self.files = message.document, message.files
-            case Kept():
-                self.document, self.files = {}, message.files
-            case Ready():
-                self._save(self.attempt.begin_commit)
-                child.tell("commit")
-            case Published():
-                self.published = message.model_dump(exclude={"type"})
-            case _:
-                pass
-
     def _success(self) -> Callable[[], object]:
         """The write that ends the job well; what a run told is looked at before it, once."""
-        self.observed.figures(self.document)
-        return partial(
-            self.attempt.succeed,
-            result=job_result(self.document, self.published),
-            layers=layer_rows(self.document),
-            metrics=metric_rows(self.document),
-            files=finished_files(self.files),
-        )
+        self.observed.figures(self.reported.document)
+        return partial(self.attempt.succeed, result=self.reported.result(), **self.reported.rows())
 
     def _fail(self, error: dict[str, Any]) -> None:
         error = error | {"message": self.log.scrubbed(str(error["message"]))}
-        self.attempt.fail(
-            error,
-            layers=layer_rows(self.document),
-            metrics=metric_rows(self.document),
-            files=finished_files(self.files),
-        )
-
-    def _show(self, told: Progressed) -> None:
-        self.observed.phase(told.phase)
-        stage = told.phase.title[:LONGEST_STAGE]
-        self._save(
-            lambda: self.attempt.progress(
-                stage, shown_progress(told), stage_left=told.phase_left, run_left=told.run_left
-            )
-        )
-
-    def _save(self, write: Callable[[], object]) -> None:
-        """Write to the database, waiting out its absence for as long as the lease can last."""
-        while True:
-            try:
-                write()
-            except SQLAlchemyError as error:
-                if not is_away(error):
-                    raise
-                if self.heartbeat.lost.is_set() or self.heartbeat.overran():
-                    raise LeaseLostError from None
-                time.sleep(DATABASE_PAUSE_SECONDS)
-            else:
-                return
+        self.attempt.fail(error, **self.reported.rows())

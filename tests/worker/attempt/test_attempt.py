@@ -329,7 +329,7 @@ def test_a_database_that_changes_its_server_costs_no_job(
     database, store, worker, job_id, monkeypatch, orig
 ):
     """These are not all of the class that a lost connection has."""
-    monkeypatch.setattr("worker.attempt.attempt.DATABASE_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("worker.attempt.record.DATABASE_PAUSE_SECONDS", 0.01)
     failures = iter([DBAPIError.instance("UPDATE", {}, orig, psycopg.Error)] * 3)
     renew = Attempt.renew
 

@@ -1,0 +1,155 @@
+"""What an attempt does, step by step: fetch, compress and measure, keep, publish."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from spq_core.progress import PhaseKind, phase
+from worker.attempt.artifact import AttemptArtifact
+from worker.attempt.credentials import hub_token, require_publishable
+from worker.attempt.job_log import JobLog
+from worker.attempt.record import Record
+from worker.attempt.reported import Reported
+from worker.attempt.source import fetching_spec, source_of
+from worker.attempt.telemetry import Observed
+from worker.attempt.unmeasured import ends_unmeasured, missing_figures, require_no_gates
+from worker.children.messages import (
+    Fetched,
+    HubAnswered,
+    Logged,
+    Message,
+    Phase,
+    Progressed,
+    PublishSpec,
+    Ready,
+    RunSpec,
+    Source,
+)
+from worker.children.process import Child
+from worker.errors import ChildFailedError, ChildRetryError
+from worker.runtime import Runtime
+from worker.storage.inputs import readable_files
+
+
+@dataclass(slots=True)
+class Steps:
+    """Of one attempt. A step that does not end well raises a `ChildError`."""
+
+    runtime: Runtime
+    record: Record
+    scratch: Path
+    observed: Observed
+    log: JobLog
+    artifact: AttemptArtifact
+    reported: Reported
+    source: Source = field(init=False)
+
+    def fetch(self) -> None:
+        """Bring the model and texts to this machine, or find the allowed local folder.
+
+        Also makes sure, before any work, that the result could be published if that is asked for.
+        """
+        settings, claimed = self.runtime.settings, self.record.attempt.claim
+        self.log.token = hub_token(settings, claimed)
+        require_publishable(claimed, self.log.token)
+        self.source = source_of(claimed, settings, self.scratch / "source")
+        if claimed.request["model"]["repo_id"] is None and claimed.request["output"] is None:
+            return
+        spec = fetching_spec(claimed, settings, self.source, self.log.token, self.scratch / "texts")
+        with self.runtime.fetcher().started(spec, self.scratch) as child:
+            self._follow(child)
+
+    def compress(self) -> None:
+        settings, claimed = self.runtime.settings, self.record.attempt.claim
+        self.record.renew()
+        work = self.artifact.take_over()
+        folders = [self.scratch / "texts", *([settings.data_dir] if settings.data_dir else [])]
+        runner = self.runtime.runner()
+        spec = RunSpec(
+            source=self.source,
+            recipe=claimed.recipe,
+            evaluation=claimed.request["evaluation"],
+            text_folders=[str(folder) for folder in folders],
+            out=str(self.artifact.made),
+            scratch=str(runner.home(self.scratch)),
+            threads=settings.threads,
+            device=settings.device,
+        )
+        reads = [*folders, *readable_files(settings, Path(self.source.folder))]
+        try:
+            with (
+                self.artifact.copied(),
+                runner.started(spec, self.scratch, work, reads=reads) as child,
+            ):
+                self._follow(child)
+        except (ChildFailedError, ChildRetryError) as why:
+            if not (self.reported.is_unmeasured and ends_unmeasured(why, claimed)):
+                raise
+            self._finish_unmeasured(why)
+
+    def _finish_unmeasured(self, why: ChildFailedError | ChildRetryError) -> None:
+        """Go on with a finished artifact without figures.
+
+        Raises:
+            ChildFailedError: the recipe has gates, which nobody can judge now.
+        """
+        missing = missing_figures(why)
+        self.log.note(missing["message"])
+        self.reported.go_on_unmeasured(missing)
+        require_no_gates(self.record.attempt.claim.recipe, missing)
+
+    def keep_artifact(self) -> None:
+        """Put the artifact into the store, if the job is still this attempt's; it stays there even if publishing fails."""
+        self.record.renew()
+        self.artifact.keep(self.reported.files)
+
+    def publish(self) -> None:
+        request = self.record.attempt.claim.request
+        if request["output"] is None:
+            return
+        spec = PublishSpec(
+            endpoint=self.runtime.settings.hub_endpoint,
+            token=self.log.token,
+            repo_id=request["output"]["repo_id"],
+            private=request["output"]["private"],
+            job_id=self.record.attempt.claim.job_id,
+            folder=str(self.artifact.kept),
+            title=f"Compress {self.source.name} with {self.record.attempt.claim.recipe['metadata']['name']}",
+        )
+        publishing = Phase.model_validate(phase(PhaseKind.PUBLISHING), from_attributes=True)
+        self._show(Progressed(phase=publishing, done=0, total=1, unit="commits"))
+        with self.runtime.publisher().started(spec, self.scratch) as child:
+            self._follow(child, drains=False)  # a commit takes seconds, and may have been made
+
+    def _follow(self, child: Child, *, drains: bool = True) -> None:
+        child.follow(
+            self.record.heartbeat, lambda message: self._on_message(child, message), self.log.note,
+            self.runtime.stopping if drains else None,
+        )  # fmt: skip
+
+    def _on_message(self, child: Child, message: Message) -> None:
+        match message:
+            case Progressed():
+                self._show(message)
+            case Logged():
+                self.log.note(message.text)
+            case HubAnswered():
+                self.observed.hub_answers(message.answers)
+            case _:
+                self._on_outcome(child, message)
+
+    def _on_outcome(self, child: Child, message: Message) -> None:
+        """Take in what a child came to."""
+        match message:
+            case Fetched():
+                found = {"revision": message.commit, "license": message.license}
+                self.source = self.source.model_copy(update=found)
+                self.record.write(lambda: self.record.attempt.source_commit(message.commit))
+            case Ready():
+                self.record.write(self.record.attempt.begin_commit)
+                child.tell("commit")
+            case _:
+                self.reported.take(message)
+
+    def _show(self, told: Progressed) -> None:
+        self.observed.phase(told.phase)
+        self.record.progress(told)
