@@ -15,19 +15,18 @@ from spq_core.artifact.writer import ArtifactWriter, require_unused
 from spq_core.compression.block_cache import BlockCache
 from spq_core.compression.decisions import Findings, look, make_plan
 from spq_core.compression.provenance import dtype_name, fingerprint, manifest_of
+from spq_core.compression.run_samples import recovery_rows, rows_of, samples_for
 from spq_core.compression.walk import KL_INFLATION, BlockWalk
 from spq_core.data.samples import (
     CalibrationSamples,
-    calibration_samples,
     unseen_windows,
 )
 from spq_core.data.texts import Text, held_out
 from spq_core.data.training_rows import TrainingRows
-from spq_core.errors import RecipeError, SpqError, TargetUnreachedError
+from spq_core.errors import SpqError, TargetUnreachedError
 from spq_core.formats.profiles.registry import profile_named
 from spq_core.memory import peak_rss_bytes, reset_peak_rss
 from spq_core.methods.making import make_stage
-from spq_core.methods.recovery.samples import recovery_samples
 from spq_core.methods.stage import Stage, StageContext
 from spq_core.models.blocks import blocked_source
 from spq_core.models.checkpoint import Checkpoint, open_checkpoint
@@ -103,14 +102,14 @@ def _compressed(
     unseen_text = ""
     if text is not None and recipe.target is not None and recipe.target.max_kl is not None:
         text, unseen_text = held_out(text)
-    samples = _samples_for(recipe, source, text, skeleton.widest_input)
+    samples = samples_for(recipe, source, text, skeleton.widest_input)
     unseen = None
     if unseen_text and samples is not None:
         unseen = unseen_windows(unseen_text, samples.rows.shape[1], source.folder)
-    recovery = _recovery(recipe, source, text)
+    recovery = recovery_rows(recipe, source, text)
     states = StateFolder(
         state_folder(out),
-        fingerprint(recipe, source, checkpoint, _rows(samples, recovery)),
+        fingerprint(recipe, source, checkpoint, rows_of(samples, recovery)),
         device,
     )
     compression = _Compression(
@@ -302,32 +301,3 @@ class _Compression:
             progress=self.progress,
         )
         return tuple(make_stage(settings, context) for settings in self.recipe.stages)
-
-
-def _samples_for(
-    recipe: Recipe, source: SourceModel, text: Text | None, widest: int
-) -> CalibrationSamples | None:
-    if not recipe.needs_calibration:
-        return None
-    if text is None:
-        raise RecipeError(
-            f"the recipe needs calibration text {recipe.calibration.dataset!r}; none was given"
-        )
-    samples = calibration_samples(recipe.calibration, text, source.folder, widest)
-    if samples.pads and recipe.fits_to_inputs:
-        raise RecipeError(
-            f"calibration.form is lines, and {samples.pads} of {samples.rows.numel()} calibration tokens are "
-            "padding, which this recipe would fit weights to; set calibration.form to windows"
-        )
-    return samples
-
-
-def _recovery(recipe: Recipe, source: SourceModel, text: Text | None) -> TrainingRows | None:
-    if recipe.recover is None or text is None:
-        return None
-    return recovery_samples(recipe.recover, text, source.folder)
-
-
-def _rows(*samples: CalibrationSamples | TrainingRows | None) -> list[Tensor]:
-    """The tokens that a run looks at."""
-    return [one.rows for one in samples if one is not None]

@@ -9,7 +9,6 @@ Calibration samples travel with the pass: a block is changed on the inputs that 
 before it produce, and sends the samples on as it is after the change.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,9 +21,11 @@ from transformers import PreTrainedModel
 
 from spq_core.artifact.writer import ArtifactWriter, round_floats
 from spq_core.compression.block_cache import BlockCache
+from spq_core.compression.passes import Pass, plan_passes
 from spq_core.data.samples import CalibrationSamples
+from spq_core.formats.slicing import shares_matrix
 from spq_core.memory import return_freed_memory
-from spq_core.methods.stage import LearningStage, Stage, StageState, SurveyingStage
+from spq_core.methods.stage import LearningStage, Stage, StageState
 from spq_core.models.blocked import BlockedModel
 from spq_core.models.blocks import blocked_source, load_layer, load_rest
 from spq_core.models.checkpoint import Checkpoint
@@ -49,43 +50,6 @@ NON_LAYER = ""
 """Path of the block that holds everything outside the decoder layers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """One walk over all blocks."""
-
-    apply: tuple[Stage, ...]
-    survey: SurveyingStage | None
-    """Looks at the blocks after `apply`."""
-    is_last: bool = False
-    """Whether it writes the blocks, for they are finished."""
-
-    @property
-    def needs_inputs(self) -> bool:
-        """Whether a stage asks what matrices receive."""
-        return any(stage.needs_inputs for stage in self.apply)
-
-    @property
-    def needs_samples(self) -> bool:
-        """Whether calibration samples travel with the pass."""
-        surveyed = self.survey is not None and self.survey.needs_calibration
-        return surveyed or self.needs_inputs
-
-
-def plan_passes(stages: Sequence[Stage]) -> tuple[Pass, ...]:
-    """Cut stages into passes: one that must see all blocks first ends the pass before it."""
-    passes: list[Pass] = []
-    pending: list[Stage] = []
-    for stage in stages:
-        if isinstance(stage, SurveyingStage) and stage.needs_survey:
-            passes.append(Pass(tuple(pending), stage))
-            pending = []
-        elif isinstance(stage, LearningStage) and pending:
-            passes.append(Pass(tuple(pending), None))
-            pending = []
-        pending.append(stage)
-    return (*passes, Pass(tuple(pending), None, is_last=True))
-
-
 @dataclass(slots=True)
 class BlockWalk:
     """One compression while its passes run."""
@@ -96,7 +60,7 @@ class BlockWalk:
     samples: CalibrationSamples | None
     progress: Progress
     writer: ArtifactWriter
-    spool: BlockCache
+    block_cache: BlockCache
     states: StateFolder
     unseen: Int64[Tensor, "m length"] | None = None
     """Text that nothing is fitted to, if the divergence from the source is to be measured on it."""
@@ -157,7 +121,7 @@ class BlockWalk:
                 self._note_tying(path, block)
                 self.writer.write_block(position + 1, path, block, self._original(position, path))
             elif any(report.applied for report in found):
-                self.spool.keep(number, path, block, self._original(position, path))
+                self.block_cache.keep(number, path, block, self._original(position, path))
             self._save(number, position, stream)
             self.progress.advance(path or "embedding and head")
 
@@ -251,7 +215,7 @@ class BlockWalk:
             "reports": [asdict(report) for report in self.reports],
             "stages": stages,
             "writer": self.writer.state(),
-            "spool": self.spool.state(),
+            "spool": self.block_cache.state(),
             "head_shares_codes": self.head_shares_codes,
             "excess": self.kl_inflation,  # as states have called it since the first version
             "divergence": self.divergence,
@@ -271,7 +235,7 @@ class BlockWalk:
             }
             stage.restore(StageState(values["stages"][stage.name], own))
         self.writer.restore(values["writer"])
-        self.spool.recall(values["spool"])
+        self.block_cache.recall(values["spool"])
         self.head_shares_codes = values["head_shares_codes"]
         self.divergence = values["divergence"]
         done: int = values["done"]
@@ -294,8 +258,10 @@ class BlockWalk:
         return [*(self.skeleton.layer_path(i) for i in range(self.skeleton.n_layers)), NON_LAYER]
 
     def _load(self, position: int, path: str) -> nn.Module:
-        if self.spool.holds(path):
-            block = self.spool.restore(path, self._original(position, path), self.checkpoint.dtype)
+        if self.block_cache.holds(path):
+            block = self.block_cache.restore(
+                path, self._original(position, path), self.checkpoint.dtype
+            )
             return block.to(self.checkpoint.device)
         if path == NON_LAYER:
             rest: nn.Module = load_rest(self.skeleton, self.checkpoint)
@@ -319,6 +285,4 @@ class BlockWalk:
         if path == NON_LAYER:
             head = block.get_submodule(self.skeleton.head_path)
             embedding = block.get_submodule(self.skeleton.embedding_path)
-            shared = ("codes", "packed", "weight")
-            name = next(part for part in shared if hasattr(head, part))
-            self.head_shares_codes = getattr(head, name) is getattr(embedding, name, None)
+            self.head_shares_codes = shares_matrix(head, embedding)

@@ -96,6 +96,12 @@ def embedding_and_head(block: nn.Module, embedding_path: str, head_path: str) ->
     return EmbeddingAndHead(embedding, head, head.weight is embedding.weight)
 
 
+def shares_matrix(head: nn.Module, embedding: nn.Module) -> bool:
+    """Whether an output head and an embedding hold one matrix, in whatever form."""
+    name = head.matrix if isinstance(head, CompressedLinear) else "weight"
+    return name is not None and getattr(head, name) is getattr(embedding, name, None)
+
+
 def output_scale_of(embedding: nn.Embedding) -> float:
     """What the model multiplies looked-up rows by (Gemma: the root of its width)."""
     return float(getattr(embedding, "scalar_embed_scale", 1.0))
