@@ -11,6 +11,8 @@ import hypothesis
 import psycopg
 import pytest
 
+from app.artifacts.opening import open_store
+from app.artifacts.store import ArtifactStore
 from app.db.migrate import upgrade
 from app.db.session import Database, connect
 from tests.models import real_model
@@ -79,6 +81,22 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A server that speaks S3."""
     with s3_server(tmp_path_factory.mktemp("s3")) as server:
         yield server
+
+
+@pytest.fixture
+def object_store(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of an empty object store, which this process may use."""
+    for name, value in s3.variables.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{s3.BUCKET}/{tmp_path.name}"
+
+
+@pytest.fixture(params=["local", "object"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
+    """An empty artifact store of each kind."""
+    if request.param == "local":
+        return open_store(str(tmp_path / "artifacts"))
+    return open_store(request.getfixturevalue("object_store"))
 
 
 @pytest.fixture(scope="session")

@@ -274,17 +274,15 @@ def test_another_worker_goes_on_from_the_last_finished_layer(stack):
 
 
 def test_a_worker_on_another_machine_goes_on_with_what_is_in_the_object_store(
-    stack, s3, monkeypatch
+    stack, s3, object_store
 ):
     """Nothing of the first machine is left but what it copied while it ran."""
-    for name, value in s3.variables.items():
-        monkeypatch.setenv(name, value)
-    objects = connect_store(f"s3://{s3.BUCKET}/e2e").store
+    objects = connect_store(object_store).store
     stack.kill("api")
     stack.kill("worker")
     del stack.environment["SPQ_ARTIFACT_DIR"]
     stack.environment |= s3.variables | {
-        "SPQ_ARTIFACT_STORE": f"s3://{s3.BUCKET}/e2e", "SPQ_CHECKPOINT_SECONDS": "0.5",
+        "SPQ_ARTIFACT_STORE": object_store, "SPQ_CHECKPOINT_SECONDS": "0.5",
     }  # fmt: skip
     stack.start("api", "api", "--port", stack.client.url.rpartition(":")[2])
     wait_until(lambda: is_ready(stack.client.url), 30, "the API")

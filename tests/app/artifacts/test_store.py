@@ -13,7 +13,6 @@ from app.artifacts.opening import open_store
 from app.artifacts.snapshot import linked
 from app.artifacts.store import StoredFile
 from app.domain.errors import DamagedArtifactError, FencedError, StoreAwayError
-from tests.servers import S3Server
 
 JOB, OTHER = "job_" + "0" * 32, "job_" + "1" * 32
 
@@ -152,10 +151,8 @@ def test_an_empty_store_has_no_jobs(store):
 
 
 @pytest.fixture
-def objects(s3, tmp_path, monkeypatch):
-    for name, value in s3.variables.items():
-        monkeypatch.setenv(name, value)
-    return connect(f"s3://{S3Server.BUCKET}/{tmp_path.name}")
+def objects(object_store):
+    return connect(object_store)
 
 
 def take(store, tmp_path, attempt):

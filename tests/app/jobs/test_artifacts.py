@@ -14,18 +14,13 @@ from app.db.retention import Retention
 from app.db.session import now
 from app.domain.errors import StoreAwayError
 from app.ops.housekeeper import Housekeeper
-from tests.servers import S3Server
 
 WEIGHTS = os.urandom(10 << 20)
 
 
 @pytest.fixture(params=["local", "object"])
-def artifact_store(request, tmp_path, monkeypatch):
-    if request.param == "local":
-        return None
-    for name, value in request.getfixturevalue("s3").variables.items():
-        monkeypatch.setenv(name, value)
-    return f"s3://{S3Server.BUCKET}/{tmp_path.name}"
+def artifact_store(request):
+    return None if request.param == "local" else request.getfixturevalue("object_store")
 
 
 @pytest.fixture

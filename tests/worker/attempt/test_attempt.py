@@ -16,7 +16,6 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import DBAPIError
 
 from app.artifacts.local import LocalStore
-from app.artifacts.object_store import connect as connect_store
 from app.artifacts.store import StoredFile
 from app.db.attempts import Attempt
 from app.db.jobs import JobRepository, NewJob
@@ -26,7 +25,6 @@ from app.db.session import connect, now
 from app.domain.errors import StoreAwayError
 from spq_core.recipe.catalog import resolve
 from tests.e2e.conftest import wait_until
-from tests.servers import S3Server
 from worker.attempt.attempt import run_job
 from worker.children.messages import OF_FETCHER, OF_PUBLISHER, OF_RUNNER
 from worker.children.process import ChildProgram
@@ -101,15 +99,6 @@ def database(sqlite_url):
     made = connect(sqlite_url)
     yield made
     made.dispose()
-
-
-@pytest.fixture(params=["local", "object"])
-def store(request, tmp_path, monkeypatch):
-    if request.param == "local":
-        return LocalStore(tmp_path / "artifacts")
-    for name, value in request.getfixturevalue("s3").variables.items():
-        monkeypatch.setenv(name, value)
-    return connect_store(f"s3://{S3Server.BUCKET}/{tmp_path.name}")
 
 
 @pytest.fixture
