@@ -7,6 +7,12 @@ from spq_core.errors import SpqError
 from spq_core.evaluation.measure import Measurement
 from spq_core.evaluation.settings import Gates
 
+WORDS = {
+    "perplexity_ratio": "perplexity ratio to the source",
+    "kl": "KL from the source",
+    "top1": "top-1 agreement with the source",
+}
+
 
 class QualityGateError(SpqError):
     """The result is worse than the recipe allows."""
@@ -28,34 +34,32 @@ class _Check(NamedTuple):
     keeps: bool
 
 
-def check_gates(gates: Gates, measurement: Measurement, result: str, source: str) -> None:
+def check_gates(gates: Gates, measurement: Measurement, result: str) -> None:
     """Compare what was measured with the recipe's limits.
 
     Args:
-        result, source: names of the two models in the measurement.
+        result: name of the model in the measurement, whose reference is the source.
 
     Raises:
         QualityGateError: naming the figure, the text, the value and the limit.
     """
-    for check in _checks(gates, measurement, result, source):
+    for check in _checks(gates, measurement, result):
         if not check.keeps:
             raise QualityGateError(check.figure, check.value, check.limit)
 
 
-def _checks(gates: Gates, measurement: Measurement, result: str, source: str) -> Iterator[_Check]:
-    """Every limit on every text; a figure that is not a number keeps none."""
-    before = measurement.models[source].quality
+def _checks(gates: Gates, measurement: Measurement, result: str) -> Iterator[_Check]:
+    """Every limit on every text; a figure that is not a number keeps none, one that is not there is passed over."""
     for text, quality in measurement.models[result].quality.items():
-        perplexities = [quality["perplexity"], before[text]["perplexity"]]
-        ratio, most = (
-            (perplexities[0] or 0.0) / (perplexities[1] or 1.0),
-            gates.max_perplexity_ratio,
-        )
-        if most is not None:
-            yield _Check(f"perplexity ratio to the source on {text}", ratio, most, ratio <= most)
-        kl, top1 = quality["kl"], quality["top1"]
-        if gates.max_kl is not None and kl is not None:
-            yield _Check(f"KL from the source on {text}", kl, gates.max_kl, kl <= gates.max_kl)
-        if gates.min_top1 is not None and top1 is not None:
-            keeps = top1 >= gates.min_top1
-            yield _Check(f"top-1 agreement with the source on {text}", top1, gates.min_top1, keeps)
+        for name, limit in gates.at_most.items():
+            value = quality.get(name)
+            if value is not None:
+                yield _Check(f"{_called(name)} on {text}", value, limit, value <= limit)
+        for name, limit in gates.at_least.items():
+            value = quality.get(name)
+            if value is not None:
+                yield _Check(f"{_called(name)} on {text}", value, limit, value >= limit)
+
+
+def _called(name: str) -> str:
+    return WORDS.get(name, name)

@@ -10,18 +10,16 @@ from torch import Tensor
 
 from spq_core.errors import EvaluationError, NumericalError
 from spq_core.evaluation.gguf import LanguageModel
+from spq_core.evaluation.metrics.metric import Positions
 from spq_core.evaluation.metrics.registry import METRICS
-from spq_core.evaluation.metrics.tally import Positions, Tally
+from spq_core.evaluation.metrics.sums import Sums
 
 POSITIONS_AT_ONCE = 256
 """Positions per softmax, so that a large vocabulary does not double the memory for logits."""
 Quality = dict[str, float | None]
-"""Metrics by name, and `tokens`: predicted ones, n − 1 for each window of n. None where a metric compares with
-the reference, for the reference itself or without one."""
-
-
-def _no_text(_tokens: Tensor) -> str:
-    raise EvaluationError("a metric asks for text, and nothing here decodes tokens")
+"""Metrics by name with their standard errors (`<name>_se`), and `windows` and `tokens`: predicted ones, n − 1 for each
+window of n. None where a metric compares with the reference, for the reference itself or without one, and where too few
+windows tell a standard error."""
 
 
 @torch.no_grad()
@@ -31,7 +29,7 @@ def score_windows(
     *,
     reference: str | None,
     after_window: Callable[[], None] = lambda: None,
-    decode: Callable[[Tensor], str] = _no_text,
+    decode: Callable[[Tensor], str] | None = None,
 ) -> dict[str, Quality]:
     """Score every model on every window.
 
@@ -44,7 +42,7 @@ def score_windows(
         NumericalError: a model's loss is not finite.
         EvaluationError: a model's vocabulary is not the reference's.
     """
-    tallies = {name: _new_tallies() for name in models}
+    sums = {name: _new_sums() for name in models}
     order = sorted(models, key=lambda name: name != reference)
     for window in windows:
         reference_logits: Tensor | None = None
@@ -56,25 +54,31 @@ def score_windows(
                     f"{name} predicts {logits.shape[-1]} tokens, {reference} predicts "
                     f"{reference_logits.shape[-1]}; models of different vocabularies cannot be compared"
                 )
-            _add(tallies[name], logits, reference_logits, window, decode)
+            _add(sums[name], logits, reference_logits, window, decode)
             if name == reference:
                 reference_logits = logits
         after_window()
-    predicted = sum(len(window) - 1 for window in windows)
-    return {name: _figures(name, own, predicted) for name, own in tallies.items()}
+    compared = sums[reference] if reference is not None else None
+    counts = {"windows": len(windows), "tokens": sum(len(window) - 1 for window in windows)}
+    return {
+        name: _figures(name, own, None if own is compared else compared) | counts
+        for name, own in sums.items()
+    }
 
 
-def _new_tallies() -> dict[str, Tally]:
-    return {metric.name: import_module(metric.module).Tally() for metric in METRICS}
+def _new_sums() -> dict[str, Sums]:
+    return {metric.name: Sums(import_module(metric.module).Rule()) for metric in METRICS}
 
 
 def _add(
-    tallies: Mapping[str, Tally],
+    sums: Mapping[str, Sums],
     logits: Tensor,
     reference: Tensor | None,
     window: Tensor,
-    decode: Callable[[Tensor], str],
+    decode: Callable[[Tensor], str] | None,
 ) -> None:
+    for one in sums.values():
+        one.begin_window()
     for start in range(0, len(logits), POSITIONS_AT_ONCE):
         some = slice(start, start + POSITIONS_AT_ONCE)
         positions = Positions(
@@ -84,12 +88,14 @@ def _add(
             before=window[: start + 1],
             decode=decode,
         )
-        for tally in tallies.values():
-            tally.add(positions)
+        for one in sums.values():
+            one.add(one.rule.measure(positions))
 
 
-def _figures(name: str, tallies: Mapping[str, Tally], tokens: int) -> Quality:
-    values = {metric: tally.value() for metric, tally in tallies.items()}
-    if any(value is not None and not math.isfinite(value) for value in values.values()):
+def _figures(name: str, sums: Mapping[str, Sums], reference: Mapping[str, Sums] | None) -> Quality:
+    figures: Quality = {}
+    for metric, own in sums.items():
+        figures |= own.figures(metric, None if reference is None else reference[metric])
+    if any(value is not None and not math.isfinite(value) for value in figures.values()):
         raise NumericalError(name, "evaluation loss")
-    return {**values, "tokens": tokens}
+    return figures

@@ -1,10 +1,13 @@
 """What to measure, and how; part of every result. Free of torch."""
 
+from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from spq_core.documents import Document
+from spq_core.evaluation.metrics.registry import figure_names
 
 
 class EvaluationSettings(Document):
@@ -27,6 +30,22 @@ class EvaluationSettings(Document):
     new_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
 
 
+def _known(name: str) -> str:
+    if name in figure_names():
+        return name
+    close = get_close_matches(name, figure_names(), n=1)
+    meant = (
+        f"; did you mean {close[0]}?"
+        if close
+        else f"; there are: {', '.join(sorted(figure_names()))}"
+    )
+    raise ValueError(f"no figure is called {name!r}{meant}")
+
+
+Limit = Annotated[float, Field(allow_inf_nan=False)]
+Figures = Annotated[dict[Annotated[str, AfterValidator(_known)], Limit], Field(max_length=16)]
+
+
 class Gates(Document):
     """Limits a result must keep, on every evaluation text, to be published."""
 
@@ -35,9 +54,24 @@ class Gates(Document):
     """Mean KL(source ‖ result) in nats per token."""
     min_top1: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     """Share of tokens whose most likely successor is the source's."""
+    max: Figures = Field(default_factory=dict)
+    """Other figures and what they may be at most: `bits_per_byte`, `kl_p99`, ..."""
+    min: Figures = Field(default_factory=dict)
+    """Other figures and what they must be at least."""
     on_fail: Literal["discard", "keep"] = "discard"
 
     @property
     def need_measurement(self) -> bool:
         """Whether there is a limit to compare figures with."""
-        return (self.max_perplexity_ratio, self.max_kl, self.min_top1) != (None, None, None)
+        return bool(self.at_most or self.at_least)
+
+    @property
+    def at_most(self) -> Mapping[str, float]:
+        """Figures, and the limits that they must not be above."""
+        named = {"perplexity_ratio": self.max_perplexity_ratio, "kl": self.max_kl}
+        return {**{name: limit for name, limit in named.items() if limit is not None}, **self.max}
+
+    @property
+    def at_least(self) -> Mapping[str, float]:
+        """Figures, and the limits that they must not be below."""
+        return {**({} if self.min_top1 is None else {"top1": self.min_top1}), **self.min}

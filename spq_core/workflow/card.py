@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from spq_core.artifact.manifest import CARD_FILE
-from spq_core.evaluation.metrics.registry import METRICS
+from spq_core.evaluation.certainty import compared_with_source, warning
+from spq_core.evaluation.metrics.registry import METRICS, Metric
 from spq_core.formats.profiles.registry import profile_named
 from spq_core.methods.registry import METHODS
 
@@ -88,18 +89,26 @@ def _figures(result: dict[str, Any]) -> str:
 
 
 def figures_table(rows: list[dict[str, Any]]) -> str:
-    """The before/after table in Markdown."""
-    shown = [metric for metric in METRICS if any(metric.name in row for row in rows)]
+    """The before/after table in Markdown: figures ± their standard errors."""
+    shown = [metric for metric in METRICS if any(row.get(metric.name) is not None for row in rows)]
     titles = ["model", "bytes on disk", "bytes resident", *(metric.title for metric in shown)]
-    titles += ["prefill tok/s", "decode tok/s"]
+    titles += ["against the source", "prefill tok/s", "decode tok/s"]
     lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
     for row in rows:
         cells = [row["name"], f"{row['bytes_on_disk']:,}", f"{row['resident_bytes']:,}"]
-        cells += [_number(row.get(metric.name), metric.form) for metric in shown]
+        cells += [_figure(row, metric) for metric in shown]
+        cells.append(compared_with_source(row) or "")
         cells.append(_number(row["prefill_tokens_per_second"], ".0f"))
         cells.append(_number(row["decode_tokens_per_second"], ".1f"))
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    words = warning(rows[0]) if rows else None
+    return "\n".join([*lines, *(["", f"**{words}**"] if words else [])])
+
+
+def _figure(row: Mapping[str, Any], metric: Metric) -> str:
+    value, error = row.get(metric.name), row.get(f"{metric.name}_se")
+    shown = _number(value, metric.form)
+    return shown if value is None or error is None else f"{shown} ± {error:{metric.form}}"
 
 
 def measured_on(settings: Mapping[str, Any], row: Mapping[str, Any]) -> str:

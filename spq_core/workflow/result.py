@@ -73,7 +73,7 @@ class RunResult:
         """
         gates = parse_recipe(self.report.recipe).gates
         if self.measurement is not None:
-            check_gates(gates, self.measurement, RESULT, SOURCE)
+            check_gates(gates, self.measurement, RESULT)
         elif self.missing is not None and gates.need_measurement:
             raise UnmeasuredError(self.missing)
 

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.db.attempts import Claim
+from spq_core.evaluation.settings import Gates
 from worker.errors import ChildFailedError, ChildRetryError, failed
 from worker.sandbox.usage import EXCESS_CODES
 
 UNMEASURED = "evaluation_failed"
 """Gates cannot be judged, as there are no figures; the artifact stays."""
-LIMITS = ("max_perplexity_ratio", "max_kl", "min_top1")
 
 
 def ends_unmeasured(why: ChildFailedError | ChildRetryError, claim: Claim) -> bool:
@@ -39,7 +39,7 @@ def require_no_gates(recipe: Mapping[str, Any], missing: Mapping[str, str]) -> N
     Raises:
         ChildFailedError: it has gates.
     """
-    if any(recipe["gates"][name] is not None for name in LIMITS):
+    if Gates.model_validate(recipe["gates"]).need_measurement:
         raise failed(
             UNMEASURED,
             "the artifact is finished and kept, but its gates cannot be judged without figures: "

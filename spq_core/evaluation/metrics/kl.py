@@ -2,29 +2,19 @@
 
 from torch.nn import functional
 
-from spq_core.evaluation.metrics.tally import Positions
+from spq_core.evaluation.metrics.metric import Measured, MetricRule, Positions, per_token
 
 
-class Tally:
-    """Sums the divergence."""
+class Rule(MetricRule):
+    """Of the divergence at each token. Its tail says how badly single predictions change."""
 
-    def __init__(self) -> None:
-        """Begin with no tokens."""
-        self._divergence, self._tokens = 0.0, 0
+    quantiles = (0.5, 0.9, 0.99, 0.999)
 
-    def add(self, positions: Positions) -> None:
-        """Take in some positions."""
+    def measure(self, positions: Positions) -> Measured | None:
+        """The divergences; rounding may leave one just below 0."""
         log_p = positions.reference_log_probabilities
         if log_p is None:
-            return
-        log_q = positions.log_probabilities
-        divergence = functional.kl_div(log_q, log_p, reduction="sum", log_target=True)
-        self._divergence += float(divergence.double())
-        self._tokens += len(positions.targets)
-
-    def value(self) -> float | None:
-        """The divergence; rounding may leave a sum just below 0."""
-        if not self._tokens:
             return None
-        mean = self._divergence / self._tokens
-        return mean if mean > 0 or mean != mean else 0.0  # noqa: PLR0124 - a NaN stays one
+        log_q = positions.log_probabilities
+        divergence = functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=-1)
+        return per_token(divergence.clamp_min(0.0))

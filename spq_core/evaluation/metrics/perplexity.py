@@ -2,30 +2,25 @@
 
 import math
 
-from torch.nn import functional
-
-from spq_core.evaluation.metrics.tally import Positions
+from spq_core.evaluation.metrics.metric import Measured, MetricRule, Positions, per_token
 
 LARGEST_LOSS = 700.0
 """exp of more is no float."""
 
 
-class Tally:
-    """Sums the negative log-likelihood, in nats."""
+class Rule(MetricRule):
+    """Of the loss of each token, in nats."""
 
-    def __init__(self) -> None:
-        """Begin with no tokens."""
-        self._loss, self._tokens = 0.0, 0
+    ratio = "perplexity_ratio"
 
-    def add(self, positions: Positions) -> None:
-        """Take in some positions."""
-        losses = functional.nll_loss(
-            positions.log_probabilities, positions.targets, reduction="sum"
-        )
-        self._loss += float(losses.double())
-        self._tokens += len(positions.targets)
+    def measure(self, positions: Positions) -> Measured:
+        """The losses."""
+        return per_token(positions.losses)
 
-    def value(self) -> float:
+    def figure(self, mean: float) -> float:
         """The perplexity."""
-        mean = self._loss / self._tokens
         return math.exp(min(mean, LARGEST_LOSS)) if math.isfinite(mean) else math.nan
+
+    def slope(self, mean: float) -> float:
+        """The same."""
+        return self.figure(mean)

@@ -1,23 +1,14 @@
 """Share of tokens (0–1) where model and reference rank the same token first."""
 
-from spq_core.evaluation.metrics.tally import Positions
+from spq_core.evaluation.metrics.metric import Measured, MetricRule, Positions, per_token
 
 
-class Tally:
-    """Counts agreements."""
+class Rule(MetricRule):
+    """Of 1 where they agree, else 0."""
 
-    def __init__(self) -> None:
-        """Begin with no tokens."""
-        self._same, self._tokens = 0, 0
-
-    def add(self, positions: Positions) -> None:
-        """Take in some positions."""
+    def measure(self, positions: Positions) -> Measured | None:
+        """Agreements."""
         if positions.reference_logits is None:
-            return
+            return None
         first = positions.logits.argmax(dim=-1)
-        self._same += int((first == positions.reference_logits.argmax(dim=-1)).sum())
-        self._tokens += len(positions.targets)
-
-    def value(self) -> float | None:
-        """The share."""
-        return self._same / self._tokens if self._tokens else None
+        return per_token((first == positions.reference_logits.argmax(dim=-1)).float())

@@ -13,8 +13,8 @@ def measured(**result):
     load = LoadFigures(bytes_on_disk=1, resident_bytes=1, load_peak_bytes=1, dtype="bfloat16")
 
     def figures(**last):
-        one = {"perplexity": 20.0, "tokens": 100, "kl": 0.01, "top1": 0.95}
-        two = {"perplexity": 30.0, "tokens": 100, "kl": 0.01, "top1": 0.95} | last
+        one = {"perplexity_ratio": 1.0, "kl": 0.01, "top1": 0.95, "kl_p99": 0.2}
+        two = one | last
         return ModelFigures(
             load=load, quality={"one": one, "two": two}, ppl_paper=None, throughput=None
         )
@@ -28,16 +28,16 @@ LIMITS = Gates(max_perplexity_ratio=1.1, max_kl=0.05, min_top1=0.9)
 
 
 def test_a_result_within_all_limits_passes():
-    check_gates(LIMITS, measured(perplexity=32.9, kl=0.049, top1=0.9), "result", "source")
-    check_gates(Gates(), measured(perplexity=math.nan), "result", "source")
+    check_gates(LIMITS, measured(perplexity_ratio=1.09, kl=0.049, top1=0.9), "result")
+    check_gates(Gates(), measured(perplexity_ratio=math.nan), "result")
 
 
 @pytest.mark.parametrize(
     ("worse", "words"),
     [
-        ({"perplexity": 34.0}, "perplexity ratio.* on two is 1.133, the recipe allows 1.1"),
-        ({"perplexity": math.nan}, "perplexity ratio"),
-        ({"perplexity": math.inf}, "perplexity ratio"),
+        ({"perplexity_ratio": 1.133}, "perplexity ratio.* on two is 1.133, the recipe allows 1.1"),
+        ({"perplexity_ratio": math.nan}, "perplexity ratio"),
+        ({"perplexity_ratio": math.inf}, "perplexity ratio"),
         ({"kl": 0.06}, "KL from the source on two is 0.06"),
         ({"kl": math.nan}, "KL from the source"),
         ({"top1": 0.8}, "top-1 agreement with the source on two is 0.8, the recipe allows 0.9"),
@@ -45,4 +45,22 @@ def test_a_result_within_all_limits_passes():
 )
 def test_each_limit_holds_on_every_text(worse, words):
     with pytest.raises(QualityGateError, match=words):
-        check_gates(LIMITS, measured(**worse), "result", "source")
+        check_gates(LIMITS, measured(**worse), "result")
+
+
+def test_any_figure_may_have_a_limit():
+    tail = Gates(max={"kl_p99": 0.5}, min={"top1": 0.9})
+    check_gates(tail, measured(), "result")
+    with pytest.raises(QualityGateError, match="kl_p99 on two is 0.6, the recipe allows 0.5"):
+        check_gates(tail, measured(kl_p99=0.6), "result")
+    with pytest.raises(QualityGateError, match="top-1 agreement"):
+        check_gates(tail, measured(top1=0.89), "result")
+    assert tail.need_measurement
+    assert not Gates().need_measurement
+
+
+def test_a_limit_of_something_that_is_never_measured_is_refused():
+    with pytest.raises(ValueError, match="no figure is called 'kl_99'; did you mean kl_p99"):
+        Gates(max={"kl_99": 1.0})
+    with pytest.raises(ValueError, match="no figure is called 'zzz'; there are: bits_per_byte"):
+        Gates(min={"zzz": 1.0})

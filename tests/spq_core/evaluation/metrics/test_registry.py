@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from spq_core.evaluation.metrics.registry import METRICS
+from spq_core.evaluation.metrics.registry import METRICS, figure_names
 from spq_core.evaluation.quality import score_windows
 from spq_core.evaluation.summary import Row
 from spq_core.workflow.card import figures_table
@@ -53,5 +53,12 @@ def test_a_metric_is_shown_in_tables_and_documented(scores, metric):
     ).document()  # fmt: skip
     table = figures_table([row])
     assert f"| {metric.title} |" in table
-    assert f"| {format(scores['other'][metric.name], metric.form)} |" in table
+    value, error = scores["other"][metric.name], scores["other"][f"{metric.name}_se"]
+    assert f"| {value:{metric.form}} ± {error:{metric.form}} |" in table
     assert f"| `{metric.name}` |" in EXTENDING
+
+
+def test_what_is_reported_is_what_the_registry_says(scores):
+    for figures in scores.values():
+        assert set(figures) == figure_names() | {"tokens", "windows"}
+    assert all(value is not None for value in scores["other"].values())
