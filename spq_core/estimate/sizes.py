@@ -5,6 +5,7 @@ or on text (ranks by variance, neurons by activation, bits by divergence) is tak
 and a range says how far another model may be from that.
 """
 
+from collections.abc import Sequence
 from math import log2
 
 from spq_core.errors import RecipeError
@@ -45,19 +46,18 @@ def artifact_bytes(recipe: Recipe, shapes: ModelShapes) -> Range:
     for layer in shapes.layers:
         for name, matrix in layer.items():
             share = kept.attention if name in shapes.family.attention else kept.mlp
-            stored = (
-                matrix.elements * shapes.item_bytes
-                if quantize is None
-                else quantize.matrix_bytes(matrix, shapes, profile)
-            )
-            total = total.plus(share.times(stored))
+            coded = [stage.matrix_bytes(matrix, shapes, profile) for stage in recipe.stages]
+            plain = matrix.elements * shapes.item_bytes
+            total = total.plus(share.times(_last_said(coded, plain)))
     head = 0 if shapes.head is None else shapes.head.elements
-    tables = (
-        (shapes.embedding.elements + head) * shapes.item_bytes
-        if quantize is None
-        else quantize.tables_bytes(shapes, profile)
-    )
+    plain = (shapes.embedding.elements + head) * shapes.item_bytes
+    tables = _last_said([stage.tables_bytes(shapes, profile) for stage in recipe.stages], plain)
     return total.plus(exactly(tables + sum(stage.added_bytes(shapes) for stage in recipe.stages)))
+
+
+def _last_said(coded: Sequence[float | None], plain: float) -> float:
+    """Of the last stage that stores matrices in a form of its own."""
+    return next((said for said in reversed(coded) if said is not None), plain)
 
 
 def _overhead(shapes: ModelShapes) -> int:

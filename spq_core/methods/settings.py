@@ -12,7 +12,7 @@ from spq_core.documents import Document
 from spq_core.estimated_range import Range
 from spq_core.formats.profiles.profile import Profile
 from spq_core.models.family import Family
-from spq_core.models.shapes import ModelShapes
+from spq_core.models.shapes import Matrix, ModelShapes
 
 AUTO = "auto"
 """Leaves a number to the recipe's target: what is worth its bytes stays."""
@@ -142,6 +142,16 @@ class StageSettings(Document):
         """Shares of the model's weights that stay."""
         del shapes, profile
         return Kept()
+
+    def matrix_bytes(self, matrix: Matrix, shapes: ModelShapes, profile: Profile) -> float | None:
+        """Stored bytes of a decoder layer's matrix in the form it makes; None where weights stay weights."""
+        del matrix, shapes, profile
+        return None
+
+    def tables_bytes(self, shapes: ModelShapes, profile: Profile) -> float | None:
+        """Stored bytes of embedding and head; None where they stay as they are."""
+        del shapes, profile
+        return None
 
     def added_bytes(self, shapes: ModelShapes) -> float:
         """Bytes that the artifact gets on top."""

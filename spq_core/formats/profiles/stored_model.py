@@ -9,6 +9,9 @@ from transformers import PretrainedConfig
 from spq_core.formats.layer import Layout
 from spq_core.models.skeleton import Skeleton
 
+WIDTH_KEYS = ("intermediate_size", "ffn_dim", "n_inner")
+"""How configurations call the width of an MLP."""
+
 
 class StoredModel(NamedTuple):
     """A model all of whose blocks are written."""
@@ -29,3 +32,17 @@ def source_document(config: PretrainedConfig) -> dict[str, Any]:
         document.pop(key, None)
     written_by = getattr(config, "transformers_version", None)
     return document | ({"transformers_version": written_by} if written_by else {})
+
+
+def stock_document(stored: StoredModel) -> dict[str, Any]:
+    """config.json for the source's own classes; MLPs of another width have one width in all layers."""
+    skeleton = stored.skeleton
+    document = source_document(skeleton.config) | {
+        "architectures": [type(skeleton.model).__name__],
+        "dtype": str(stored.dtype).removeprefix("torch."),
+    }
+    layout = stored.layouts.get(f"{skeleton.layer_path(0)}.{skeleton.family.mlp_out}")
+    width = getattr(layout, "n_in", None)
+    if width is not None:
+        document |= {key: width for key in WIDTH_KEYS if document.get(key) is not None}
+    return document

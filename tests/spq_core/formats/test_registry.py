@@ -1,6 +1,7 @@
 """What every stored form must be able to do, whichever forms there are."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +15,11 @@ from spq_core.formats.entropy.steps import Steps
 from spq_core.formats.layer import CompressedEmbedding, CompressedLinear
 from spq_core.formats.layouts import COMPOSED_FORMS, LAYOUTS, changed_layouts, parse_layouts
 from spq_core.formats.low_rank.linear import LowRankLayout
+from spq_core.formats.profiles.registry import PROFILES
 from spq_core.formats.registry import MATRIX_FORMS
 from spq_core.formats.slicing import bias_of, float_weight, keep_columns, keep_rows
 
+EXTENDING = (Path(__file__).parents[3] / "docs/extending.md").read_text(encoding="utf-8")
 N_IN, N_OUT = 64, 96
 SIZES = {"n_in": N_IN, "n_out": N_OUT, "bias": True, "n": N_OUT, "dim": N_IN, "n_padded": N_IN}
 OTHERS = {"scales": N_OUT, "bits": 4, "group_size": 32, "base": 0.01, "order": "columns"}
@@ -159,3 +162,11 @@ def test_every_form_of_a_matrix_may_stand_within_another(inner):
     model.layer = adapted.build(torch.float32)
     assert model.layer.layout() == adapted
     assert model.layer.layout().within() == {"base": example(inner)}
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_a_form_is_held_by_a_profile_and_documented(kind):
+    name = kind.model_fields["kind"].default
+    assert f"`{name}`" in EXTENDING
+    if kind not in [form.embedding for form in MATRIX_FORMS]:
+        assert any(name in profile.forms for profile in PROFILES)

@@ -16,6 +16,7 @@ from tests.models import save_tiny
 
 NAMES = {method.name: method for method in METHODS}
 README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+EXTENDING = (Path(__file__).parents[3] / "docs/extending.md").read_text(encoding="utf-8")
 TOY = Toy(tokens=32, rank=16, group=32)
 
 
@@ -29,6 +30,7 @@ def test_a_method_makes_its_stage_and_says_what_it_does(name):
     assert callable(import_module(method.module).make_stage)
     assert method.settings.__doc__ != StageSettings.__doc__
     assert f"`{name}`" in README
+    assert f"| `{name}` |" in EXTENDING
 
 
 @pytest.mark.parametrize("name", NAMES)

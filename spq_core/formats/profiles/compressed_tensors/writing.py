@@ -17,12 +17,10 @@ from torch.nn import functional
 from spq_core.formats.layer import Layout
 from spq_core.formats.layouts import changed_layouts
 from spq_core.formats.packed.linear import PackedLayout, PackedLinear
-from spq_core.formats.profiles.stored_model import StoredModel, source_document
+from spq_core.formats.profiles.stored_model import StoredModel, stock_document
 
 WORD_BITS = 32
 WORD_BYTES = 4
-WIDTH_KEYS = ("intermediate_size", "ffn_dim", "n_inner")
-"""How configurations call the width of an MLP."""
 
 
 class PortableLinear(nn.Module):
@@ -57,14 +55,7 @@ def store_block(
 
 def config(stored: StoredModel) -> dict[str, Any]:
     """The source's config.json with what compressed-tensors needs to know."""
-    skeleton = stored.skeleton
-    document = source_document(skeleton.config) | {
-        "architectures": [type(skeleton.model).__name__],
-        "dtype": str(stored.dtype).removeprefix("torch."),
-    }
-    width = _width(stored)
-    if width is not None:
-        document |= {key: width for key in WIDTH_KEYS if document.get(key) is not None}
+    document = stock_document(stored)
     packed = [layout for layout in stored.layouts.values() if isinstance(layout, PackedLayout)]
     if not packed:
         return document
@@ -74,16 +65,9 @@ def config(stored: StoredModel) -> dict[str, Any]:
             "format": "pack-quantized",
             "quantization_status": "compressed",
             "config_groups": {"group_0": {"targets": ["Linear"], "weights": _weights(packed)}},
-            "ignore": [skeleton.head_path],
+            "ignore": [stored.skeleton.head_path],
         }
     }
-
-
-def _width(stored: StoredModel) -> int | None:
-    """Of every MLP, if its matrices were changed; it is the same in all layers."""
-    skeleton = stored.skeleton
-    layout = stored.layouts.get(f"{skeleton.layer_path(0)}.{skeleton.family.mlp_out}")
-    return getattr(layout, "n_in", None)
 
 
 def _weights(packed: list[PackedLayout]) -> dict[str, Any]:
