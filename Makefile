@@ -23,13 +23,13 @@ demo: $(VENV)/.ready ## Compress a real model through the service on this machin
 	TQDM_DISABLE=1 $(BIN)/python -m worker.standalone.demo
 
 test: $(VENV)/.ready ## Run all tests, with real Postgres, Valkey and Celery workers
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile
 
 test-fast: $(VENV)/.ready ## Run what needs no server and no training, for the edit loop
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not gpu and not quality and not slow" $(FAST)
 
 quality: $(VENV)/.ready ## Compress a real model by every recipe of the catalog, and compare with recorded figures
-	$(BIN)/python -m pytest -q -m quality tests/quality
+	$(BIN)/python -m pytest -q -m quality tests/quality tests/e2e/test_parity_with_the_paper.py
 
 N ?= 20
 faults: $(VENV)/.ready ## Let N schedules of faults happen to a whole deployment, and check what must hold

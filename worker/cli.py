@@ -87,7 +87,7 @@ def main() -> None:
         _fail(type(error).__name__, str(error).splitlines()[0])
     except ModuleNotFoundError as error:
         click.echo(
-            f"error: this command needs the package {error.name!r}; install it with pip install 'spq[worker]'",
+            f"error: this command needs the package {error.name!r}; install it with pip install -e '.[worker]' in the checkout",
             err=True,
         )
         sys.exit(1)

@@ -16,7 +16,7 @@ from app.queue import RUN_JOB_TASK, celery_app
 from app.telemetry import configure_logging
 from app.tracing import export_spans
 from worker.attempt.attempt import run_job
-from worker.registry import Presence, facts
+from worker.presence import Presence, facts
 from worker.runtime import Runtime, make_runtime
 from worker.sandbox.launcher import die_with_parent
 from worker.settings import WorkerSettings

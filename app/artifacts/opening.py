@@ -17,5 +17,7 @@ def open_store(address: str) -> ArtifactStore:
     try:
         from app.artifacts.object_store import connect  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise ValueError(f'{address} needs obstore: pip install "spq[s3]" ({error})') from None
+        raise ValueError(
+            f"{address} needs obstore: pip install -e '.[s3]' in the checkout ({error})"
+        ) from None
     return connect(address)

@@ -40,7 +40,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FinishedArtifact:
+class FinishedFile:
     """A file of the result."""
 
     path: str
@@ -181,7 +181,7 @@ class Attempt:
         result: dict[str, Any],
         layers: list[dict[str, Any]],
         metrics: list[dict[str, Any]],
-        files: list[FinishedArtifact],
+        files: list[FinishedFile],
     ) -> None:
         """Record every figure and end the job, in one transaction."""
         with self.database.write() as session:
@@ -196,7 +196,7 @@ class Attempt:
         *,
         layers: list[dict[str, Any]] | None = None,
         metrics: list[dict[str, Any]] | None = None,
-        files: list[FinishedArtifact] | None = None,
+        files: list[FinishedFile] | None = None,
     ) -> None:
         """End the job with an error; figures measured before it are kept."""
         with self.database.write() as session:
@@ -212,7 +212,7 @@ class Attempt:
             append_event(session, job, "status", {"status": JobStatus.CANCELED})
 
     def give_back(
-        self, reason: str, *, counted: bool = True, files: Sequence[FinishedArtifact] = ()
+        self, reason: str, *, counted: bool = True, files: Sequence[FinishedFile] = ()
     ) -> bool:
         """Queue the job again, or fail it when no attempt is left; return whether it is queued.
 
@@ -268,7 +268,7 @@ class Attempt:
             raise FencedError(self.claim.job_id, self.claim.attempt)
         return job
 
-    def _add_files(self, session: Session, files: list[FinishedArtifact]) -> None:
+    def _add_files(self, session: Session, files: list[FinishedFile]) -> None:
         job_id = self.claim.job_id
         session.add_all(
             ArtifactFile(job_id=job_id, path=file.path, bytes=file.bytes, sha256=file.sha256)

@@ -159,7 +159,7 @@ class JobRepository:
         """Ask a job to stop; a terminal job is returned unchanged.
 
         Raises:
-            PublishingError: its commit on the Hub is being made.
+            PublishInProgressError: its commit on the Hub is being made.
         """
         self.get(job_id)
         moment = now(self.session)

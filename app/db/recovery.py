@@ -25,7 +25,7 @@ OVERDUE = {
     "message": "the job took longer than its limits.max_runtime_seconds",
     "retryable": False,
 }
-RUNG_AGAIN = 100
+MOST_NOTIFIED_AGAIN = 100
 """Of the oldest waiting jobs; more workers than that will not be free at once after a broker lost everything."""
 
 
@@ -128,7 +128,7 @@ def notify_forgotten_jobs(database: Database, older_than_seconds: float) -> int:
             select(Job.id)
             .where(Job.status == JobStatus.QUEUED)
             .order_by(Job.created_at, Job.id)
-            .limit(RUNG_AGAIN)
+            .limit(MOST_NOTIFIED_AGAIN)
         )
         query = (
             select(Job.id)

@@ -7,7 +7,7 @@ DomainError
 ├── DamagedArtifactError      a file's content is not the one it is listed with
 ├── StoreAwayError            the artifact store does not answer
 ├── JobActiveError            the job must be terminal for this
-├── PublishingError           too late to cancel: the commit is being made
+├── PublishInProgressError    too late to cancel: the commit is being made
 ├── InvalidCursorError        a page cursor we did not issue
 ├── ModelNotAllowedError      a local model outside the allowed folders
 ├── UnknownDatasetError       an evaluation or calibration text nobody knows
@@ -22,8 +22,8 @@ DomainError
 ├── DeliveryNotFoundError     no such webhook message, or another tenant's
 ├── SecretUnreadableError     a stored secret was sealed with a key that is gone
 ├── EstimatesBusyError        as many estimates are being made as may be at once
-├── ManyLabelsError           a list asks for more labels than a job can have
-├── ManyWaitingError          as many event streams are open as may be at once
+├── TooManyLabelsError        a list asks for more labels than a job can have
+├── TooManyStreamsError       as many event streams are open as may be at once
 ├── AuthenticationError       no valid key
 ├── PermissionDeniedError     the key lacks a scope
 └── FencedError               an attempt that no longer owns its job tried to write

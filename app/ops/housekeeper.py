@@ -10,8 +10,8 @@ from functools import partial
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
+from app.artifacts.leftovers import drop_ended, drop_unclaimed
 from app.artifacts.store import ArtifactStore
-from app.artifacts.sweep import drop_ended, drop_unclaimed
 from app.db.counters import LEASES_LOST, count
 from app.db.idempotency import forget_old_answers
 from app.db.models import OutboxMessage

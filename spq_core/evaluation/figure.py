@@ -24,7 +24,9 @@ def require_drawable(file: Path) -> None:
     try:
         import matplotlib as mpl  # noqa: PLC0415 - an extra of the package
     except ModuleNotFoundError:
-        raise EvaluationError('a figure needs matplotlib: pip install "spq[figures]"') from None
+        raise EvaluationError(
+            "a figure needs matplotlib: pip install -e '.[figures]' in the checkout"
+        ) from None
     mpl.use("agg")
 
 

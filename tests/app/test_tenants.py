@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from app.db.attempts import Attempt, FinishedArtifact, claim
+from app.db.attempts import Attempt, FinishedFile, claim
 from app.openapi import document
 
 PUBLIC = {"/livez", "/readyz", "/metrics", "/recipes", "/recipes/{name}", "/schemas/recipe-v1.json"}
@@ -35,7 +35,7 @@ def finished(api):
     (api.artifact_dir / job["id"] / "config.json").write_text("canary")
     attempt.succeed(
         result={"canary": 1}, layers=[], metrics=[],
-        files=[FinishedArtifact(path="config.json", bytes=6, sha256="0" * 64)],
+        files=[FinishedFile(path="config.json", bytes=6, sha256="0" * 64)],
     )  # fmt: skip
     message = api.client.get("/webhook_deliveries", headers=api.headers()).json()["data"][0]
     return {"job_id": job["id"], "delivery_id": message["id"], "path": "config.json"}

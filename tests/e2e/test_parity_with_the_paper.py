@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from spq_core.artifact.read import load_model
 from spq_core.compression.compress import SourceModel, compress
@@ -111,20 +112,27 @@ def test_layers_per_quantization_mode(reference, spectra, mode):
     assert len(shapes) - len(chosen) == theirs["per_tensor"]
 
 
-def test_end_to_end_perplexity(reference, paper_run):
+@pytest.fixture(scope="module")
+def loaded(paper_run):
     out, report, _, text = paper_run
     assert report.calibration["is_evaluation_text"]
-    model = load_model(out, torch.float32)
-    from transformers import AutoTokenizer
+    return load_model(out, torch.float32), AutoTokenizer.from_pretrained(out), text
 
-    tokenizer = AutoTokenizer.from_pretrained(out)
+
+def test_the_papers_own_figure(reference, loaded):
+    model, tokenizer, text = loaded
+    short = consecutive_windows(tokenizer, paper_text(text.evaluation), 512, 1)
+    paper = score_windows({"ours": model}, short, reference=None)["ours"]["perplexity"]
+    expected = reference["end_to_end"]["ppl_paper_512_tokens"]["after"]
+    assert paper == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.quality
+def test_the_perplexity_of_many_windows(reference, loaded):
+    """Three minutes of one core: `make quality`."""
+    model, tokenizer, text = loaded
     windows = consecutive_windows(tokenizer, text.evaluation, 1024, 32)
     scored = score_windows({"ours": model}, windows, reference=None)["ours"]
     theirs = reference["end_to_end"]["ppl_wikitext2_test_1024x32_windows"]
     assert scored["tokens"] == theirs["tokens"]
     assert scored["perplexity"] == pytest.approx(theirs["after"], rel=0.01)
-    short = consecutive_windows(tokenizer, paper_text(text.evaluation), 512, 1)
-    paper = score_windows({"ours": model}, short, reference=None)["ours"]["perplexity"]
-    assert paper == pytest.approx(
-        reference["end_to_end"]["ppl_paper_512_tokens"]["after"], rel=0.01
-    )

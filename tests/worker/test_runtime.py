@@ -8,7 +8,7 @@ from tests.e2e.conftest import wait_until
 from worker.attempt.credentials import hub_token
 from worker.children.process import PASSIVE_THREADS, SPINNING_THREADS
 from worker.errors import ChildFailedError
-from worker.registry import Presence
+from worker.presence import Presence
 from worker.runtime import Runtime
 from worker.settings import WorkerSettings
 

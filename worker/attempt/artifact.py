@@ -29,6 +29,8 @@ class AttemptArtifact:
     """Between two copies of unfinished work, at least; a copy takes at most half of the time."""
     work: Path | None = None
     """Where the run writes, from `take_over` on."""
+    copy: WorkCopy | None = None
+    """Of the work folder, where other workers do not see it."""
     kept: Path | None = None
     """Where the finished artifact is on this machine, once it is in the store."""
 
@@ -55,12 +57,13 @@ class AttemptArtifact:
             FencedError: a later attempt has begun.
         """
         self.work = self.store.take_over(self.job_id, self.attempt, self.scratch)
+        self.copy = self.store.work_copy(self.job_id, self.attempt, self.work)
         return self.work
 
     @contextmanager
     def copied(self) -> Iterator[None]:
         """While the run writes: copy its work to where another worker finds it, if that is needed."""
-        copy = self._copy()
+        copy = self.copy
         if copy is None:
             yield
             return
@@ -75,9 +78,8 @@ class AttemptArtifact:
 
     def hand_on(self) -> None:
         """Copy the work of a run that ended early, for whoever goes on with it."""
-        copy = self._copy()
-        if copy is not None:
-            _saved(copy)
+        if self.copy is not None:
+            _saved(self.copy)
 
     def keep(self, files: Files) -> None:
         """Put the artifact into the store.
@@ -102,11 +104,6 @@ class AttemptArtifact:
         """Of a job that was canceled; housekeeping tries again what fails."""
         with suppress(OSError, StoreAwayError):
             self.store.remove(self.job_id)
-
-    def _copy(self) -> WorkCopy | None:
-        if self.work is None:
-            return None
-        return self.store.work_copy(self.job_id, self.attempt, self.work)
 
     def _save_often(self, copy: WorkCopy, over: threading.Event) -> None:
         pause = self.checkpoint_seconds

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy.exc import DataError, SQLAlchemyError
 
-from app.artifacts.sweep import settle
+from app.artifacts.leftovers import settle
 from app.db.attempts import Attempt, claim
 from app.db.counters import DUPLICATES, FENCED, count
 from app.domain.errors import FencedError, StoreAwayError

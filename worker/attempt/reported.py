@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.db.attempts import FinishedArtifact
+from app.db.attempts import FinishedFile
 from worker.attempt.results import finished_files, job_result, layer_rows, metric_rows
 from worker.children.messages import File as ArtifactFile
 from worker.children.messages import Finished, Kept, Message, Published, Resulted
@@ -53,7 +53,7 @@ class Reported:
             "files": self.file_rows(),
         }
 
-    def file_rows(self) -> list[FinishedArtifact]:
+    def file_rows(self) -> list[FinishedFile]:
         """Files for the database."""
         return finished_files(self.files)
 

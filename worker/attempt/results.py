@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from app.db.attempts import FinishedArtifact
+from app.db.attempts import FinishedFile
 from worker.children.messages import Files, Progressed
 
 RUN_FIGURES = ("seconds", "peak_rss_bytes", "ratio_to_source", "ratio_to_fp32")
@@ -60,10 +60,10 @@ def job_result(document: dict[str, Any], published: dict[str, Any] | None) -> di
     }
 
 
-def finished_files(files: Files) -> list[FinishedArtifact]:
+def finished_files(files: Files) -> list[FinishedFile]:
     """The rows of an artifact's files."""
     return [
-        FinishedArtifact(path=name, bytes=entry.bytes, sha256=entry.sha256)
+        FinishedFile(path=name, bytes=entry.bytes, sha256=entry.sha256)
         for name, entry in files.items()
     ]
 

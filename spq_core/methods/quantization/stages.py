@@ -2,7 +2,7 @@
 
 from spq_core.methods.quantization.entropy_stage import EntropyStage
 from spq_core.methods.quantization.grid_stage import GridStage
-from spq_core.methods.quantization.int8_stage import QuantizeStage
+from spq_core.methods.quantization.int8_stage import Int8Stage
 from spq_core.methods.quantization.settings import QuantizeSettings
 from spq_core.methods.stage import Stage, StageContext
 
@@ -17,5 +17,5 @@ def make_stage(settings: QuantizeSettings, context: StageContext) -> Stage:
         context.cuts.tell(budget.keep_rows)
         return EntropyStage(*parts, budget)
     if settings.is_plain and "int8" in context.profile.forms:
-        return QuantizeStage(*parts)
+        return Int8Stage(*parts)
     return GridStage(*parts, context.profile)

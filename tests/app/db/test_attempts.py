@@ -230,7 +230,7 @@ def now_and_then(database):
 
 def test_only_the_oldest_waiting_jobs_are_rung_again(database, monkeypatch):
     """Or a long queue would fill the broker with messages nobody needs."""
-    monkeypatch.setattr("app.db.recovery.RUNG_AGAIN", 2)
+    monkeypatch.setattr("app.db.recovery.MOST_NOTIFIED_AGAIN", 2)
     jobs = [add(database) for _ in range(4)]
     with database.write() as session:
         session.execute(delete(OutboxMessage))

@@ -7,9 +7,9 @@ from functools import partial
 import pytest
 from sqlalchemy import func, select, update
 
+from app.artifacts.leftovers import A_WHILE
 from app.artifacts.local import FOLDER, LocalStore
-from app.artifacts.sweep import A_WHILE
-from app.db.attempts import Attempt, FinishedArtifact, claim
+from app.db.attempts import Attempt, FinishedFile, claim
 from app.db.models import Job, JobEvent, JobLogLine, JobSecret
 from app.db.retention import Retention
 from app.db.session import now
@@ -26,7 +26,7 @@ def finished(api):
         attempt.log(["line"])
         (api.artifact_dir / job_id).mkdir(parents=True)
         (api.artifact_dir / job_id / "config.json").write_text("{}")
-        files = [FinishedArtifact(path="config.json", bytes=2, sha256="0" * 64)]
+        files = [FinishedFile(path="config.json", bytes=2, sha256="0" * 64)]
         attempt.succeed(result={}, layers=[], metrics=[], files=files)
         with api.database.write() as session:
             ended = now(session) - timedelta(days=10)

@@ -5,10 +5,10 @@ import os
 
 import pytest
 
+from app.artifacts.leftovers import A_WHILE
 from app.artifacts.opening import open_store
 from app.artifacts.store import StoredFile
-from app.artifacts.sweep import A_WHILE
-from app.db.attempts import Attempt, FinishedArtifact, claim
+from app.db.attempts import Attempt, FinishedFile, claim
 from app.db.models import Job
 from app.db.retention import Retention
 from app.db.session import now
@@ -46,7 +46,7 @@ def finished(api, store, tmp_path, content):
     store.keep(job_id, work, [file])
     attempt.succeed(
         result={"rows": []}, layers=[], metrics=[],
-        files=[FinishedArtifact(path=file.path, bytes=file.bytes, sha256=file.sha256)],
+        files=[FinishedFile(path=file.path, bytes=file.bytes, sha256=file.sha256)],
     )  # fmt: skip
     return job_id
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import select, update
 
-from app.db.attempts import Attempt, FinishedArtifact, LeaseReply, claim
+from app.db.attempts import Attempt, FinishedFile, LeaseReply, claim
 from app.db.keys import find_principal
 from app.db.models import IdempotentAnswer, Job, OutboxMessage
 from app.db.quotas import set_limits
@@ -296,7 +296,7 @@ def test_history_figures_and_files_of_a_finished_job(api):
             {"layer": "a", "stage": "svd", "applied": True, "reason": "", "figures": {"rank": 3}}
         ],
         metrics=[{"model": "result", "name": "perplexity", "dataset": "d", "value": 1.5}],
-        files=[FinishedArtifact(path="config.json", bytes=2, sha256="ab" * 32)],
+        files=[FinishedFile(path="config.json", bytes=2, sha256="ab" * 32)],
     )
 
     def data(path):
@@ -547,7 +547,7 @@ def test_quotas_of_bytes_and_minutes(api):
     job = api.submit()
     attempt = start(api, job["id"])
     attempt.succeed(
-        result={}, layers=[], metrics=[], files=[FinishedArtifact(path="a", bytes=1000, sha256="0")]
+        result={}, layers=[], metrics=[], files=[FinishedFile(path="a", bytes=1000, sha256="0")]
     )
     with api.database.write() as session:
         begun = datetime.now(UTC) - timedelta(minutes=10)

@@ -25,7 +25,7 @@ from worker.errors import (
     DrainRequestedError,
     LeaseLostError,
 )
-from worker.registry import isolation
+from worker.presence import isolation
 from worker.sandbox.usage import Limits
 
 SAID = (Pid, Environment, Started, Tried, Failed)

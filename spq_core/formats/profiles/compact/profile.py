@@ -6,7 +6,7 @@ from spq_core.formats.packed.bits import Bits
 from spq_core.formats.profiles.profile import Profile
 
 LOADING = """```python
-import spq_core  # pip install "spq[worker]"; teaches transformers the format
+import spq_core  # of the project that made this (not PyPI's "spq"); teaches transformers the format
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("path/or/repo")
