@@ -18,6 +18,6 @@ CMD ["spq", "api", "--host", "0.0.0.0", "--port", "8000"]
 FROM base AS worker
 # For a CPU image: --build-arg TORCH_INDEX=<index with CPU wheels>
 ARG TORCH_INDEX=""
-RUN pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt ".[worker,s3]"
+RUN pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt ".[worker,s3,tasks]"
 USER spq
 CMD ["spq", "worker"]

@@ -11,6 +11,7 @@ DomainError
 ├── InvalidCursorError        a page cursor we did not issue
 ├── ModelNotAllowedError      a local model outside the allowed folders
 ├── UnknownDatasetError       an evaluation or calibration text nobody knows
+├── UnknownTaskError          a task whose questions are not in the data folder
 ├── JobNotRetryableError      only failed and canceled jobs can be tried again
 ├── IdempotencyKeyReusedError the key came with another request before
 ├── RequestInProgressError    the first request with this key is being answered
@@ -161,6 +162,19 @@ class ModelNotAllowedError(DomainError):
             f"there is no local model {self.path[:200]!r} in the folders this service may read "
             "(SPQ_MODEL_DIRS, spq serve --models); GET /capabilities lists those there are"
         )
+
+
+class UnknownTaskError(DomainError):
+    """There are no questions of a task."""
+
+    code = "unknown_task"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 class UnknownDatasetError(DomainError):

@@ -41,6 +41,7 @@ from app.domain.errors import (
     TooManyLabelsError,
     TooManyStreamsError,
     UnknownDatasetError,
+    UnknownTaskError,
     UnsafeWebhookError,
     WebhooksDisabledError,
 )
@@ -84,6 +85,7 @@ STATUS: Mapping[type[Exception], HTTPStatus] = {
     TokensDisabledError: HTTPStatus.UNPROCESSABLE_ENTITY,
     WebhooksDisabledError: HTTPStatus.UNPROCESSABLE_ENTITY,
     UnknownDatasetError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    UnknownTaskError: HTTPStatus.UNPROCESSABLE_ENTITY,
     RecipeError: HTTPStatus.UNPROCESSABLE_ENTITY,
     ArtifactError: HTTPStatus.UNPROCESSABLE_ENTITY,
     UnsafeModelError: HTTPStatus.UNPROCESSABLE_ENTITY,

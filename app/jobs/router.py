@@ -26,6 +26,7 @@ from app.domain.errors import (
     TooManyLabelsError,
     TooManyStreamsError,
     UnknownDatasetError,
+    UnknownTaskError,
     UnsafeWebhookError,
 )
 from app.domain.job_status import TERMINAL
@@ -82,7 +83,7 @@ Jobs = Annotated[JobService, Depends(_service)]
     status_code=status.HTTP_202_ACCEPTED,
     response_model=JobView,
     responses=documented(
-        RecipeError, ModelNotAllowedError, UnknownDatasetError, RequestInProgressError,
+        RecipeError, ModelNotAllowedError, UnknownDatasetError, UnknownTaskError, RequestInProgressError,
         UnsafeWebhookError, TokensDisabledError, QuotaExceededError, ArtifactError, UnsafeModelError,
         UnsupportedModelError, HubError,
     ),

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from app.domain.errors import (
     StoreAwayError,
     TokensDisabledError,
     UnknownDatasetError,
+    UnknownTaskError,
 )
 from app.domain.job_status import RETRYABLE
 from app.jobs import cursor
@@ -35,10 +36,13 @@ from app.jobs.waiting import WaitingRoom
 from app.secrets import Sealer
 from app.telemetry import JOBS_CREATED, log
 from app.tracing import current_traceparent
+from spq_core.data.tasks import find_task
 from spq_core.data.texts import is_known
+from spq_core.errors import DatasetError
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.recipe.catalog import resolve
 from spq_core.recipe.document import Recipe
+from spq_core.recipe.suitable import require_gated_tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,7 @@ class JobService:
                 far as its headers tell.
             ModelNotAllowedError: the local model is not in an allowed folder.
             UnknownDatasetError: a dataset is neither known nor in the data folder.
+            UnknownTaskError: a task's questions are not in the data folder.
             UnsafeWebhookError, WebhooksDisabledError: its webhook cannot be called.
             TokensDisabledError: its Hub token could not be kept.
             QuotaExceededError, RateLimitedError: the tenant or its key may not, now.
@@ -99,6 +104,7 @@ class JobService:
         recipe = resolve(body.recipe)
         self._check_local_model(body.model)
         self._check_datasets({*body.evaluation.perplexity, recipe.calibration.dataset})
+        self._check_tasks(body.evaluation.tasks, recipe)
         token = None if body.hub_token is None else body.hub_token.get_secret_value()
         self.require_feasible(recipe, body.model, body.evaluation, token)
         new = NewJob(
@@ -259,6 +265,14 @@ class JobService:
         if self.sealer is None:
             raise TokensDisabledError
         return self.sealer.seal(token.get_secret_value())
+
+    def _check_tasks(self, names: Sequence[str], recipe: Recipe) -> None:
+        for name in names:
+            try:
+                find_task(name, [self.data_dir] if self.data_dir is not None else [])
+            except DatasetError as error:
+                raise UnknownTaskError(str(error)) from None
+        require_gated_tasks(recipe, names)
 
     def _check_datasets(self, names: set[str]) -> None:
         for name in sorted(names):

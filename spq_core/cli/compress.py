@@ -15,13 +15,17 @@ from spq_core.cli.options import (
     DATA_OPTION,
     DEVICE_OPTION,
     JSON_OPTION,
+    TASK_LIMIT_OPTION,
+    TASKS_OPTION,
     THROUGHPUT_OPTION,
     named_text,
+    task_names,
 )
 from spq_core.data.texts import Text
 from spq_core.errors import OutputExistsError, RecipeError
 from spq_core.evaluation.gates import QualityGateError
 from spq_core.evaluation.loading import choose_device
+from spq_core.evaluation.measure import task_files
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.hub.fetch import FetchLimits, fetch_model, require_named
 from spq_core.hub.own_token import own_hub
@@ -66,6 +70,8 @@ from spq_core.workflow.result import RunResult
     help="Tokens per evaluation window; 1024, or the model's context if shorter.",
 )
 @THROUGHPUT_OPTION
+@TASKS_OPTION
+@TASK_LIMIT_OPTION
 @click.option(
     "--resume",
     is_flag=True,
@@ -83,6 +89,8 @@ def compress_command(
     windows: int | None,
     length: int | None,
     throughput: bool,
+    tasks: str | None,
+    task_limit: int | None,
     resume: bool,
     device: str,
     data_dir: Path | None,
@@ -93,10 +101,7 @@ def compress_command(
     progress = ConsoleProgress()
     try:
         recipe = load_recipe(recipe_name, dataset)
-        if recipe.gates.need_measurement and windows is None:
-            raise RecipeError(
-                "the recipe has a quality gate, which needs a measurement: give --windows"
-            )
+        _require_windows(recipe, tasks, windows)
         with (
             output_lock(out),
             stopped_like_by_hand(),
@@ -121,12 +126,14 @@ def compress_command(
                 }
             else:
                 settings = EvaluationSettings(
-                    perplexity=(text.name,), limit=windows, length=length, throughput=throughput
-                )
+                    perplexity=(text.name,), limit=windows, length=length, throughput=throughput,
+                    tasks=task_names(tasks), task_limit=task_limit,
+                )  # fmt: skip
                 result = compress_and_measure(
                     source, recipe, out, texts={text.name: text, recipe.calibration.dataset: text},
                     evaluation=settings, scratch=scratch, progress=progress,
                     device=choose_device(device), resume=resume,
+                    tasks=task_files(settings, [data_dir] if data_dir is not None else []),
                 )  # fmt: skip
                 document = result.document()
                 _gate(recipe, out, result)
@@ -136,6 +143,18 @@ def compress_command(
         click.echo(json.dumps({"artifact": str(out), **document}, indent=1))
     else:
         _tell(out, document)
+
+
+def _require_windows(recipe: Recipe, tasks: str | None, windows: int | None) -> None:
+    """Refuse what needs a measurement where none is asked for."""
+    if windows is not None:
+        return
+    if recipe.gates.need_measurement:
+        raise RecipeError(
+            "the recipe has a quality gate, which needs a measurement: give --windows"
+        )
+    if tasks:
+        raise click.UsageError("--tasks measures before and after, which needs --windows")
 
 
 def _require_unused(out: Path, recipe: Recipe) -> None:

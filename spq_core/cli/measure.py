@@ -19,8 +19,11 @@ from spq_core.cli.options import (
     DATA_OPTION,
     DEVICE_OPTION,
     JSON_OPTION,
+    TASK_LIMIT_OPTION,
+    TASKS_OPTION,
     THROUGHPUT_OPTION,
     named_text,
+    task_names,
 )
 from spq_core.data.text_files import read_text
 from spq_core.data.texts import Text
@@ -28,7 +31,7 @@ from spq_core.errors import EvaluationError
 from spq_core.evaluation.figure import require_drawable, write_figure
 from spq_core.evaluation.gguf import SUFFIX
 from spq_core.evaluation.loading import choose_device
-from spq_core.evaluation.measure import Measurement, measure
+from spq_core.evaluation.measure import Measurement, measure, task_files
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.summary import summary_rows
 from spq_core.workflow.card import figures_table, measured_on
@@ -59,6 +62,8 @@ from spq_core.workflow.card import figures_table, measured_on
     help="Source model: adds KL and top-1.",
 )
 @THROUGHPUT_OPTION
+@TASKS_OPTION
+@TASK_LIMIT_OPTION
 @DEVICE_OPTION
 @DATA_OPTION
 @JSON_OPTION
@@ -70,6 +75,8 @@ def evaluate_command(
     length: int | None,
     reference: Path | None,
     throughput: bool,
+    tasks: str | None,
+    task_limit: int | None,
     device: str,
     data_dir: Path | None,
     as_json: bool,
@@ -79,7 +86,10 @@ def evaluate_command(
     if data is not None and given is not ParameterSource.DEFAULT:
         raise click.UsageError("--data and --dataset both name the text; give one of them")
     models = {"model": folder} if reference is None else {"reference": reference, "model": folder}
-    settings = {"limit": windows, "length": length, "throughput": throughput}
+    settings = {
+        "limit": windows, "length": length, "throughput": throughput,
+        "tasks": task_names(tasks), "task_limit": task_limit,
+    }  # fmt: skip
     measurement = _measured(
         models, data or dataset, settings, device, data_dir,
         reference="reference" if reference is not None else None,
@@ -105,6 +115,8 @@ def evaluate_command(
     "--windows", default=32, show_default=True, type=click.IntRange(1), help="Number of windows."
 )
 @THROUGHPUT_OPTION
+@TASKS_OPTION
+@TASK_LIMIT_OPTION
 @click.option(
     "--figure",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -118,6 +130,8 @@ def compare_command(
     dataset: str,
     windows: int,
     throughput: bool,
+    tasks: str | None,
+    task_limit: int | None,
     figure: Path | None,
     device: str,
     data_dir: Path | None,
@@ -141,7 +155,10 @@ def compare_command(
             raise EvaluationError(f"{path}: give {wanted}")
     if figure is not None:
         require_drawable(figure)
-    settings = {"limit": windows, "throughput": throughput}
+    settings = {
+        "limit": windows, "throughput": throughput,
+        "tasks": task_names(tasks), "task_limit": task_limit,
+    }  # fmt: skip
     measurement = _measured(named, dataset, settings, device, data_dir, reference=next(iter(named)))
     found = summary_rows(measurement)
     if figure is not None:
@@ -169,6 +186,8 @@ def _measured(
             verify_files(path, read_manifest(path))
     logging.disable_progress_bar()
     progress = ConsoleProgress()
+    wanted = EvaluationSettings(**settings)
+    files = task_files(wanted, [data_dir] if data_dir is not None else [])
     try:
         if isinstance(data, Path):
             text = _file_text(data)
@@ -177,8 +196,8 @@ def _measured(
                 text = named_text(data, data_dir, Path(scratch))
         with redirect_stdout(sys.stderr):  # other libraries talk while they load
             return measure(
-                models, {text.name: text}, EvaluationSettings(perplexity=(text.name,), **settings),
-                progress, reference=reference, device=choose_device(device),
+                models, {text.name: text}, wanted.model_copy(update={"perplexity": (text.name,)}),
+                progress, reference=reference, device=choose_device(device), tasks=files,
             )  # fmt: skip
     finally:
         progress.close()

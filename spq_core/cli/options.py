@@ -18,12 +18,25 @@ THROUGHPUT_OPTION = click.option(
     help="Time prefill and decoding; with few windows that takes longer than the rest.",
 )
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+TASKS_OPTION = click.option(
+    "--tasks",
+    help="Also put tasks of lm-evaluation-harness, separated by commas: truthfulqa_mc1,gsm8k. Their questions come from "
+    "--data-dir (<task>.jsonl).",
+)
+TASK_LIMIT_OPTION = click.option(
+    "--task-limit", type=click.IntRange(1), help="Questions of each task; all by default."
+)
 DATA_OPTION = click.option(
     "--data-dir",
     envvar="SPQ_DATA_DIR",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder with <name>-test.txt and <name>-valid.txt for datasets by name.",
 )
+
+
+def task_names(tasks: str | None) -> tuple[str, ...]:
+    """The names in an option."""
+    return tuple(name.strip() for name in (tasks or "").split(",") if name.strip())
 
 
 def named_text(name: str, data_dir: Path | None, scratch: Path) -> Text:

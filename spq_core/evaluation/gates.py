@@ -50,13 +50,22 @@ def check_gates(gates: Gates, measurement: Measurement, result: str) -> None:
 
 def _checks(gates: Gates, measurement: Measurement, result: str) -> Iterator[_Check]:
     """Every limit on every text; a figure that is not a number keeps none, one that is not there is passed over."""
-    for text, quality in measurement.models[result].quality.items():
+    measured = measurement.models[result]
+    tasks = {
+        f"{task}.{name}": value
+        for task, figures in measured.tasks.items()
+        for name, value in figures.items()
+    }
+    for text, figures in [
+        *measured.quality.items(),
+        *([("its questions", tasks)] if tasks else []),
+    ]:
         for name, limit in gates.at_most.items():
-            value = quality.get(name)
+            value = figures.get(name)
             if value is not None:
                 yield _Check(f"{_called(name)} on {text}", value, limit, value <= limit)
         for name, limit in gates.at_least.items():
-            value = quality.get(name)
+            value = figures.get(name)
             if value is not None:
                 yield _Check(f"{_called(name)} on {text}", value, limit, value >= limit)
 

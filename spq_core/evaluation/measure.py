@@ -1,15 +1,17 @@
 """Measure models side by side: bytes, quality and speed from one process and one set of settings."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from spq_core.data.tasks import TaskData, find_task
 from spq_core.data.texts import Text, paper_text
 from spq_core.data.windows import consecutive_windows, first_tokens
 from spq_core.errors import EvaluationError
@@ -18,6 +20,7 @@ from spq_core.evaluation.gguf import SUFFIX, LanguageModel, require_gguf_reader
 from spq_core.evaluation.loading import LoadFigures, load, widen
 from spq_core.evaluation.quality import Quality, score_windows
 from spq_core.evaluation.settings import EvaluationSettings
+from spq_core.evaluation.tasks.harness import TaskFigures, find_definition, measure_tasks
 from spq_core.evaluation.throughput import Throughput, measure_throughput
 from spq_core.memory import peak_rss_bytes
 from spq_core.models.config import read_config
@@ -27,6 +30,8 @@ from spq_core.progress import Phase, PhaseKind, Progress, phase
 
 PAPER_TOKENS = 512
 DEFAULT_LENGTH = 1024
+TASK_LENGTH = 2048
+NO_TASKS: Mapping[str, TaskData] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +44,8 @@ class ModelFigures:
     ppl_paper: float | None
     """The SPQ paper's figure: one window of at most 512 tokens. Noisy; for comparison only."""
     throughput: Throughput | None
+    tasks: dict[str, TaskFigures] = field(default_factory=dict)
+    """By name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +67,7 @@ def measure(
     *,
     reference: str | None,
     device: str = "cpu",
+    tasks: Mapping[str, TaskData] = NO_TASKS,
 ) -> Measurement:
     """Load every folder, time it in its stored dtype, then score it.
 
@@ -69,6 +77,7 @@ def measure(
         folders: name → model folder; all but the first may be GGUF files. texts: dataset name → text, one per `settings.perplexity`.
         reference: whose distribution the others are compared with; one of `folders`, or None.
         device: `cpu` or a CUDA device; see `choose_device`.
+        tasks: files of each of `settings.tasks`.
 
     Raises:
         EvaluationError: a model has fewer positions than the settings need, cannot be loaded here,
@@ -105,6 +114,7 @@ def measure(
         dataset: _score(loaded, cut, reference, dataset, progress, tokenizer.decode)
         for dataset, cut in windows.items()
     }
+    done = _tasks(loaded, tokenizer, tasks, settings, reference, folders.values(), progress)
     most = min(PAPER_TOKENS, _smallest(folders.values()) or PAPER_TOKENS)
     short = first_tokens(tokenizer, paper_text(texts[first].evaluation), most)
     paper = score_windows(loaded, short[None], reference=None, decode=tokenizer.decode)
@@ -115,6 +125,7 @@ def measure(
                 quality={dataset: rows[name] for dataset, rows in quality.items()},
                 ppl_paper=paper[name]["perplexity"],
                 throughput=speeds.get(name),
+                tasks=done.get(name, {}),
             )
             for name in folders
         },
@@ -137,6 +148,20 @@ def measure(
         },
         peak_rss_bytes=peak_rss_bytes(),
     )
+
+
+def task_files(settings: EvaluationSettings, folders: Iterable[Path]) -> dict[str, TaskData]:
+    """Files of the tasks that are asked for.
+
+    Raises:
+        EvaluationError: the harness is not installed, or does not know a task.
+        DatasetError: no folder has a task's questions.
+    """
+    places = list(folders)
+    found = {name: find_task(name, places) for name in settings.tasks}
+    for name in found:
+        find_definition(name)
+    return found
 
 
 def require_measurable(folder: Path, texts: Iterable[Text], settings: EvaluationSettings) -> None:
@@ -210,6 +235,27 @@ def _speeds(
         trials=settings.trials,
         after_run=progress.advance,
     )
+
+
+def _tasks(
+    models: Mapping[str, LanguageModel],
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Mapping[str, TaskData],
+    settings: EvaluationSettings,
+    reference: str | None,
+    folders: Iterable[Path],
+    progress: Progress,
+) -> dict[str, dict[str, TaskFigures]]:
+    if not tasks:
+        return {}
+    ours = {name: model for name, model in models.items() if isinstance(model, PreTrainedModel)}
+    answering = Phase(PhaseKind.SCORING, "tasks", "tasks")
+    progress.begin(answering, len(ours) * len(tasks), "tasks")
+    return measure_tasks(
+        ours, tokenizer, tasks,
+        reference=reference, length=min(TASK_LENGTH, _smallest(folders) or TASK_LENGTH),
+        limit=settings.task_limit, shots=settings.fewshot, after_task=progress.advance,
+    )  # fmt: skip
 
 
 def _score(

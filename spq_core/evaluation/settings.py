@@ -1,5 +1,6 @@
 """What to measure, and how; part of every result. Free of torch."""
 
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Literal
@@ -8,6 +9,8 @@ from pydantic import AfterValidator, Field
 
 from spq_core.documents import Document
 from spq_core.evaluation.metrics.registry import figure_names
+
+TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_\-]{0,63}$")]
 
 
 class EvaluationSettings(Document):
@@ -20,6 +23,12 @@ class EvaluationSettings(Document):
     positions of a model that has fewer."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Number of windows; None for the whole corpus."""
+    tasks: Annotated[tuple[TaskName, ...], Field(max_length=16)] = ()
+    """Tasks of lm-evaluation-harness by name: truthfulqa_mc1, gsm8k, arc_easy, ...; questions come from the data folder."""
+    task_limit: Annotated[int, Field(ge=1)] | None = None
+    """Questions of each task; None for all."""
+    fewshot: Annotated[int, Field(ge=0, le=100)] | None = None
+    """Examples before each question; by default as many as the task says."""
     throughput: bool = True
     int8_baseline: bool = True
     """Measure plain INT8 of the same source beside the result."""
@@ -30,8 +39,14 @@ class EvaluationSettings(Document):
     new_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
 
 
+TASK_FIGURE = re.compile(
+    r"(?P<task>[A-Za-z0-9][A-Za-z0-9_\-]{0,63})\.(?P<figure>[a-z0-9_\-]{1,64})"
+)
+"""A figure of a task: truthfulqa_mc1.acc."""
+
+
 def _known(name: str) -> str:
-    if name in figure_names():
+    if name in figure_names() or TASK_FIGURE.fullmatch(name):
         return name
     close = get_close_matches(name, figure_names(), n=1)
     meant = (
@@ -55,7 +70,7 @@ class Gates(Document):
     min_top1: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     """Share of tokens whose most likely successor is the source's."""
     max: Figures = Field(default_factory=dict)
-    """Other figures and what they may be at most: `bits_per_byte`, `kl_p99`, ..."""
+    """Other figures and what they may be at most: `bits_per_byte`, `kl_p99`, `gsm8k.exact_match_strict-match_flips`, ..."""
     min: Figures = Field(default_factory=dict)
     """Other figures and what they must be at least."""
     on_fail: Literal["discard", "keep"] = "discard"
@@ -64,6 +79,12 @@ class Gates(Document):
     def need_measurement(self) -> bool:
         """Whether there is a limit to compare figures with."""
         return bool(self.at_most or self.at_least)
+
+    @property
+    def tasks(self) -> frozenset[str]:
+        """Tasks that have limits."""
+        matches = (TASK_FIGURE.fullmatch(name) for name in (*self.at_most, *self.at_least))
+        return frozenset(match["task"] for match in matches if match is not None)
 
     @property
     def at_most(self) -> Mapping[str, float]:

@@ -1,10 +1,13 @@
 """The table people read: one row a model."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from spq_core.evaluation.measure import Measurement
 from spq_core.evaluation.quality import Quality
+from spq_core.evaluation.tasks.answers import retention
+from spq_core.evaluation.tasks.table import headline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +22,25 @@ class Row:
     ppl_paper: float | None
     prefill_tokens_per_second: float | None
     decode_tokens_per_second: float | None
+    tasks: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    """Figures by task."""
+
+    @property
+    def retention(self) -> float | None:
+        """What is left of what the source could do; see `tasks.answers`. None without tasks or for the source itself."""
+        names = {task: headline(figures) for task, figures in self.tasks.items()}
+        scores, source, chances = {}, {}, {}
+        for task, name in names.items():
+            figures = self.tasks[task]
+            score, change = figures[name], figures.get(f"{name}_change")
+            if score is None or change is None:
+                return None
+            scores[task], source[task], chances[task] = (
+                score,
+                score - change,
+                figures["chance"] or 0.0,
+            )
+        return retention(scores, source, chances)
 
     @property
     def perplexity(self) -> float:
@@ -36,6 +58,7 @@ class Row:
             "ppl_paper": self.ppl_paper,
             "prefill_tokens_per_second": self.prefill_tokens_per_second,
             "decode_tokens_per_second": self.decode_tokens_per_second,
+            **({"tasks": dict(self.tasks), "retention": self.retention} if self.tasks else {}),
         }
 
 
@@ -55,6 +78,7 @@ def summary_rows(measurement: Measurement) -> tuple[Row, ...]:
                 ppl_paper=figures.ppl_paper,
                 prefill_tokens_per_second=speed.prefill.median if speed else None,
                 decode_tokens_per_second=speed.decode.median if speed else None,
+                tasks=figures.tasks,
             )
         )
     return tuple(rows)

@@ -1,5 +1,7 @@
 """Whether a recipe fits a model, before any weight is read. Free of torch."""
 
+from collections.abc import Iterable
+
 from spq_core.errors import RecipeError, UnsupportedModelError
 from spq_core.formats.profiles.registry import profile_named
 from spq_core.models.family import Family
@@ -36,3 +38,16 @@ def require_suitable(recipe: Recipe, shapes: ModelShapes) -> None:
     for stage in recipe.stages:
         if error := stage.shapes_error(shapes, profile_named(recipe.profile)):
             raise RecipeError(error)
+
+
+def require_gated_tasks(recipe: Recipe, tasks: Iterable[str]) -> None:
+    """Refuse limits of tasks that nobody will measure.
+
+    Raises:
+        RecipeError: a gate names one.
+    """
+    missing = sorted(recipe.gates.tasks - set(tasks))
+    if missing:
+        raise RecipeError(
+            f"a gate limits {missing[0]}, which is not among evaluation.tasks; add it there"
+        )

@@ -11,6 +11,7 @@ import yaml
 from spq_core.artifact.manifest import CARD_FILE
 from spq_core.evaluation.certainty import compared_with_source, warning
 from spq_core.evaluation.metrics.registry import METRICS, Metric
+from spq_core.evaluation.tasks.table import tasks_table
 from spq_core.formats.profiles.registry import profile_named
 from spq_core.methods.registry import METHODS
 
@@ -102,7 +103,9 @@ def figures_table(rows: list[dict[str, Any]]) -> str:
         cells.append(_number(row["decode_tokens_per_second"], ".1f"))
         lines.append(f"| {' | '.join(cells)} |")
     words = warning(rows[0]) if rows else None
-    return "\n".join([*lines, *(["", f"**{words}**"] if words else [])])
+    tasks = tasks_table(rows)
+    more = [*([f"**{words}**"] if words else []), *([tasks] if tasks else [])]
+    return "\n".join([*lines, *(part for block in more for part in ("", block))])
 
 
 def _figure(row: Mapping[str, Any], metric: Metric) -> str:

@@ -14,11 +14,12 @@ from spq_core.artifact.manifest import read_manifest, verify_files
 from spq_core.artifact.same_text import require_same_tokenizer
 from spq_core.artifact.writer import require_unused
 from spq_core.compression.compress import compress
+from spq_core.data.tasks import TaskData
 from spq_core.data.texts import Text
 from spq_core.errors import SpqError
 from spq_core.estimate.estimate import estimate, folder_shapes
 from spq_core.estimate.room import require_room
-from spq_core.evaluation.measure import measure, require_measurable
+from spq_core.evaluation.measure import NO_TASKS, measure, require_measurable
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.summary import beaten_by, summary_rows
 from spq_core.machine import machine_failure
@@ -29,6 +30,7 @@ from spq_core.models.skeleton import load_skeleton
 from spq_core.progress import OnBehalf, PhaseKind, Progress, phase
 from spq_core.recipe.catalog import resolve
 from spq_core.recipe.document import Recipe, parse_recipe
+from spq_core.recipe.suitable import require_gated_tasks
 from spq_core.workflow.card import write_card
 from spq_core.workflow.finished import (
     FinishedRun,
@@ -71,6 +73,7 @@ def compress_and_measure(
     license_id: str | None = None,
     device: str = "cpu",
     resume: bool = False,
+    tasks: Mapping[str, TaskData] = NO_TASKS,
 ) -> RunResult:
     """Run a recipe and measure source, plain INT8 and result on the same data.
 
@@ -81,12 +84,14 @@ def compress_and_measure(
         scratch: an existing folder for the INT8 baseline.
         device: where models are compressed and measured; `cpu` or a CUDA device.
         resume: go on where a killed run stopped.
+        tasks: files of each of the evaluation's tasks.
 
     Raises:
         SpqError: the run failed.
         OSError: the disk is full while measuring, for the first time; `resume` goes on with measuring.
     """
     started = time.monotonic()
+    require_gated_tasks(recipe, evaluation.tasks)
     with clean_copy(source) as copy:
         expected = _estimated(recipe, copy, evaluation)
         if expected is not None:
@@ -102,7 +107,7 @@ def compress_and_measure(
         write_card(out, source.name, source.revision, license_id, so_far, versions)
         progress.record("finished", so_far)
         result = _measured_or_missing(
-            finished, copy, out, texts, evaluation, scratch, progress, device
+            finished, copy, out, texts, tasks, evaluation, scratch, progress, device
         )
     result = replace(
         result,
@@ -178,6 +183,7 @@ def _measured_or_missing(
     source: SourceModel,
     out: Path,
     texts: Mapping[str, Text],
+    tasks: Mapping[str, TaskData],
     evaluation: EvaluationSettings,
     scratch: Path,
     progress: Progress,
@@ -188,7 +194,7 @@ def _measured_or_missing(
     if begun.measurings > MOST_MEASURINGS:
         return unmeasured(begun, Missing("evaluation_killed", KILLED))
     try:
-        return _measured(begun, source, out, texts, evaluation, scratch, progress, device)
+        return _measured(begun, source, out, texts, tasks, evaluation, scratch, progress, device)
     except KeyboardInterrupt:  # not the machine's doing: it does not count
         note_finished(out, replace(begun, measurings=begun.measurings - 1), source.folder)
         raise
@@ -217,6 +223,7 @@ def _measured(
     source: SourceModel,
     out: Path,
     texts: Mapping[str, Text],
+    tasks: Mapping[str, TaskData],
     evaluation: EvaluationSettings,
     scratch: Path,
     progress: Progress,
@@ -238,7 +245,9 @@ def _measured(
     verify_files(out, read_manifest(out))
     folders[RESULT] = out
     corpora = {texts[name].name: texts[name] for name in evaluation.perplexity}
-    measurement = measure(folders, corpora, evaluation, progress, reference=SOURCE, device=device)
+    measurement = measure(
+        folders, corpora, evaluation, progress, reference=SOURCE, device=device, tasks=tasks
+    )
     rows = summary_rows(measurement)
     return replace(
         unmeasured(finished, NOT_YET),

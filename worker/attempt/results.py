@@ -7,7 +7,7 @@ from worker.children.messages import Files, Progressed
 
 RUN_FIGURES = ("seconds", "peak_rss_bytes", "ratio_to_source", "ratio_to_fp32")
 LONGEST_TEXT = 200
-UNMEASURED = frozenset({"name", "dataset"})
+UNMEASURED = frozenset({"name", "dataset", "tasks"})
 
 
 def layer_rows(document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -28,6 +28,13 @@ def metric_rows(document: dict[str, Any]) -> list[dict[str, Any]]:
         for row in document["rows"]
         for name, value in row.items()
         if name not in UNMEASURED and value is not None
+    ]
+    rows += [
+        _row(row["name"], f"{task}.{name}", task, value)
+        for row in document["rows"]
+        for task, figures in row.get("tasks", {}).items()
+        for name, value in figures.items()
+        if value is not None
     ]
     first = document["rows"][0]["dataset"]
     for model, figures in document["evaluation"]["models"].items():

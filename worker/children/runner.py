@@ -13,6 +13,7 @@ from spq_core.artifact.manifest import FileEntry, artifact_files, file_entry, re
 from spq_core.data.texts import Text, builtin_text, find_text
 from spq_core.errors import DatasetError, StateMismatchError
 from spq_core.evaluation.loading import choose_device
+from spq_core.evaluation.measure import task_files
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.machine import machine_failure
 from spq_core.models.clean_copy import SourceModel
@@ -75,12 +76,13 @@ def measured(spec: RunSpec, recipe: Recipe, out: Path) -> RunResult:
         revision=spec.source.revision,
     )
     texts = {name: text_or_builtin(name, folders) for name in sorted(names)}
+    tasks = task_files(evaluation, folders)
 
     def compressed(*, resume: bool) -> RunResult:
         return compress_and_measure(
             source, recipe, out, texts=texts, evaluation=evaluation, scratch=Path(spec.scratch),
             progress=PipeProgress(partial(tell_finished, out)), license_id=spec.source.license,
-            device=choose_device(spec.device), resume=resume,
+            device=choose_device(spec.device), resume=resume, tasks=tasks,
         )  # fmt: skip
 
     if left_behind(out) or finished_run(out, recipe) is not None:

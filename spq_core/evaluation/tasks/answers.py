@@ -1,0 +1,59 @@
+"""Figures of a task from single answers: a mean, how sure it is, and how it compares with the source. Free of torch."""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+
+Answers = Mapping[str, Sequence[float]]
+"""By figure, a value a question (1 right, 0 wrong, or a share), in the questions' order."""
+RIGHT = 0.5
+"""What an answer must be above to count as right."""
+
+
+def task_figures(
+    answers: Answers, reference: Answers | None, chance: float | None
+) -> dict[str, float | None]:
+    """A task's figures.
+
+    Each has its standard error over questions. Beside a reference there are the mean difference to it, its standard error
+    (paired, by question), and the share of questions whose answer flipped in either direction.
+
+    Args:
+        chance: what guessing gives, if that is known.
+    """
+    figures: dict[str, float | None] = {}
+    for name, values in answers.items():
+        figures |= {name: fmean(values), f"{name}_se": _error(values)}
+        if reference is not None:
+            others = reference[name]
+            changes = [one - other for one, other in zip(values, others, strict=True)]
+            flips = [
+                (one > RIGHT) != (other > RIGHT) for one, other in zip(values, others, strict=True)
+            ]
+            figures |= {
+                f"{name}_change": fmean(changes),
+                f"{name}_change_se": _error(changes),
+                f"{name}_flips": fmean(flips),
+            }
+    return figures | {"chance": chance, "questions": float(len(next(iter(answers.values()))))}
+
+
+def retention(
+    scores: Mapping[str, float], source: Mapping[str, float], chances: Mapping[str, float]
+) -> float | None:
+    """Mean over tasks of (score − chance) / (source − chance); None where the source knows no task better than chance.
+
+    A figure of our own: what is left, on average, of what the source could do. Tasks at which the source only guesses say
+    nothing and are left out. (Works on compression report a score called SrCr, whose formula was not published where we could
+    read it; this is not it.)
+    """
+    kept = [
+        (scores[task] - chances[task]) / (source[task] - chances[task])
+        for task in scores
+        if source[task] > chances[task]
+    ]
+    return fmean(kept) if kept else None
+
+
+def _error(values: Sequence[float]) -> float | None:
+    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None

@@ -1,0 +1,251 @@
+"""Tasks as EleutherAI's lm-evaluation-harness defines and scores them, on models that are loaded already.
+
+Prompts, few-shot examples, filters and metrics are the harness's own: each task is its YAML file, with local questions in the
+place of the Hub's. Nothing here reaches a network.
+"""
+
+import io
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from spq_core.data.tasks import TaskData, read_rows
+from spq_core.errors import EvaluationError
+from spq_core.evaluation.tasks.answers import Answers, task_figures
+
+BATCH = 8
+TaskFigures = dict[str, float | None]
+SEVERAL_RIGHT = {"truthfulqa_mc2": "mc2_targets"}
+"""Tasks with more than one right choice, and where their labels are."""
+SPLITS = ("test_split", "validation_split")
+
+
+class _Names(yaml.SafeLoader):
+    """Reads the harness's files without running what they name."""
+
+
+_Names.add_multi_constructor("!", lambda _loader, _suffix, _node: None)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFile:
+    """A task of the installed harness."""
+
+    name: str
+    path: Path
+    split: str
+    """Of the questions."""
+    examples: str | None
+    """The split that few-shot examples come from."""
+
+
+def require_harness() -> Path:
+    """The folder of its tasks.
+
+    Raises:
+        EvaluationError: it is not installed.
+    """
+    try:
+        import lm_eval  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise EvaluationError(
+            "tasks need lm-evaluation-harness: pip install -e '.[tasks]' in the checkout"
+        ) from None
+    return Path(lm_eval.__file__).parent / "tasks"
+
+
+def find_definition(name: str) -> TaskFile:
+    """The task of that name.
+
+    Raises:
+        EvaluationError: the harness is not installed, or has none, or only a group of that name.
+    """
+    wanted = re.compile(rf"^task:\s*['\"]?{re.escape(name)}['\"]?\s*$", re.MULTILINE)
+    for path in sorted(require_harness().rglob("*.yaml")):
+        if wanted.search(path.read_text(encoding="utf-8", errors="replace")):
+            document = _document(path)
+            split = next((document[key] for key in SPLITS if document.get(key)), None)
+            if split is not None:
+                examples = document.get("fewshot_split") or document.get("training_split")
+                return TaskFile(name, path, split, examples)
+    raise EvaluationError(
+        f"the installed lm-evaluation-harness has no task {name!r}; groups of tasks are named one by one"
+    )
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """A task's settings, with what it includes."""
+    document: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), _Names)  # noqa: S506 - a safe loader
+    included = document.pop("include", None)
+    names = included if isinstance(included, list) else [included] if included else []
+    merged: dict[str, Any] = {}
+    for name in names:
+        merged |= _document(path.parent / name)
+    return {**merged, **document}
+
+
+def measure_tasks(
+    models: Mapping[str, PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Mapping[str, TaskData],
+    *,
+    reference: str | None,
+    length: int,
+    limit: int | None = None,
+    shots: int | None = None,
+    after_task: Callable[[str], None] = lambda _message: None,
+) -> dict[str, dict[str, TaskFigures]]:
+    """Put every task to every model.
+
+    Args:
+        tasks: name → files.
+        reference: the name of the model that others are compared with, or None.
+        length: tokens of context at most.
+        limit: questions of a task; None for all.
+        shots: few-shot examples; by default as many as the task says.
+
+    Returns:
+        Model → task → figures.
+
+    Raises:
+        EvaluationError: a task is unknown, or its questions lack what it asks for.
+        DatasetError: a file is malformed.
+    """
+    work = Path(tempfile.mkdtemp(prefix="spq-tasks-"))
+    try:
+        _write_tasks(tasks, work)
+        answers: dict[str, dict[str, Answers]] = {}
+        chances: dict[str, float] = {}
+        for name, model in models.items():
+            answers[name] = {}
+            for task in tasks:
+                samples = _samples(model, tokenizer, task, work, length, limit, shots)
+                answers[name][task] = _answers(samples)
+                chances[task] = _chance(task, samples)
+                after_task(f"{task}, {name}")
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    compared = answers[reference] if reference is not None else None
+    return {
+        name: {
+            task: task_figures(
+                given,
+                None if compared is None or name == reference else compared[task],
+                chances[task],
+            )
+            for task, given in own.items()
+        }
+        for name, own in answers.items()
+    }
+
+
+def _write_tasks(tasks: Mapping[str, TaskData], work: Path) -> None:
+    for name, data in tasks.items():
+        found = find_definition(name)
+        files = {found.split: _rows_file(data.questions, work)}
+        if found.examples is not None and data.examples is not None:
+            files[found.examples] = _rows_file(data.examples, work)
+        definition = {
+            "include": str(found.path), "task": name, "dataset_path": "json", "dataset_name": None,
+            "dataset_kwargs": {"data_files": files},
+        }  # fmt: skip
+        (work / f"{name}.yaml").write_text(yaml.safe_dump(definition), encoding="utf-8")
+
+
+def _rows_file(path: Path, work: Path) -> str:
+    rows = work / f"{path.stem}.jsonl"
+    rows.write_text("\n".join(map(json.dumps, read_rows(path))), encoding="utf-8")
+    return str(rows)
+
+
+def _samples(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: str,
+    work: Path,
+    length: int,
+    limit: int | None,
+    shots: int | None,
+) -> list[dict[str, Any]]:
+    """The harness's record of each question."""
+    import datasets  # noqa: PLC0415 - an extra
+    from lm_eval.evaluator import simple_evaluate  # noqa: PLC0415
+    from lm_eval.models.huggingface import HFLM  # noqa: PLC0415
+    from lm_eval.tasks import TaskManager  # noqa: PLC0415
+
+    datasets.config.HF_DATASETS_OFFLINE = True
+    # Its bars and warnings are not for our logs; errors are raised.
+    quiet = redirect_stderr(io.StringIO())
+    with _own_cache(datasets, work), _ties_kept(model), quiet:
+        harness_model = HFLM(
+            pretrained=model,
+            backend="causal",
+            tokenizer=tokenizer,
+            batch_size=BATCH,
+            max_length=length,
+        )
+        manager = TaskManager(include_defaults=False, include_path=str(work))
+        try:
+            results = simple_evaluate(
+                model=harness_model, tasks=[task], task_manager=manager, limit=limit,
+                num_fewshot=shots, bootstrap_iters=0, log_samples=True,
+            )  # fmt: skip
+        except (KeyError, ValueError, AssertionError) as error:
+            raise EvaluationError(
+                f"task {task}: its questions do not fit it ({type(error).__name__}: {error})"
+            ) from None
+    samples: list[dict[str, Any]] = results["samples"][task]
+    return samples
+
+
+@contextmanager
+def _own_cache(datasets: Any, work: Path) -> Iterator[None]:
+    """Tables that `datasets` makes of files go where they are removed."""
+    before = datasets.config.HF_DATASETS_CACHE
+    datasets.config.HF_DATASETS_CACHE = work / "cache"
+    try:
+        yield
+    finally:
+        datasets.config.HF_DATASETS_CACHE = before
+
+
+@contextmanager
+def _ties_kept(model: PreTrainedModel) -> Iterator[None]:
+    """The harness ties weights again, which would undo a head that is stored apart."""
+    model.tie_weights = lambda *_arguments, **_named: None
+    try:
+        yield
+    finally:
+        del model.tie_weights
+
+
+def _answers(samples: list[dict[str, Any]]) -> Answers:
+    """Values by figure; a task with several filters has a record of each question for each of them."""
+    filters = {sample["filter"] for sample in samples}
+    found: dict[str, dict[int, float]] = {}
+    for sample in samples:
+        for metric in sample["metrics"]:
+            name = metric if len(filters) == 1 else f"{metric}_{sample['filter']}"
+            found.setdefault(name, {})[sample["doc_id"]] = float(sample[metric])
+    return {name: [values[key] for key in sorted(values)] for name, values in found.items()}
+
+
+def _chance(task: str, samples: list[dict[str, Any]]) -> float:
+    """What guessing gives: the mean share of a right choice; 0 for free answers."""
+    shares = []
+    for sample in samples:
+        choices = len(sample["arguments"])
+        right = 1
+        if task in SEVERAL_RIGHT:
+            right = sum(sample["doc"][SEVERAL_RIGHT[task]]["labels"])
+        shares.append(right / choices if choices > 1 else 0.0)
+    return sum(shares) / len(shares)

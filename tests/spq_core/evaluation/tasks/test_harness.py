@@ -1,0 +1,144 @@
+"""Tasks by the harness, against what a plain computation gives on the same model."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from spq_core.compression.compress import SourceModel, compress
+from spq_core.data.tasks import TaskData, find_task, read_rows
+from spq_core.errors import DatasetError, EvaluationError
+from spq_core.evaluation.tasks.harness import find_definition, measure_tasks
+from spq_core.recipe.catalog import resolve
+from tests.models import save_tiny
+
+QUESTIONS = [
+    {
+        "question": f"What is {one} and {one}?",
+        "mc1_targets": {f"It is {2 * one}.": 1, f"It is {one}.": 0, "Nobody knows.": 0},
+        "mc2_targets": {f"It is {2 * one}.": 1, f"{2 * one}.": 1, f"It is {one}.": 0},
+    }
+    for one in range(3, 9)
+]
+SUMS = [{"question": f"{one} and 1?", "answer": f"Count on.\n#### {one + 1}"} for one in range(9)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Questions as people have them."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "truthfulqa-mc.json").write_text(json.dumps(QUESTIONS))
+    for name, rows in (("gsm8k-test", SUMS[:3]), ("gsm8k-train-6", SUMS[3:])):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("tasks") / "model")
+
+
+@pytest.fixture(scope="module")
+def models(source, tmp_path_factory):
+    out = tmp_path_factory.mktemp("int8") / "out"
+    compress(SourceModel(folder=source, name="tiny"), resolve("int8"), out)
+    return {
+        "source": AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32),
+        "int8": AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32),
+    }
+
+
+def likelihood(model, tokenizer, context, choice):
+    ids = tokenizer(context + choice, return_tensors="pt").input_ids
+    start = len(tokenizer(context).input_ids)
+    with torch.no_grad():
+        log = model(ids).logits[0, :-1].double().log_softmax(-1)
+    return float(log[torch.arange(start - 1, ids.shape[1] - 1), ids[0, start:]].sum())
+
+
+def test_choices_are_scored_as_a_plain_computation_scores_them(models, source, folder):
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tasks = {name: find_task(name, [folder]) for name in ("truthfulqa_mc1", "truthfulqa_mc2")}
+    figures = measure_tasks(models, tokenizer, tasks, reference="source", length=2048)
+    import yaml
+    from jinja2 import Template
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    path = find_definition("truthfulqa_mc1").path
+    prompt = Template(yaml.load(path.read_text(), Loader)["doc_to_text"])
+    right, shares = [], []
+    for question in QUESTIONS:
+        context = prompt.render(question=question["question"])
+        scores = [
+            likelihood(models["source"], tokenizer, context, f" {choice}")
+            for choice in question["mc1_targets"]
+        ]
+        right.append(scores.index(max(scores)) == 0)
+        several = torch.tensor(
+            [
+                likelihood(models["source"], tokenizer, context, f" {choice}")
+                for choice in question["mc2_targets"]
+            ]
+        ).softmax(0)
+        shares.append(float(several[:2].sum()))
+    assert figures["source"]["truthfulqa_mc1"]["acc"] == pytest.approx(sum(right) / len(right))
+    mean = sum(shares) / len(shares)
+    assert figures["source"]["truthfulqa_mc2"]["acc"] == pytest.approx(mean, rel=1e-4)
+    assert figures["source"]["truthfulqa_mc1"]["chance"] == pytest.approx(1 / 3)
+    assert figures["source"]["truthfulqa_mc2"]["chance"] == pytest.approx(2 / 3)
+    assert abs(figures["int8"]["truthfulqa_mc2"]["acc_change"]) < 0.05
+    assert figures["int8"]["truthfulqa_mc1"]["questions"] == len(QUESTIONS)
+
+
+def test_free_answers_are_read_in_two_ways_and_ties_stay(models, source, folder):
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    head = models["int8"].get_output_embeddings()
+    tasks = {"gsm8k": find_task("gsm8k", [folder])}
+    seen = []
+    figures = measure_tasks(
+        {"int8": models["int8"]}, tokenizer, tasks, reference=None, length=512, limit=2, shots=1,
+        after_task=seen.append,
+    )["int8"]["gsm8k"]  # fmt: skip
+    assert figures["questions"] == 2
+    assert {"exact_match_strict-match", "exact_match_flexible-extract"} <= set(figures)
+    assert figures["chance"] == 0.0
+    assert models["int8"].get_output_embeddings() is head
+    assert "tie_weights" not in vars(models["int8"])
+    assert seen == ["gsm8k, int8"]
+
+
+def test_what_is_not_there_is_named_with_what_to_do(folder, tmp_path):
+    with pytest.raises(DatasetError, match=r"put arc_easy\.jsonl into the folder"):
+        find_task("arc_easy", [folder])
+    with pytest.raises(DatasetError, match="is not the name of a task"):
+        find_task("../secrets", [folder])
+    with pytest.raises(EvaluationError, match="has no task 'no_such_task'"):
+        find_definition("no_such_task")
+    (tmp_path / "quiz.jsonl").write_text("[1, 2]\n")
+    with pytest.raises(DatasetError, match="holds no questions"):
+        read_rows(tmp_path / "quiz.jsonl")
+    (tmp_path / "quiz.jsonl").write_text("{")
+    with pytest.raises(DatasetError, match="is not JSON"):
+        read_rows(tmp_path / "quiz.jsonl")
+
+
+def test_questions_that_do_not_fit_a_task_are_said_to(models, source, tmp_path):
+    (tmp_path / "gsm8k.jsonl").write_text('{"query": "1 and 1?"}\n')
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    with pytest.raises(EvaluationError, match="gsm8k: its questions do not fit"):
+        measure_tasks(
+            {"source": models["source"]}, tokenizer,
+            {"gsm8k": TaskData(tmp_path / "gsm8k.jsonl", None)}, reference=None, length=512, shots=0,
+        )  # fmt: skip
+
+
+def test_the_authors_files_are_read(shared, tmp_path):
+    shutil.copy(shared / "data" / "truthfulqa-mc.json", tmp_path)
+    rows = read_rows(find_task("truthfulqa_mc2", [tmp_path]).questions)
+    assert len(rows) == 817
+    assert all(row["mc1_targets"]["labels"].count(1) == 1 for row in rows)
+    assert find_task("gsm8k", [shared / "data"]).examples.name == "gsm8k-train-300.jsonl"
