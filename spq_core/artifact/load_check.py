@@ -24,6 +24,7 @@ from transformers.utils import logging
 import spq_core  # noqa: F401 - teaches transformers the format
 from spq_core.artifact.same_text import differences
 from spq_core.errors import TokenizerError
+from spq_core.machine import machine_failure
 from spq_core.models.tokenizer import load_tokenizer
 
 SHOWN = 3
@@ -115,7 +116,11 @@ def main() -> None:
         with torch.no_grad():
             answer: dict[str, Any] = compare(Path(folder), Path(probe_file), *map(Path, source))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
-        answer = {"error": f"{type(error).__name__}: {error}"[:500]}
+        failure = machine_failure(error)
+        answer = {
+            "error": f"{type(error).__name__}: {error}"[:500],
+            "machine": None if failure is None else failure.code,
+        }
     sys.stdout.write(json.dumps(answer))
 
 

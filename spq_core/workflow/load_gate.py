@@ -1,7 +1,10 @@
 """The load gate: what a fresh process loads must compute what the run had in memory."""
 
+import errno
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,6 +15,7 @@ from typing import Any
 import torch
 
 from spq_core.errors import SpqError
+from spq_core.machine import DISK_FULL, HOST_MEMORY
 
 LARGEST_DIFFERENCE = 0.03
 """Of logits in float32, relative to their norm. Floating-point parts are rounded to the source's dtype
@@ -48,6 +52,7 @@ def check_loads(folder: Path, probe_file: Path, source: Path | None = None) -> L
 
     Raises:
         LoadGateError: saying what went wrong there.
+        OSError, MemoryError: the machine had no room for it, which says nothing about the artifact.
     """
     command = [
         sys.executable, "-m", "spq_core.artifact.load_check",
@@ -63,12 +68,29 @@ def check_loads(folder: Path, probe_file: Path, source: Path | None = None) -> L
     try:
         answer = json.loads(done.stdout)
     except ValueError:
+        _blame_the_machine(_lacking(done), done.stderr[-300:])
         raise LoadGateError(
             f"the process that loads the artifact ended with {done.returncode}: {done.stderr[-300:]}"
         ) from None
     if "error" in answer:
+        _blame_the_machine(answer.get("machine"), answer["error"])
         raise LoadGateError(f"the artifact does not load in a fresh process: {answer['error']}")
     return judged(answer)
+
+
+def _lacking(done: "subprocess.CompletedProcess[str]") -> str | None:
+    """What the machine lacked, where the process ended without an answer."""
+    if os.strerror(errno.ENOSPC) in done.stderr:
+        return DISK_FULL
+    return HOST_MEMORY if done.returncode == -signal.SIGKILL else None
+
+
+def _blame_the_machine(lacked: str | None, words: str) -> None:
+    """Raise what says so, if the machine is to blame."""
+    if lacked == DISK_FULL:
+        raise OSError(errno.ENOSPC, f"while the artifact was loaded: {words}")
+    if lacked == HOST_MEMORY:
+        raise MemoryError(f"the process that loads the artifact got too little memory: {words}")
 
 
 def judged(answer: Mapping[str, Any]) -> LoadCheck:

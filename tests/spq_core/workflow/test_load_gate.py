@@ -1,15 +1,22 @@
 """The load gate: what it lets through, and what it stops."""
 
+import errno
+import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from spq_core.artifact import load_check
 from spq_core.artifact.load_check import compare
 from spq_core.artifact.manifest import MANIFEST_FILE
 from spq_core.compression.compress import SourceModel, compress
 from spq_core.data.texts import builtin_text
+from spq_core.machine import machine_failure
 from spq_core.recipe.document import parse_recipe
 from spq_core.workflow.load_gate import LARGEST_DIFFERENCE, LoadGateError, check_loads, judged
 from tests.models import FAMILIES, save_tiny
@@ -122,3 +129,37 @@ def test_what_rounding_does_to_an_unstable_model_is_no_fault_of_a_kernel(tmp_pat
     assert judged(unstable).decoding == pytest.approx(0.3)
     with pytest.raises(LoadGateError, match="decoding logits differ by 0.3"):
         judged(unstable | {"rounding": 0.05})
+
+
+ENDS = {
+    "a full disk in its answer": (0, {"error": "OSError: no", "machine": "insufficient_disk"}, ""),
+    "a full disk before it": (1, None, "OSError: [Errno 28] No space left on device: 'x'"),
+    "little memory in its answer": (
+        0, {"error": "RuntimeError: alloc", "machine": "out_of_host_memory"}, "",
+    ),
+    "killed": (-9, None, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_what_the_machine_lacks_is_not_held_against_the_artifact(tmp_path, monkeypatch, end):
+    """Else a disk that is full for a moment would end a job whose artifact is right."""
+    code, answer, words = ENDS[end]
+    told = "" if answer is None else json.dumps(answer)
+    done = subprocess.CompletedProcess([], code, told, words)
+    monkeypatch.setattr(subprocess, "run", lambda *_arguments, **_named: done)
+    with pytest.raises((OSError, MemoryError)) as error:
+        check_loads(tmp_path, tmp_path / "probe")
+    failure = machine_failure(error.value)
+    assert failure.code == ("insufficient_disk" if "disk" in end else "out_of_host_memory")
+    assert failure.may_pass == ("disk" in end)
+
+
+def test_a_check_without_room_says_so(tmp_path, monkeypatch, capsys):
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(load_check, "compare", full)
+    monkeypatch.setattr(sys, "argv", ["load_check", str(tmp_path), str(tmp_path / "probe"), "1"])
+    load_check.main()
+    assert json.loads(capsys.readouterr().out)["machine"] == "insufficient_disk"
