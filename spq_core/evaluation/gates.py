@@ -1,11 +1,11 @@
 """The quality gate: a result must keep the limits of its recipe on every evaluation text."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from spq_core.errors import SpqError
 from spq_core.evaluation.measure import Measurement
-from spq_core.evaluation.settings import Gates
+from spq_core.evaluation.settings import Gates, task_of
 
 WORDS = {
     "perplexity_ratio": "perplexity ratio to the source",
@@ -27,6 +27,22 @@ class QualityGateError(SpqError):
         return f"{self.figure} is {self.value:.4g}, the recipe allows {self.limit:.4g}"
 
 
+class GateNotMeasuredError(SpqError):
+    """A limit of a task's figure that the task does not have. The artifact is finished, and kept."""
+
+    code = "evaluation_failed"
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        super().__init__(name)
+        self.name, self.known = name, sorted(known)
+
+    def __str__(self) -> str:
+        return (
+            f"the gate on {self.name} cannot be judged: no such figure was measured; of tasks there are "
+            f"{', '.join(self.known) or 'none'}"
+        )
+
+
 class _Check(NamedTuple):
     figure: str
     value: float
@@ -42,6 +58,7 @@ def check_gates(gates: Gates, measurement: Measurement, result: str) -> None:
 
     Raises:
         QualityGateError: naming the figure, the text, the value and the limit.
+        GateNotMeasuredError: a limit is of a task's figure that there is not.
     """
     for check in _checks(gates, measurement, result):
         if not check.keeps:
@@ -56,6 +73,9 @@ def _checks(gates: Gates, measurement: Measurement, result: str) -> Iterator[_Ch
         for task, figures in measured.tasks.items()
         for name, value in figures.items()
     }
+    for name in (*gates.at_most, *gates.at_least):
+        if task_of(name) is not None and tasks.get(name) is None:
+            raise GateNotMeasuredError(name, tasks)
     for text, figures in [
         *measured.quality.items(),
         *([("its questions", tasks)] if tasks else []),

@@ -45,8 +45,14 @@ TASK_FIGURE = re.compile(
 """A figure of a task: truthfulqa_mc1.acc."""
 
 
+def task_of(figure: str) -> str | None:
+    """The task that a figure is of; None for one of a text, whose name may have a dot too (`kl_p99.9`)."""
+    match = None if figure in figure_names() else TASK_FIGURE.fullmatch(figure)
+    return None if match is None else match["task"]
+
+
 def _known(name: str) -> str:
-    if name in figure_names() or TASK_FIGURE.fullmatch(name):
+    if name in figure_names() or task_of(name) is not None:
         return name
     close = get_close_matches(name, figure_names(), n=1)
     meant = (
@@ -83,8 +89,8 @@ class Gates(Document):
     @property
     def tasks(self) -> frozenset[str]:
         """Tasks that have limits."""
-        matches = (TASK_FIGURE.fullmatch(name) for name in (*self.at_most, *self.at_least))
-        return frozenset(match["task"] for match in matches if match is not None)
+        tasks = (task_of(name) for name in (*self.at_most, *self.at_least))
+        return frozenset(task for task in tasks if task is not None)
 
     @property
     def at_most(self) -> Mapping[str, float]:

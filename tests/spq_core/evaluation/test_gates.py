@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from spq_core.evaluation.gates import QualityGateError, check_gates
+from spq_core.evaluation.gates import GateNotMeasuredError, QualityGateError, check_gates
 from spq_core.evaluation.loading import LoadFigures
 from spq_core.evaluation.measure import Measurement, ModelFigures
 from spq_core.evaluation.settings import Gates
@@ -15,8 +15,13 @@ def measured(**result):
     def figures(**last):
         one = {"perplexity_ratio": 1.0, "kl": 0.01, "top1": 0.95, "kl_p99": 0.2}
         two = one | last
+        tasks = {"quiz": {"acc": 0.5, "acc_flips": 0.2}}
         return ModelFigures(
-            load=load, quality={"one": one, "two": two}, ppl_paper=None, throughput=None
+            load=load,
+            quality={"one": one, "two": two},
+            ppl_paper=None,
+            throughput=None,
+            tasks=tasks,
         )
 
     return Measurement(
@@ -64,3 +69,14 @@ def test_a_limit_of_something_that_is_never_measured_is_refused():
         Gates(max={"kl_99": 1.0})
     with pytest.raises(ValueError, match="no figure is called 'zzz'; there are: bits_per_byte"):
         Gates(min={"zzz": 1.0})
+
+
+def test_tasks_have_limits_by_name_and_none_is_passed_over():
+    check_gates(Gates(min={"quiz.acc": 0.5}, max={"quiz.acc_flips": 0.2}), measured(), "result")
+    with pytest.raises(QualityGateError, match=r"quiz\.acc on its questions is 0\.5"):
+        check_gates(Gates(min={"quiz.acc": 0.6}), measured(), "result")
+    with pytest.raises(
+        GateNotMeasuredError, match=r"quiz\.exact_match .* there are quiz\.acc, quiz"
+    ):
+        check_gates(Gates(min={"quiz.exact_match": 0.1}), measured(), "result")
+    assert Gates(min={"quiz.acc": 0.1}, max={"kl_p99.9": 2.0}).tasks == {"quiz"}
