@@ -23,7 +23,7 @@ demo: $(VENV)/.ready ## Compress a real model through the service on this machin
 	TQDM_DISABLE=1 $(BIN)/python -m worker.standalone.demo
 
 test: $(VENV)/.ready ## Run all tests, with real Postgres, Valkey and Celery workers
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/.ready ## Run what needs no server and no training, for the edit loop
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not gpu and not quality and not slow" $(FAST)
