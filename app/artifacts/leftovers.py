@@ -1,6 +1,7 @@
 """Removes from a store what no job has a right to any more."""
 
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 from sqlalchemy import exists, select
@@ -9,7 +10,9 @@ from sqlalchemy.orm import Session
 from app.artifacts.store import ArtifactStore, StoredFile
 from app.db.models import ArtifactFile, DeletedUsage, Job
 from app.db.session import Database, now
+from app.domain.errors import StoreAwayError
 from app.domain.job_status import TERMINAL
+from app.telemetry import log
 
 IDS_AT_ONCE = 500
 A_WHILE = timedelta(minutes=10)
@@ -25,7 +28,8 @@ def drop_ended(database: Database, store: ArtifactStore) -> None:
             ended = select(Job.id).where(Job.id.in_(some), Job.status.in_(TERMINAL))
             gone = {*session.scalars(ended), *_deleted(session, some)}
         for job_id in gone:
-            store.drop_work(job_id)
+            with _left_for_later(job_id):
+                store.drop_work(job_id)
 
 
 def drop_unclaimed(database: Database, store: ArtifactStore) -> None:
@@ -44,7 +48,8 @@ def drop_unclaimed(database: Database, store: ArtifactStore) -> None:
             )
             gone = {*session.scalars(unclaimed), *_deleted(session, some)}
         for job_id in gone:
-            store.remove(job_id)
+            with _left_for_later(job_id):
+                store.remove(job_id)
 
 
 def settle(database: Database, store: ArtifactStore, job_id: str) -> None:
@@ -55,6 +60,15 @@ def settle(database: Database, store: ArtifactStore, job_id: str) -> None:
         files = [StoredFile(row.path, row.bytes, row.sha256) for row in rows]
     if status in TERMINAL:
         store.settle(job_id, files)
+
+
+@contextmanager
+def _left_for_later(job_id: str) -> Iterator[None]:
+    """One job that cannot be removed must not keep the others."""
+    try:
+        yield
+    except (OSError, StoreAwayError) as error:
+        log.warning("leftover_not_removed", job_id=job_id, error=str(error))
 
 
 def _batches(job_ids: Iterable[str]) -> Iterator[set[str]]:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -27,6 +27,7 @@ from obstore.store import S3Store
 from app.artifacts.snapshot import linked, version_of
 from app.artifacts.store import StoredFile
 from app.domain.errors import DamagedArtifactError, FencedError, StoreAwayError
+from app.telemetry import log
 
 ARTIFACTS, WORK = "artifacts", "work"
 INDEX, CLAIM = "index.json", "claim"
@@ -37,6 +38,11 @@ PIECE = 8 << 20
 """Bytes of one request of a download: each may be repeated by itself, and a slow reader holds none open."""
 TRIES = 3
 _JOB = re.compile(r"job_[0-9a-f]{32}")
+_VERSION = re.compile(r"[0-9a-f-]+")
+_STATUS = re.compile(r"status code: (\d{3})")
+_CODE = re.compile(r"<Code>(\w{1,64})</Code>")
+_USER = re.compile(r"//[^/@\s]*@")
+"""A name and password in an address."""
 
 
 def connect(address: str, tries: int = 4) -> "ObjectStore":
@@ -77,11 +83,10 @@ class ObjectStore:
         """
         work = scratch / "work"
         work.mkdir()
-        attempts = self._attempts(job_id)
+        attempts = self.attempts(job_id)
         if any(other > attempt for other in attempts):
             raise FencedError(job_id, attempt)
-        with _asked():
-            obstore.put(self.store, f"{WORK}/{job_id}/{attempt}/{CLAIM}", b"")
+        self.put(f"{WORK}/{job_id}/{attempt}/{CLAIM}", b"")
         for earlier in sorted(attempts, reverse=True):
             if earlier < attempt and self._restored(f"{WORK}/{job_id}/{earlier}", work):
                 break
@@ -102,14 +107,7 @@ class ObjectStore:
             with path.open("rb") as content:
                 if hashlib.file_digest(content, "sha256").hexdigest() != file.sha256:
                     raise DamagedArtifactError(file.path)
-            with _asked():
-                obstore.put(
-                    self.store,
-                    _key(job_id, file),
-                    path,
-                    chunk_size=CHUNK,
-                    max_concurrency=PARTS_AT_ONCE,
-                )
+            self.put(_key(job_id, file), path)
         return work / "artifact"
 
     def drop_work(self, job_id: str) -> None:
@@ -146,7 +144,29 @@ class ObjectStore:
         """Jobs with a saved work folder."""
         return {name for name in self._folders(f"{WORK}/") if _JOB.fullmatch(name)}
 
-    def _attempts(self, job_id: str) -> set[int]:
+    def put(self, key: str, content: bytes | Path) -> None:
+        """Upload an object."""
+        try:
+            with _asked():
+                obstore.put(
+                    self.store, key, content, chunk_size=CHUNK, max_concurrency=PARTS_AT_ONCE
+                )
+        except FileNotFoundError:  # a bucket that is not there, an upload that was aborted
+            if isinstance(content, Path) and not content.exists():
+                raise
+            raise StoreAwayError("it has no such bucket, or aborted the upload") from None
+
+    def forget_work(self, job_id: str, attempts: Iterable[int]) -> None:
+        """Delete what some attempts saved."""
+        for attempt in attempts:
+            self._delete_below(f"{WORK}/{job_id}/{attempt}/")
+
+    def forget_files(self, keys: Sequence[str]) -> None:
+        """Delete some objects."""
+        self._delete(keys)
+
+    def attempts(self, job_id: str) -> set[int]:
+        """Attempts that have begun."""
         return {int(name) for name in self._folders(f"{WORK}/{job_id}/") if name.isdecimal()}
 
     def _restored(self, saved: str, work: Path) -> bool:
@@ -157,24 +177,35 @@ class ObjectStore:
         for _ in range(TRIES):
             try:
                 with _asked():
-                    index = json.loads(bytes(obstore.get(self.store, f"{saved}/{INDEX}").bytes()))
+                    content = bytes(obstore.get(self.store, f"{saved}/{INDEX}").bytes())
             except FileNotFoundError:
                 return False
+            files = _indexed(content)
+            if files is None:
+                log.warning("saved_work_unusable", index=f"{saved}/{INDEX}")
+                return False
             with suppress(FileNotFoundError):
-                for name, saved_file in index["files"].items():
-                    _require_inside(name)
-                    key = f"{saved}/files/{saved_file['version']}"
-                    self._download(key, saved_file["bytes"], work / name)
-                return True
+                complete = all(
+                    self._download(f"{saved}/files/{version}", size, work / name)
+                    for name, (version, size) in files.items()
+                )
+                if complete:
+                    return True
             for path in work.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         return False
 
-    def _download(self, key: str, size: int, path: Path) -> None:
+    def _download(self, key: str, size: int, path: Path) -> bool:
+        """Whether the object is there in that size, and now on this disk too."""
+        with _asked():
+            found = obstore.head(self.store, key)["size"]
+        if found != size:
+            return False
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as target:
             for piece in self._pieces(key, 0, size):
                 target.write(piece)
+        return True
 
     def _pieces(self, key: str, start: int, stop: int) -> Iterator[bytes]:
         for at in range(start, stop, PIECE):
@@ -213,42 +244,59 @@ class UploadedWork:
     index: bytes = b""
     """What was said of them last."""
 
-    def save(self) -> bool:
+    def save(self, stop: Callable[[], bool] = lambda: False) -> bool:
         """Upload what has changed since the last time."""
-        bucket, base = self.store.store, f"{WORK}/{self.job_id}/{self.attempt}"
         with linked(self.work) as files:
             if files is None:
                 return False
             versions = {name: version_of(path) for name, path in files.items()}
             sizes = {name: path.stat().st_size for name, path in files.items()}
             for name, version in versions.items():
+                if stop():
+                    return False
                 if version not in self.uploaded:
-                    with _asked():
-                        obstore.put(
-                            bucket,
-                            f"{base}/files/{version}",
-                            files[name],
-                            chunk_size=CHUNK,
-                            max_concurrency=PARTS_AT_ONCE,
-                        )
+                    self.store.put(f"{self._base}/files/{version}", files[name])
+                    if version_of(files[name]) != version:  # written to meanwhile
+                        return False
                     self.uploaded.add(version)
         saved = {name: {"version": versions[name], "bytes": sizes[name]} for name in versions}
         index = json.dumps({"files": saved}).encode()
-        if index == self.index:
-            return True
-        with _asked():
-            obstore.put(bucket, f"{base}/{INDEX}", index)
-        self.index = index
-        stale = self.uploaded - set(versions.values())
-        self.store._delete([f"{base}/files/{version}" for version in stale])  # noqa: SLF001 - a part of it
-        self.uploaded -= stale
+        if index != self.index:
+            self._tell(index, set(versions.values()))
         return True
 
+    def _tell(self, index: bytes, versions: set[str]) -> None:
+        """Put the index in place, and delete what nobody goes on from any more."""
+        self.store.put(f"{self._base}/{INDEX}", index)
+        if not self.index:
+            earlier = {one for one in self.store.attempts(self.job_id) if one < self.attempt}
+            self.store.forget_work(self.job_id, earlier)
+        self.index = index
+        stale = self.uploaded - versions
+        self.store.forget_files([f"{self._base}/files/{version}" for version in stale])
+        self.uploaded -= stale
 
-def _require_inside(name: str) -> None:
+    @property
+    def _base(self) -> str:
+        return f"{WORK}/{self.job_id}/{self.attempt}"
+
+
+def _indexed(content: bytes) -> dict[str, tuple[str, int]] | None:
+    """Version and size of each file by name; None for what no attempt of ours has written."""
+    try:
+        files = {
+            str(name): (str(entry["version"]), int(entry["bytes"]))
+            for name, entry in json.loads(content)["files"].items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    safe = all(_is_inside(name) and _VERSION.fullmatch(files[name][0]) for name in files)
+    return files if safe else None
+
+
+def _is_inside(name: str) -> bool:
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise DamagedArtifactError(name)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def _key(job_id: str, file: StoredFile) -> str:
@@ -265,4 +313,14 @@ def _asked() -> Iterator[None]:
     try:
         yield
     except BaseError as error:
-        raise StoreAwayError(str(error).splitlines()[0][:300]) from None
+        text = str(error)
+        log.warning("artifact_store_error", error=_USER.sub("//", text.splitlines()[0])[:300])
+        raise StoreAwayError(_kind(text)) from None
+
+
+def _kind(text: str) -> str:
+    """What may be told to tenants of an error: no address, no name of a bucket or a key."""
+    status, code = _STATUS.search(text), _CODE.search(text)
+    if status is None and code is None:
+        return "no answer"
+    return " ".join([*([f"HTTP {status[1]}"] if status else []), *([code[1]] if code else [])])

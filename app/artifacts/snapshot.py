@@ -23,13 +23,18 @@ def linked(work: Path) -> Iterator[dict[str, Path] | None]:
     folder = work.with_name(f"{work.name}.snapshot")
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        before = _states(work)
-        files = _link(work, folder)
-        yield files if before == _states(work) else None
-    except FileNotFoundError:  # removed while it was looked at
-        yield None
+        yield _linked(work, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _linked(work: Path, folder: Path) -> dict[str, Path] | None:
+    try:
+        before = _states(work)
+        files = _link(work, folder)
+        return files if before == _states(work) else None
+    except FileNotFoundError:  # removed while it was looked at
+        return None
 
 
 def version_of(path: Path) -> str:

@@ -9,7 +9,7 @@ share no file system. Both keep what the service rests on:
 * A new attempt goes on from where the newest of its predecessors was last seen, on whatever machine that was.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -25,8 +25,11 @@ class StoredFile(NamedTuple):
 class WorkCopy(Protocol):
     """Brings an attempt's work folder to where another machine's attempt can go on with it."""
 
-    def save(self) -> bool:
+    def save(self, stop: Callable[[], bool] = ...) -> bool:
         """Copy what has changed; False if the run was writing its state just then: try later.
+
+        Args:
+            stop: asked before each file; True ends the copy, and what was there before it stays.
 
         Raises:
             StoreAwayError: the store does not answer.

@@ -34,6 +34,7 @@ from app.db.retention import (
 from app.db.session import Database, is_away
 from app.db.webhooks import forget_old_deliveries
 from app.db.workers import forget_absent_workers
+from app.domain.errors import StoreAwayError
 from app.queue import JobQueue
 from app.telemetry import OUTBOX_FAILURES, log
 
@@ -60,7 +61,9 @@ class Housekeeper:
 
     def start(self) -> None:
         """Begin."""
-        for name, run in (("housekeeping", self._run), ("expiry", self._run_expiry)):
+        for name, run in (
+            ("housekeeping", self._run), ("tidying", self._run_tidying), ("expiry", self._run_expiry),
+        ):  # fmt: skip
             thread = threading.Thread(target=run, name=name, daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -88,6 +91,11 @@ class Housekeeper:
             self._stop.wait(begun + BREATH_SECONDS - time.monotonic())
             self._wake.clear()
 
+    def _run_tidying(self) -> None:
+        """Apart from what starts jobs: an artifact store may hang for minutes."""
+        while not self._stop.wait(self.sweep_seconds):
+            self.tidy()
+
     def _run_expiry(self) -> None:
         while not self._stop.wait(EXPIRY_SECONDS):
             self.expire()
@@ -98,7 +106,7 @@ class Housekeeper:
             step()
         except Exception as error:  # noqa: BLE001  the edge of a thread: without it no job would start
             name = getattr(step, "__name__", repr(step))
-            if is_away(error):
+            if is_away(error) or isinstance(error, StoreAwayError):
                 # Every fact is in the database, so there is nothing to do but wait.
                 log.warning("housekeeping_waits", step=name, error=type(error).__name__)
             else:
@@ -107,7 +115,7 @@ class Housekeeper:
     def sweep(self) -> None:
         """Free jobs of dead attempts, announce jobs whose message was lost, forget what is over."""
         for step in (
-            self._free_lost_jobs, self._fail_overdue_jobs, self._notify_forgotten_jobs, self._drop_leftovers,
+            self._free_lost_jobs, self._fail_overdue_jobs, self._notify_forgotten_jobs,
         ):  # fmt: skip
             self._guarded(step)
         for forget in (
@@ -127,6 +135,10 @@ class Housekeeper:
 
     def _notify_forgotten_jobs(self) -> None:
         notify_forgotten_jobs(self.database, self.notify_again_seconds)
+
+    def tidy(self) -> None:
+        """Remove the unfinished work of jobs that are over."""
+        self._guarded(self._drop_leftovers)
 
     def _drop_leftovers(self) -> None:
         if self.store is not None:

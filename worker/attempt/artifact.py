@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +79,7 @@ class AttemptArtifact:
     def hand_on(self) -> None:
         """Copy the work of a run that ended early, for whoever goes on with it."""
         if self.copy is not None:
-            _saved(self.copy)
+            _saved(self.copy, lambda: False)
 
     def keep(self, files: Files) -> None:
         """Put the artifact into the store.
@@ -108,14 +108,14 @@ class AttemptArtifact:
     def _save_often(self, copy: WorkCopy, over: threading.Event) -> None:
         pause = self.checkpoint_seconds
         while not over.wait(pause):
-            pause = max(self.checkpoint_seconds, _saved(copy))
+            pause = max(self.checkpoint_seconds, _saved(copy, over.is_set))
 
 
-def _saved(copy: WorkCopy) -> float:
+def _saved(copy: WorkCopy, stop: Callable[[], bool]) -> float:
     """Copy once; returns the seconds it took. What fails is tried again the next time."""
     begun = time.monotonic()
     try:
-        copy.save()
-    except (OSError, StoreAwayError) as error:
-        log.warning("work_not_copied", error=str(error))
+        copy.save(stop)
+    except Exception as error:  # noqa: BLE001  a run must not end for its copy, nor go on without one in silence
+        log.warning("work_not_copied", error=f"{type(error).__name__}: {error}"[:300])
     return time.monotonic() - begun

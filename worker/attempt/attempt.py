@@ -131,7 +131,9 @@ class _JobRun:
         except ChildError as stopped:
             try:
                 return self._stopped(stopped)
-            except OSError as error:
+            except (LeaseLostError, FencedError):
+                raise
+            except Exception as error:  # noqa: BLE001  keeping what there is may fail, too
                 return self._broke(error)
         except FencedError:
             raise

@@ -169,16 +169,67 @@ def test_content_that_is_not_the_listed_one_is_not_uploaded(objects, tmp_path):
     assert objects.jobs() == set()
 
 
-def test_an_index_that_names_a_file_outside_is_refused(objects, tmp_path):
+def saved(objects, tmp_path, attempt=1):
+    work = take(objects, tmp_path, attempt)
+    (work / "state").write_text(str(attempt))
+    assert objects.work_copy(JOB, attempt, work).save()
+    return f"{WORK}/{JOB}/{attempt}"
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        b"{",
+        b"[]",
+        b'{"files": [1]}',
+        b'{"files": {"state": {}}}',
+        b'{"files": {"../../state": {"version": "1-1-1", "bytes": 1}}}',
+        b'{"files": {"state": {"version": "../../x", "bytes": 1}}}',
+    ],
+)
+def test_an_index_that_no_attempt_wrote_is_not_gone_on_from(objects, tmp_path, index):
+    objects.store.put(f"{saved(objects, tmp_path)}/index.json", index)
+    assert list(take(objects, tmp_path, 2).iterdir()) == []
+    assert not (tmp_path / "state").exists()
+
+
+def test_an_object_of_another_size_than_its_index_says_is_not_gone_on_from(objects, tmp_path):
+    """Else no attempt could ever begin again."""
+    base = saved(objects, tmp_path)
+    (key,) = objects._keys(f"{base}/files/")
+    objects.store.put(key, b"")
+    assert list(take(objects, tmp_path, 2).iterdir()) == []
+
+
+def test_a_file_that_changes_while_it_is_uploaded_is_in_no_index(objects, tmp_path, monkeypatch):
+    work = take(objects, tmp_path, 1)
+    (work / "data").write_bytes(b"x" * 100)
+    put = type(objects).put
+
+    def put_while_the_run_writes(self, key, content):
+        put(self, key, content)
+        (work / "data").write_bytes(b"")
+
+    monkeypatch.setattr(type(objects), "put", put_while_the_run_writes)
+    assert not objects.work_copy(JOB, 1, work).save()
+    monkeypatch.setattr(type(objects), "put", put)
+    assert list(take(objects, tmp_path, 2).iterdir()) == []
+
+
+def test_a_copy_that_is_stopped_leaves_the_one_before_it(objects, tmp_path):
     work = take(objects, tmp_path, 1)
     (work / "state").write_text("1")
-    assert objects.work_copy(JOB, 1, work).save()
-    key = f"{WORK}/{JOB}/1/index.json"
-    index = bytes(objects.store.get(key).bytes()).replace(b'"state"', b'"../../state"')
-    objects.store.put(key, index)
-    with pytest.raises(DamagedArtifactError):
-        take(objects, tmp_path, 2)
-    assert not (tmp_path / "state").exists()
+    copy = objects.work_copy(JOB, 1, work)
+    assert copy.save()
+    (work / "more").write_text("2")
+    assert not copy.save(lambda: True)
+    assert [path.name for path in take(objects, tmp_path, 2).iterdir()] == ["state"]
+
+
+def test_work_is_kept_once_however_many_attempts_there_are(objects, tmp_path):
+    for attempt in (1, 2, 3):
+        saved(objects, tmp_path, attempt)
+    assert {key.split("/")[2] for key in objects._keys(f"{WORK}/{JOB}/")} == {"3"}
 
 
 def test_only_what_changed_is_uploaded_again(objects, tmp_path):
@@ -230,6 +281,13 @@ def test_a_copy_is_of_one_moment(tmp_path):
     assert not (tmp_path / "work.snapshot").exists()
 
 
+def test_what_goes_wrong_with_a_snapshot_is_told_as_it_is(tmp_path):
+    (tmp_path / "work").mkdir()
+    with pytest.raises(FileNotFoundError, match="of the store"), linked(tmp_path / "work"):
+        raise FileNotFoundError("of the store")
+    assert not (tmp_path / "work.snapshot").exists()
+
+
 def test_links_of_a_run_to_other_files_are_not_copied(tmp_path):
     secret = tmp_path / "secret"
     secret.write_text("k")
@@ -251,6 +309,28 @@ def test_a_server_that_is_gone_is_said_to_be(tmp_path, monkeypatch):
     with pytest.raises(StoreAwayError, match="does not answer") as error:
         store.jobs()
     assert "topsecret" not in str(error.value)
+
+
+def test_what_is_said_of_a_store_names_no_address_bucket_or_password(s3, tmp_path, monkeypatch):
+    """Tenants read it: in answers, and in a job's log."""
+    for name, value in s3.variables.items():
+        monkeypatch.setenv(name, value)
+    there = connect("s3://no-such-bucket-here/secret-prefix", tries=0)
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "state").write_text("1")
+    nowhere = s3.endpoint.replace("//", "//user:canary@").replace(str(s3.port), "9")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", nowhere)
+    away = connect("s3://bucket/prefix", tries=0)
+    for act in (
+        lambda: there.work_copy(JOB, 1, work).save(),
+        there.jobs,
+        away.jobs,
+    ):
+        with pytest.raises(StoreAwayError) as error:
+            act()
+        for secret in ("no-such-bucket", "secret-prefix", "127.0.0.1", "canary", "AWSAccessKeyId"):
+            assert secret not in str(error.value)
 
 
 @pytest.mark.parametrize("address", ["gs://bucket", "s3://", "s3://B_d", "s3:/bucket"])

@@ -13,6 +13,7 @@ from app.db.attempts import Attempt, FinishedFile, claim
 from app.db.models import Job, JobEvent, JobLogLine, JobSecret
 from app.db.retention import Retention
 from app.db.session import now
+from app.domain.errors import StoreAwayError
 from app.ops.housekeeper import Housekeeper
 
 
@@ -100,7 +101,7 @@ def test_what_a_deleted_job_left_is_removed_and_a_strangers_is_not(api, finished
         (api.artifact_dir / name).mkdir(parents=True)
         (api.artifact_dir / FOLDER / f"{name}.1").mkdir(parents=True)
     expire(api, job_days=1000)
-    Housekeeper(api.database, None, 1, 1, 1, LocalStore(api.artifact_dir)).sweep()
+    Housekeeper(api.database, None, 1, 1, 1, LocalStore(api.artifact_dir)).tidy()
     assert {path.name for path in api.artifact_dir.iterdir()} == {
         FOLDER, known, unknown, "something else",
     }  # fmt: skip
@@ -177,3 +178,41 @@ def test_a_hub_token_is_sealed_never_shown_and_forgotten_with_its_job(api):
     again = api.client.post(f"/jobs/{other}/retry", headers=api.headers())
     assert (again.status_code, again.json()["code"]) == (409, "job_not_retryable")
     assert "hub_token" in again.json()["detail"]
+
+
+class Stubborn(LocalStore):
+    """Has a job that cannot be removed."""
+
+    def remove(self, job_id):
+        if job_id == min(self.jobs()):
+            raise StoreAwayError("HTTP 403 AccessDenied")
+        super().remove(job_id)
+
+
+def test_one_artifact_that_cannot_be_removed_keeps_no_other(api):
+    jobs = sorted(api.submit()["id"] for _ in range(2))
+    for job_id in jobs:
+        Attempt(api.database, claim(api.database, job_id, "w", 60.0)).fail(
+            {"code": "internal", "message": "", "retryable": False}
+        )
+        (api.artifact_dir / job_id).mkdir(parents=True)
+        with api.database.write() as session:
+            session.get(Job, job_id).finished_at = now(session) - A_WHILE * 2
+    Housekeeper(api.database, None, 1, 1, 1, Stubborn(api.artifact_dir)).expire()
+    assert {path.name for path in api.artifact_dir.iterdir()} == {jobs[0]}
+
+
+def test_what_starts_jobs_asks_no_artifact_store(database):
+    """It may hang for minutes."""
+    asked = []
+
+    class Noting:
+        def __getattr__(self, name):
+            asked.append(name)
+            raise AttributeError(name)
+
+    keeper = Housekeeper(database, None, 1, 1, 1, store=Noting())
+    keeper.sweep()
+    assert asked == []
+    keeper.tidy()
+    assert asked

@@ -107,7 +107,7 @@ def test_what_nobody_has_a_right_to_is_swept_and_what_is_old_expires(api, store,
     store.keep(orphan, work, [file])
     attempt.fail({"code": "internal", "message": "", "retryable": False})
     age(api, orphan, A_WHILE / 2)
-    keeper.sweep()
+    keeper.tidy()
     keeper.expire()
     assert store.jobs_with_work() == set()
     assert store.jobs() == {job, orphan}, "its attempt may be about to end"

@@ -269,6 +269,27 @@ def test_a_store_that_does_not_answer_costs_an_attempt_and_no_job(database, stor
     assert load(database, job_id).status == "succeeded"
 
 
+@pytest.mark.parametrize("error", [StoreAwayError("no answer"), RuntimeError("of the library")])
+def test_an_artifact_behind_a_gate_is_not_lost_with_the_store(
+    database, store, worker, submit, error
+):
+    """Keeping what failed is part of the outcome; if it fails, too, there is an outcome all the same."""
+    job_id = submit(on_fail="keep")
+    gate = fails({"code": "quality_gate_failed", "message": "KL", "retryable": False})
+
+    def away():
+        raise error
+
+    run_job(job_id, worker(writes(), results(), gate, store=Meanwhile(store, away)))
+    job = load(database, job_id)
+    if isinstance(error, StoreAwayError):
+        assert job.status == "queued"
+        run_job(job_id, worker(writes(), results(), gate))
+        assert kept(database, store, job_id) == {"config.json": "{}"}
+    else:
+        assert (job.status, job.error["code"]) == ("failed", "internal")
+
+
 def test_a_gate_that_fails_before_there_is_an_artifact_is_the_jobs_error(database, worker, job_id):
     """Though the recipe asks to keep artifacts that fail."""
     error = {"code": "load_gate_failed", "message": "the toy differs", "retryable": False}
