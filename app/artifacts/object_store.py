@@ -10,6 +10,7 @@ attempt uploads when it wakes up changes no file that the database lists, and no
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import obstore
 from obstore.exceptions import BaseError
@@ -104,10 +105,16 @@ class ObjectStore:
         """
         for file in files:
             path = work / "artifact" / file.path
-            with path.open("rb") as content:
+            with open(path, "rb", opener=_no_link) as content:
+                before = os.fstat(content.fileno())
                 if hashlib.file_digest(content, "sha256").hexdigest() != file.sha256:
                     raise DamagedArtifactError(file.path)
-            self.put(_key(job_id, file), path)
+                content.seek(0)
+                self.put(_key(job_id, file), content)
+                after = os.fstat(content.fileno())
+            if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
+                self.forget_files([_key(job_id, file)])
+                raise DamagedArtifactError(file.path)
         return work / "artifact"
 
     def drop_work(self, job_id: str) -> None:
@@ -144,7 +151,7 @@ class ObjectStore:
         """Jobs with a saved work folder."""
         return {name for name in self._folders(f"{WORK}/") if _JOB.fullmatch(name)}
 
-    def put(self, key: str, content: bytes | Path) -> None:
+    def put(self, key: str, content: bytes | Path | IO[bytes]) -> None:
         """Upload an object."""
         try:
             with _asked():
@@ -211,6 +218,8 @@ class ObjectStore:
         for at in range(start, stop, PIECE):
             with _asked():
                 piece = obstore.get_range(self.store, key, start=at, end=min(at + PIECE, stop))
+            if len(piece) != min(PIECE, stop - at):
+                raise StoreAwayError("an object is shorter than it was")
             yield bytes(piece)
 
     def _folders(self, prefix: str) -> Iterator[str]:
@@ -292,6 +301,10 @@ def _indexed(content: bytes) -> dict[str, tuple[str, int]] | None:
         return None
     safe = all(_is_inside(name) and _VERSION.fullmatch(files[name][0]) for name in files)
     return files if safe else None
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW)
 
 
 def _is_inside(name: str) -> bool:

@@ -176,6 +176,37 @@ def saved(objects, tmp_path, attempt=1):
     return f"{WORK}/{JOB}/{attempt}"
 
 
+def test_a_link_is_not_followed_and_a_file_that_changes_is_not_kept(objects, tmp_path, monkeypatch):
+    files = made(work := take(objects, tmp_path, 1))
+    path = work / "artifact" / "model.safetensors"
+    put = type(objects).put
+
+    def put_while_somebody_writes(self, key, content):
+        path.write_bytes(b"WEIGHTS")
+        put(self, key, content)
+
+    monkeypatch.setattr(type(objects), "put", put_while_somebody_writes)
+    with pytest.raises(DamagedArtifactError):
+        objects.keep(JOB, work, files)
+    monkeypatch.setattr(type(objects), "put", put)
+    assert objects.jobs() == set()
+    (tmp_path / "secret").write_bytes(b"weights")
+    path.unlink()
+    path.symlink_to(tmp_path / "secret")
+    with pytest.raises(OSError, match="symbolic links"):
+        objects.keep(JOB, work, files)
+    assert objects.jobs() == set()
+
+
+def test_an_object_that_lost_its_end_is_not_served_as_whole(objects, tmp_path):
+    files = made(work := take(objects, tmp_path, 1))
+    objects.keep(JOB, work, files)
+    (key,) = objects._keys(f"artifacts/{JOB}/")
+    objects.store.put(key, b"wei")
+    with pytest.raises(StoreAwayError, match="shorter"):
+        content(objects, files[0])
+
+
 @pytest.mark.parametrize(
     "index",
     [
