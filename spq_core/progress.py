@@ -49,6 +49,10 @@ class Progress(Protocol):
         """One unit of the current phase is done."""
         ...
 
+    def busy(self, message: str) -> None:
+        """The current unit takes long and goes on: a run that says nothing is taken for dead."""
+        ...
+
     def record(self, kind: str, data: dict[str, Any]) -> None:
         """A finding worth keeping: a layer report, a metric."""
         ...
@@ -61,6 +65,9 @@ class Silent:
         """Tell nobody."""
 
     def advance(self, message: str) -> None:
+        """Tell nobody."""
+
+    def busy(self, message: str) -> None:
         """Tell nobody."""
 
     def record(self, kind: str, data: dict[str, Any]) -> None:
@@ -82,6 +89,10 @@ class OnBehalf:
     def advance(self, message: str) -> None:
         """One unit is done."""
         self._progress.advance(message)
+
+    def busy(self, message: str) -> None:
+        """The unit goes on."""
+        self._progress.busy(message)
 
     def record(self, kind: str, data: dict[str, Any]) -> None:
         """Findings about something beside the result are nobody's."""

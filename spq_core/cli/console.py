@@ -54,6 +54,10 @@ class ConsoleProgress:
         """Count one unit."""
         self.advance_to(self._done + 1, message)
 
+    def busy(self, message: str) -> None:
+        """Show that the unit goes on."""
+        self.advance_to(self._done, message)
+
     def advance_to(self, done: int, message: str) -> None:
         """Show that `done` units are done."""
         self._done = done

@@ -22,7 +22,7 @@ QUESTIONS = ("", "-test", "-validation", "-mc")
 EXAMPLES = ("-train", "-train-*")
 SUFFIXES = (".jsonl", ".json")
 TARGETS = ("mc1_targets", "mc2_targets")
-LARGEST_FILE = 1 << 30
+LARGEST_FILE = 256 << 20
 
 
 class TaskData(NamedTuple):
@@ -59,13 +59,13 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """
     if path.stat().st_size > LARGEST_FILE:
         raise DatasetError(f"{path.name} is larger than {LARGEST_FILE >> 20} MiB")
-    text = path.read_text(encoding="utf-8-sig")
     try:
+        text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".json":
             rows = json.loads(text)
-        else:
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except ValueError as error:
+        else:  # at line feeds only: JSON may hold other characters that end a line
+            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path.name} is not JSON: {error}") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows) or not rows:
         raise DatasetError(f"{path.name} holds no questions: it must be a list of objects")

@@ -20,7 +20,7 @@ from spq_core.evaluation.gguf import SUFFIX, LanguageModel, require_gguf_reader
 from spq_core.evaluation.loading import LoadFigures, load, widen
 from spq_core.evaluation.quality import Quality, score_windows
 from spq_core.evaluation.settings import EvaluationSettings
-from spq_core.evaluation.tasks.harness import TaskFigures, find_definition, measure_tasks
+from spq_core.evaluation.tasks.harness import TaskFigures, check_task, measure_tasks
 from spq_core.evaluation.throughput import Throughput, measure_throughput
 from spq_core.memory import peak_rss_bytes
 from spq_core.models.config import read_config
@@ -154,13 +154,13 @@ def task_files(settings: EvaluationSettings, folders: Iterable[Path]) -> dict[st
     """Files of the tasks that are asked for.
 
     Raises:
-        EvaluationError: the harness is not installed, or does not know a task.
+        EvaluationError: the harness is not installed, does not know a task, or lacks examples for one.
         DatasetError: no folder has a task's questions.
     """
     places = list(folders)
     found = {name: find_task(name, places) for name in settings.tasks}
-    for name in found:
-        find_definition(name)
+    for name, data in found.items():
+        check_task(name, data, settings.fewshot)
     return found
 
 
@@ -254,7 +254,8 @@ def _tasks(
     return measure_tasks(
         ours, tokenizer, tasks,
         reference=reference, length=min(TASK_LENGTH, _smallest(folders) or TASK_LENGTH),
-        limit=settings.task_limit, shots=settings.fewshot, after_task=progress.advance,
+        limit=settings.task_limit, shots=settings.fewshot,
+        after_task=progress.advance, while_busy=progress.busy,
     )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ class EvaluationSettings(Document):
 
 
 TASK_FIGURE = re.compile(
-    r"(?P<task>[A-Za-z0-9][A-Za-z0-9_\-]{0,63})\.(?P<figure>[a-z0-9_\-]{1,64})"
+    r"(?P<task>[A-Za-z0-9][A-Za-z0-9_\-]{0,63})\.(?P<figure>[A-Za-z0-9_\-]{1,64})"
 )
 """A figure of a task: truthfulqa_mc1.acc."""
 

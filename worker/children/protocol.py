@@ -84,6 +84,11 @@ class PipeProgress:
         if self._done == self._total or time.monotonic() - self._last >= PROGRESS_EVERY_SECONDS:
             self._send(message)
 
+    def busy(self, message: str) -> None:
+        """Say that the unit goes on."""
+        if time.monotonic() - self._last >= PROGRESS_EVERY_SECONDS:
+            self._send(message)
+
     def record(self, kind: str, data: dict[str, Any]) -> None:
         """Findings come with the result; an estimate is of use before, and so is a finished artifact."""
         if kind == "estimate":

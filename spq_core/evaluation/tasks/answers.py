@@ -23,15 +23,16 @@ def task_figures(
     """
     figures: dict[str, float | None] = {}
     for name, values in answers.items():
-        figures |= {name: fmean(values), f"{name}_se": _error(values)}
+        figures |= {name: _mean(values), f"{name}_se": _error(values)}
         if reference is not None:
             others = reference[name]
             changes = [one - other for one, other in zip(values, others, strict=True)]
             flips = [
-                (one > RIGHT) != (other > RIGHT) for one, other in zip(values, others, strict=True)
+                not math.isfinite(one) or (one > RIGHT) != (other > RIGHT)
+                for one, other in zip(values, others, strict=True)
             ]
             figures |= {
-                f"{name}_change": fmean(changes),
+                f"{name}_change": _mean(changes),
                 f"{name}_change_se": _error(changes),
                 f"{name}_flips": fmean(flips),
             }
@@ -55,5 +56,12 @@ def retention(
     return fmean(kept) if kept else None
 
 
+def _mean(values: Sequence[float]) -> float | None:
+    """None where an answer is no number: then the model's predictions are none."""
+    return fmean(values) if all(map(math.isfinite, values)) else None
+
+
 def _error(values: Sequence[float]) -> float | None:
-    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    if len(values) < 2 or not all(map(math.isfinite, values)):  # noqa: PLR2004
+        return None
+    return stdev(values) / math.sqrt(len(values))

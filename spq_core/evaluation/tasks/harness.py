@@ -9,9 +9,11 @@ import json
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,19 @@ import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spq_core.data.tasks import TaskData, read_rows
-from spq_core.errors import EvaluationError
+from spq_core.errors import EvaluationError, SpqError
 from spq_core.evaluation.tasks.answers import Answers, task_figures
+from spq_core.machine import machine_failure
 
 BATCH = 8
+HEARD_SECONDS = 30.0
 TaskFigures = dict[str, float | None]
 SEVERAL_RIGHT = {"truthfulqa_mc2": "mc2_targets"}
 """Tasks with more than one right choice, and where their labels are."""
 SPLITS = ("test_split", "validation_split")
+OTHER_SPLITS = ("training_split", "fewshot_split", *SPLITS)
+ANSWERED = frozenset({"multiple_choice", "generate_until", "loglikelihood"})
+"""Kinds of tasks that have questions."""
 
 
 class _Names(yaml.SafeLoader):
@@ -46,6 +53,8 @@ class TaskFile:
     """Of the questions."""
     examples: str | None
     """The split that few-shot examples come from."""
+    shots: int
+    """Examples before each question, unless settings say otherwise."""
 
 
 def require_harness() -> Path:
@@ -69,17 +78,46 @@ def find_definition(name: str) -> TaskFile:
     Raises:
         EvaluationError: the harness is not installed, or has none, or only a group of that name.
     """
-    wanted = re.compile(rf"^task:\s*['\"]?{re.escape(name)}['\"]?\s*$", re.MULTILINE)
+    wanted = re.compile(rf"^['\"]?task['\"]?\s*:\s*['\"]?{re.escape(name)}['\"]?\s*$", re.MULTILINE)
     for path in sorted(require_harness().rglob("*.yaml")):
         if wanted.search(path.read_text(encoding="utf-8", errors="replace")):
             document = _document(path)
             split = next((document[key] for key in SPLITS if document.get(key)), None)
+            if document.get("output_type") not in ANSWERED:
+                raise EvaluationError(
+                    f"task {name} has no questions with answers ({document.get('output_type')}); "
+                    "perplexity of texts is measured with evaluation.perplexity"
+                )
             if split is not None:
-                examples = document.get("fewshot_split") or document.get("training_split")
-                return TaskFile(name, path, split, examples)
+                return TaskFile(
+                    name, path, split,
+                    document.get("fewshot_split") or document.get("training_split"),
+                    document.get("num_fewshot") or 0,
+                )  # fmt: skip
     raise EvaluationError(
         f"the installed lm-evaluation-harness has no task {name!r}; groups of tasks are named one by one"
     )
+
+
+def check_task(name: str, data: TaskData, shots: int | None) -> None:
+    """Find out before hours of work whether a task can be put at all.
+
+    Args:
+        shots: few-shot examples; None for as many as the task says.
+
+    Raises:
+        EvaluationError: the harness does not know it, or there are too few examples.
+        DatasetError: a file is malformed.
+    """
+    found = find_definition(name)
+    read_rows(data.questions)
+    wanted = found.shots if shots is None else shots
+    count = 0 if data.examples is None else len(read_rows(data.examples))
+    if wanted > count:
+        raise EvaluationError(
+            f"task {name} shows {wanted} examples before each question, and its data folder has {count}; put "
+            f"{data.questions.stem}-train.jsonl there, or set fewshot to {count}"
+        )
 
 
 def _document(path: Path) -> dict[str, Any]:
@@ -103,6 +141,7 @@ def measure_tasks(
     limit: int | None = None,
     shots: int | None = None,
     after_task: Callable[[str], None] = lambda _message: None,
+    while_busy: Callable[[str], None] = lambda _message: None,
 ) -> dict[str, dict[str, TaskFigures]]:
     """Put every task to every model.
 
@@ -112,6 +151,7 @@ def measure_tasks(
         length: tokens of context at most.
         limit: questions of a task; None for all.
         shots: few-shot examples; by default as many as the task says.
+        while_busy: called now and then while a task goes on, which may take hours.
 
     Returns:
         Model → task → figures.
@@ -128,9 +168,10 @@ def measure_tasks(
         for name, model in models.items():
             answers[name] = {}
             for task in tasks:
-                samples = _samples(model, tokenizer, task, work, length, limit, shots)
-                answers[name][task] = _answers(samples)
-                chances[task] = _chance(task, samples)
+                with _said_of(task), _heard(model, partial(while_busy, f"{task}, {name}")):
+                    samples = _samples(model, tokenizer, task, work, length, limit, shots)
+                    answers[name][task] = _answers(samples)
+                    chances[task] = _chance(task, samples)
                 after_task(f"{task}, {name}")
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -154,9 +195,11 @@ def _write_tasks(tasks: Mapping[str, TaskData], work: Path) -> None:
         files = {found.split: _rows_file(data.questions, work)}
         if found.examples is not None and data.examples is not None:
             files[found.examples] = _rows_file(data.examples, work)
+        document = _document(found.path)
+        absent = {key: None for key in OTHER_SPLITS if document.get(key) not in files}
         definition = {
             "include": str(found.path), "task": name, "dataset_path": "json", "dataset_name": None,
-            "dataset_kwargs": {"data_files": files},
+            "dataset_kwargs": {"data_files": files}, **absent,
         }  # fmt: skip
         (work / f"{name}.yaml").write_text(yaml.safe_dump(definition), encoding="utf-8")
 
@@ -178,14 +221,14 @@ def _samples(
 ) -> list[dict[str, Any]]:
     """The harness's record of each question."""
     import datasets  # noqa: PLC0415 - an extra
-    from lm_eval.evaluator import simple_evaluate  # noqa: PLC0415
+    from lm_eval import evaluator  # noqa: PLC0415
     from lm_eval.models.huggingface import HFLM  # noqa: PLC0415
     from lm_eval.tasks import TaskManager  # noqa: PLC0415
 
     datasets.config.HF_DATASETS_OFFLINE = True
     # Its bars and warnings are not for our logs; errors are raised.
     quiet = redirect_stderr(io.StringIO())
-    with _own_cache(datasets, work), _ties_kept(model), quiet:
+    with _own_cache(datasets, work), _ties_kept(model), _machine_unasked(evaluator), quiet:
         harness_model = HFLM(
             pretrained=model,
             backend="causal",
@@ -194,17 +237,43 @@ def _samples(
             max_length=length,
         )
         manager = TaskManager(include_defaults=False, include_path=str(work))
-        try:
-            results = simple_evaluate(
-                model=harness_model, tasks=[task], task_manager=manager, limit=limit,
-                num_fewshot=shots, bootstrap_iters=0, log_samples=True,
-            )  # fmt: skip
-        except (KeyError, ValueError, AssertionError) as error:
-            raise EvaluationError(
-                f"task {task}: its questions do not fit it ({type(error).__name__}: {error})"
-            ) from None
+        results = evaluator.simple_evaluate(
+            model=harness_model, tasks=[task], task_manager=manager, limit=limit,
+            num_fewshot=shots, bootstrap_iters=0, log_samples=True,
+        )  # fmt: skip
     samples: list[dict[str, Any]] = results["samples"][task]
     return samples
+
+
+@contextmanager
+def _said_of(task: str) -> Iterator[None]:
+    """The harness's errors are of every kind; those of the machine stay what they are."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, SpqError) or machine_failure(error) is not None:
+            raise
+        raise EvaluationError(
+            f"task {task}: its questions do not fit it ({type(error).__name__}: {error})"[:500]
+        ) from None
+
+
+@contextmanager
+def _heard(model: PreTrainedModel, tell: Callable[[], None]) -> Iterator[None]:
+    """Tell now and then that the model is at work: a run that is silent for an hour is taken for dead."""
+    last = time.monotonic()
+
+    def after_call(*_arguments: object) -> None:
+        nonlocal last
+        if time.monotonic() - last >= HEARD_SECONDS:
+            last = time.monotonic()
+            tell()
+
+    handle = model.register_forward_hook(after_call)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager
@@ -216,6 +285,17 @@ def _own_cache(datasets: Any, work: Path) -> Iterator[None]:
         yield
     finally:
         datasets.config.HF_DATASETS_CACHE = before
+
+
+@contextmanager
+def _machine_unasked(evaluator: Any) -> Iterator[None]:
+    """The harness starts git and other programs to describe the machine; none of that is used, and they write on stderr."""
+    asked = evaluator.get_git_commit_hash, evaluator.add_env_info
+    evaluator.get_git_commit_hash, evaluator.add_env_info = lambda: None, lambda _results: None
+    try:
+        yield
+    finally:
+        evaluator.get_git_commit_hash, evaluator.add_env_info = asked
 
 
 @contextmanager

@@ -40,6 +40,8 @@ def tasks_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _cell(figures: Mapping[str, Any], name: str) -> str:
     value, error = figures[name], figures.get(f"{name}_se")
+    if value is None:
+        return "not a number"
     shown = f"{value:.1%}" if error is None else f"{value:.1%} ± {error:.1%}"
     change, spread = figures.get(f"{name}_change"), figures.get(f"{name}_change_se")
     if change is None or spread is None:

@@ -79,4 +79,7 @@ def test_tasks_have_limits_by_name_and_none_is_passed_over():
         GateNotMeasuredError, match=r"quiz\.exact_match .* there are quiz\.acc, quiz"
     ):
         check_gates(Gates(min={"quiz.exact_match": 0.1}), measured(), "result")
+    both = Gates(min={"quiz.exact_match": 0.1}, max={"kl": 0.001})
+    with pytest.raises(QualityGateError, match="KL from the source"):
+        check_gates(both, measured(), "result")  # what is measured is judged first
     assert Gates(min={"quiz.acc": 0.1}, max={"kl_p99.9": 2.0}).tasks == {"quiz"}

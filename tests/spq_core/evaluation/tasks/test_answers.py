@@ -37,6 +37,12 @@ def test_retention_is_one_for_the_source_and_nothing_for_guessing():
     assert retention({"a": 0.3}, {"a": 0.2}, {"a": 0.25}) is None, "the source only guesses"
 
 
+def test_an_answer_that_is_no_number_leaves_no_figure_and_counts_as_flipped():
+    figures = task_figures({"acc": [math.nan, *MODEL[1:]]}, {"acc": SOURCE}, 0.25)
+    assert figures["acc"] is figures["acc_se"] is figures["acc_change"] is None
+    assert figures["acc_flips"] == 4 / 8
+
+
 def row(name, figures, kept=None):
     return {"name": name, "tasks": {"quiz": figures}, "retention": kept}
 

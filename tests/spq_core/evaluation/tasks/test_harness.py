@@ -10,7 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from spq_core.compression.compress import SourceModel, compress
 from spq_core.data.tasks import TaskData, find_task, read_rows
 from spq_core.errors import DatasetError, EvaluationError
-from spq_core.evaluation.tasks.harness import find_definition, measure_tasks
+from spq_core.evaluation.tasks import harness
+from spq_core.evaluation.tasks.harness import check_task, find_definition, measure_tasks
+from spq_core.evaluation.tasks.table import tasks_table
 from spq_core.recipe.catalog import resolve
 from tests.models import save_tiny
 
@@ -134,6 +136,109 @@ def test_questions_that_do_not_fit_a_task_are_said_to(models, source, tmp_path):
             {"source": models["source"]}, tokenizer,
             {"gsm8k": TaskData(tmp_path / "gsm8k.jsonl", None)}, reference=None, length=512, shots=0,
         )  # fmt: skip
+
+
+EASY = [
+    {
+        "question": f"Which is {one}?",
+        "choices": {"text": [f"This is {one}.", "None of it is."], "label": ["A", "B"]},
+        "answerKey": "A",
+    }
+    for one in range(4)
+]
+
+
+def test_a_task_that_shows_no_examples_needs_no_file_of_them(models, source, tmp_path):
+    (tmp_path / "arc_easy.jsonl").write_text("\n".join(map(json.dumps, EASY)))
+    data = find_task("arc_easy", [tmp_path])
+    check_task("arc_easy", data, None)
+    figures = measure_tasks(
+        {"source": models["source"]}, AutoTokenizer.from_pretrained(source), {"arc_easy": data},
+        reference=None, length=512,
+    )["source"]["arc_easy"]  # fmt: skip
+    assert figures["questions"] == len(EASY)
+    assert figures["chance"] == 0.5
+    assert {"acc", "acc_norm"} <= set(figures)
+
+
+def test_too_few_examples_are_said_before_any_work(folder, tmp_path):
+    data = find_task("gsm8k", [folder])
+    check_task("gsm8k", data, None)
+    shutil.copy(data.questions, tmp_path / "gsm8k.jsonl")
+    alone = find_task("gsm8k", [tmp_path])
+    message = r"shows 5 examples .* has 0; put gsm8k-train\.jsonl there, or set fewshot to 0"
+    with pytest.raises(EvaluationError, match=message):
+        check_task("gsm8k", alone, None)
+    check_task("gsm8k", alone, 0)
+    with pytest.raises(EvaluationError, match="shows 7 examples"):
+        check_task("gsm8k", data, 7)
+
+
+def test_tasks_of_every_spelling_are_found_and_texts_are_none():
+    assert find_definition("mmlu_anatomy").path.name == "mmlu_anatomy.yaml"
+    with pytest.raises(EvaluationError, match=r"no questions .* evaluation\.perplexity"):
+        find_definition("wikitext")
+
+
+def test_files_of_questions_are_read_as_people_have_them(tmp_path):
+    odd = {"question": "a\u2028b\u0085c", "answer": "1"}
+    path = tmp_path / "quiz.jsonl"
+    path.write_text("\ufeff" + json.dumps(odd, ensure_ascii=False) + "\r\n\r\n")
+    assert read_rows(path) == [odd]
+    path.write_bytes('{"question": "caf\u00e9"}'.encode("latin-1"))
+    with pytest.raises(DatasetError, match=r"quiz\.jsonl is not JSON: .*utf-8"):
+        read_rows(path)
+    path.write_text("[" * 100_000)
+    with pytest.raises(DatasetError, match="is not JSON"):
+        read_rows(path)
+
+
+def test_a_long_task_is_heard_of_and_other_errors_stay_what_they_are(
+    models, source, folder, monkeypatch
+):
+    monkeypatch.setattr(harness, "HEARD_SECONDS", 0.0)
+    tokenizer, heard = AutoTokenizer.from_pretrained(source), []
+    tasks = {"truthfulqa_mc1": find_task("truthfulqa_mc1", [folder])}
+
+    def put(**more):
+        one = {"source": models["source"]}
+        return measure_tasks(one, tokenizer, tasks, reference=None, length=512, **more)
+
+    put(while_busy=heard.append)
+    assert set(heard) == {"truthfulqa_mc1, source"}
+    assert not models["source"]._forward_hooks, "nothing of it stays on the model"
+
+    def full(_message):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        put(while_busy=full)
+
+
+def test_predictions_that_are_no_numbers_make_no_figures(source, folder):
+    broken = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    whole = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    broken.get_output_embeddings().weight.data.fill_(float("nan"))
+    figures = measure_tasks(
+        {"source": whole, "result": broken}, AutoTokenizer.from_pretrained(source),
+        {"truthfulqa_mc2": find_task("truthfulqa_mc2", [folder])}, reference="source", length=512,
+    )["result"]["truthfulqa_mc2"]  # fmt: skip
+    assert figures["acc"] is None
+    assert figures["acc_change"] is None
+    assert figures["acc_flips"] == 1.0
+    table = tasks_table([{"name": "result", "tasks": {"truthfulqa_mc2": figures}}])
+    assert "not a number" in table
+
+
+def test_nothing_of_the_harness_reaches_the_log(
+    models, source, folder, capfd, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)  # outside a repository git complains
+    tasks = {"truthfulqa_mc1": find_task("truthfulqa_mc1", [folder])}
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    one = {"source": models["source"]}
+    measure_tasks(one, tokenizer, tasks, reference=None, length=512, limit=1)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_authors_files_are_read(shared, tmp_path):
