@@ -16,6 +16,8 @@ from app.telemetry import log
 
 IDS_AT_ONCE = 500
 A_WHILE = timedelta(minutes=10)
+LONGEST_FREEZE = timedelta(days=1)
+"""After its job's end a frozen attempt may wake up and keep its files for so long; what comes later stays until the job goes."""
 
 
 def drop_ended(database: Database, store: ArtifactStore) -> None:
@@ -50,6 +52,22 @@ def drop_unclaimed(database: Database, store: ArtifactStore) -> None:
         for job_id in gone:
             with _left_for_later(job_id):
                 store.remove(job_id)
+
+
+def drop_late(database: Database, store: ArtifactStore) -> None:
+    """Remove what attempts kept after their job had ended with another's files."""
+    for some in _batches(store.jobs()):
+        with database.read() as session:
+            moment = now(session)
+            recent = select(Job.id).where(
+                Job.id.in_(some),
+                Job.finished_at.between(moment - LONGEST_FREEZE, moment - A_WHILE),
+                exists().where(ArtifactFile.job_id == Job.id),
+            )
+            found = list(session.scalars(recent))
+        for job_id in found:
+            with _left_for_later(job_id):
+                settle(database, store, job_id)
 
 
 def settle(database: Database, store: ArtifactStore, job_id: str) -> None:

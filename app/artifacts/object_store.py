@@ -130,9 +130,17 @@ class ObjectStore:
             FileNotFoundError: it is not there.
         """
         stop = file.bytes if stop is None else stop
-        pieces = self._pieces(_key(job_id, file), start, stop)
-        first = next(pieces, b"")
-        return chain([first], pieces)
+        key = _key(job_id, file)
+        pieces = self._pieces(key, start, stop)
+        try:
+            with _asked():
+                first = next(pieces, None)
+                if first is None:  # of no bytes; it must be there all the same
+                    obstore.head(self.store, key)
+        except FileNotFoundError:
+            self._require_bucket()
+            raise
+        return chain([first or b""], pieces)
 
     def remove(self, job_id: str) -> None:
         """Delete the job's objects."""
@@ -213,6 +221,18 @@ class ObjectStore:
             for piece in self._pieces(key, 0, size):
                 target.write(piece)
         return True
+
+    def _require_bucket(self) -> None:
+        """Tell an object that is not there from a bucket that is not there.
+
+        Raises:
+            StoreAwayError: it is the bucket.
+        """
+        try:
+            with _asked():
+                next(iter(obstore.list(self.store, f"{WORK}/", chunk_size=1)), None)
+        except FileNotFoundError:
+            raise StoreAwayError("it has no such bucket") from None
 
     def _pieces(self, key: str, start: int, stop: int) -> Iterator[bytes]:
         for at in range(start, stop, PIECE):

@@ -10,7 +10,7 @@ from functools import partial
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
-from app.artifacts.leftovers import drop_ended, drop_unclaimed
+from app.artifacts.leftovers import drop_ended, drop_late, drop_unclaimed
 from app.artifacts.store import ArtifactStore
 from app.db.counters import LEASES_LOST, count
 from app.db.idempotency import forget_old_answers
@@ -175,6 +175,7 @@ class Housekeeper:
     def _drop_unclaimed(self) -> None:
         if self.store is not None:
             drop_unclaimed(self.database, self.store)
+            drop_late(self.database, self.store)
 
     def relay(self) -> None:
         """Send due messages, outside of any transaction: the broker may take long to answer.

@@ -207,6 +207,23 @@ def test_an_object_that_lost_its_end_is_not_served_as_whole(objects, tmp_path):
         content(objects, files[0])
 
 
+def test_an_empty_file_that_is_gone_is_not_read_as_there(objects, tmp_path):
+    (file,) = made(work := take(objects, tmp_path, 1), b"", "empty.txt")
+    objects.keep(JOB, work, [file])
+    assert content(objects, file) == b""
+    objects.remove(JOB)
+    with pytest.raises(FileNotFoundError):
+        objects.read(JOB, file)
+
+
+def test_a_bucket_that_is_gone_is_no_missing_file(s3, monkeypatch):
+    for name, value in s3.variables.items():
+        monkeypatch.setenv(name, value)
+    there = connect("s3://no-such-bucket-here/prefix", tries=0)
+    with pytest.raises(StoreAwayError):
+        there.read(JOB, StoredFile("model.safetensors", 7, "0" * 64))
+
+
 @pytest.mark.parametrize(
     "index",
     [

@@ -121,6 +121,21 @@ def test_what_nobody_has_a_right_to_is_swept_and_what_is_old_expires(api, store,
 
 
 @pytest.mark.parametrize("artifact_store", ["object"], indirect=True)
+def test_what_a_frozen_attempt_keeps_after_the_end_is_swept(api, store, job, tmp_path):
+    late = tmp_path / "late"
+    (late / "artifact").mkdir(parents=True)
+    (late / "artifact" / "config.json").write_text("{}")
+    file = StoredFile("config.json", 2, hashlib.sha256(b"{}").hexdigest())
+    store.keep(job, late, [file])
+    assert b"".join(store.read(job, file)) == b"{}"
+    age(api, job, A_WHILE * 2)
+    Housekeeper(api.database, None, 1, 1, 1, store).expire()
+    with pytest.raises(FileNotFoundError):
+        store.read(job, file)
+    assert get(api, job).content == WEIGHTS
+
+
+@pytest.mark.parametrize("artifact_store", ["object"], indirect=True)
 def test_a_store_that_is_away_is_said_to_be(api, store, job, monkeypatch):
     def away(*_arguments, **_named):
         raise StoreAwayError("no route")
