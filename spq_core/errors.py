@@ -14,6 +14,7 @@ SpqError
 ├── OutputExistsError        the folder to write is there already
 ├── OutputLockedError        another run is writing it
 ├── DiskSpaceError           it would not fit there
+├── MemoryNeededError        nor into memory
 └── ArtifactError            a compressed model folder is not what it claims to be
     ├── TokenizerError       its tokenizer cannot be built, or does not fit its embedding
     ├── StateMismatchError   what a run left belongs to another one
@@ -163,6 +164,22 @@ class DiskSpaceError(SpqError):
         return (
             f"this run writes about {self.needed / 1e9:.1f} GB, and {self.folder} has {self.free / 1e9:.1f} GB "
             "free; free some, or name a folder on a larger disk"
+        )
+
+
+class MemoryNeededError(SpqError):
+    """A run needs more memory than it may use, however it is cut."""
+
+    code = "insufficient_memory"
+
+    def __init__(self, needed: int, limit: int) -> None:
+        super().__init__(needed, limit)
+        self.needed, self.limit = needed, limit
+
+    def __str__(self) -> str:
+        return (
+            f"this run needs about {self.needed / 1e9:.1f} GB of memory, and may use {self.limit / 1e9:.1f} GB here; "
+            "take a larger machine, or a recipe that looks at fewer calibration tokens"
         )
 
 

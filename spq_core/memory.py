@@ -2,13 +2,23 @@
 
 import ctypes
 import mmap
+import os
+import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+LIMIT_VARIABLE = "SPQ_MEMORY_BYTES"
 _STATUS = Path("/proc/self/status")
 MADV_PAGEOUT = 21
 _PAGE = mmap.PAGESIZE
 _CLEAR = Path("/proc/self/clear_refs")
+_MEMINFO = Path("/proc/meminfo")
+_GROUPS = Path("/proc/self/cgroup")
+_HIERARCHIES = (  # of version 2 and 1: where it is, whose line names the group, the file with its limit
+    (Path("/sys/fs/cgroup"), "", "memory.max"),
+    (Path("/sys/fs/cgroup/memory"), "memory", "memory.limit_in_bytes"),
+)
 
 
 def reset_peak_rss() -> bool:
@@ -28,6 +38,51 @@ def peak_rss_bytes() -> int:
 def rss_bytes() -> int:
     """Resident memory now; 0 where unknown."""
     return _field("VmRSS")
+
+
+def memory_limit() -> int | None:
+    """Bytes that this process may use: the least that its machine, its container, it itself and SPQ_MEMORY_BYTES allow.
+
+    None where nothing is known.
+    """
+    return min(_limits(), default=None)
+
+
+def _limits() -> Iterator[int]:
+    said = os.environ.get(LIMIT_VARIABLE, "")
+    if said.isdecimal():
+        yield int(said)
+    for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+        soft, _ = resource.getrlimit(kind)
+        if soft != resource.RLIM_INFINITY:
+            yield soft
+    for file in _limit_files():
+        try:
+            text = file.read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        if text.isdecimal():
+            yield int(text)
+    total = _field("MemTotal", _MEMINFO)
+    if total:
+        yield total
+
+
+def _limit_files() -> Iterator[Path]:
+    """Of the group this process is in, and of the groups around it."""
+    try:
+        lines = _GROUPS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    for root, controller, name in _HIERARCHIES:
+        yield root / name  # a container sees its own group there
+        for line in lines:
+            _, controllers, path = line.split(":", 2)
+            if controller in controllers.split(","):
+                group = root / path.lstrip("/")
+                for folder in (group, *group.parents):
+                    if folder.is_relative_to(root):
+                        yield folder / name
 
 
 def return_freed_memory() -> None:
@@ -51,9 +106,9 @@ def page_out(address: int, length: int) -> None:
         ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(whole), MADV_PAGEOUT)
 
 
-def _field(name: str) -> int:
+def _field(name: str, file: Path = _STATUS) -> int:
     try:
-        lines = _STATUS.read_text(encoding="ascii").splitlines()
+        lines = file.read_text(encoding="ascii").splitlines()
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)

@@ -64,6 +64,12 @@ def sqlite_url(tmp_path: Path) -> str:
     return url
 
 
+@pytest.fixture(autouse=True)
+def _figures_of_this_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test finds what another has measured, or leaves anything in the user's home."""
+    monkeypatch.setenv("SPQ_FIGURES_DIR", str(tmp_path / "figures"))
+
+
 @pytest.fixture(params=["postgres", "sqlite"])
 def database_url(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue(f"{request.param}_url"))

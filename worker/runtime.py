@@ -10,6 +10,7 @@ from typing import Any
 from app.artifacts.opening import open_store
 from app.artifacts.store import ArtifactStore
 from app.db.session import Database, connect
+from spq_core.memory import LIMIT_VARIABLE
 from worker.children.messages import OF_FETCHER, OF_PUBLISHER, OF_RUNNER, Message
 from worker.children.process import SPINNING_THREADS, ChildProgram, Stopping
 from worker.sandbox.usage import Limits
@@ -39,8 +40,11 @@ class Runtime:
         """Compresses and measures."""
         threads = {"OMP_NUM_THREADS": str(self.settings.threads)} if self.settings.threads else {}
         spinning = SPINNING_THREADS if self.settings.spin else {}
+        most = self.settings.max_run_bytes
+        memory = {LIMIT_VARIABLE: str(most)} if most else {}
+        extra = OFFLINE | threads | spinning | memory
         return replace(
-            self._program("worker.children.runner", OFFLINE | threads | spinning, OF_RUNNER),
+            self._program("worker.children.runner", extra, OF_RUNNER),
             limits=Limits(
                 memory_bytes=self.settings.max_run_bytes or math.inf,
                 disk_bytes=self.settings.max_run_disk_bytes or math.inf,

@@ -31,6 +31,8 @@ class WorkerSettings(ServiceSettings):
     """Resident memory of a run; above it the run is killed and its job fails. No limit by default."""
     max_run_disk_bytes: Annotated[int, Field(gt=0)] | None = None
     """Disk space of a run, a fetched model included; above it the run is killed and its job fails."""
+    max_figures_bytes: Annotated[int, Field(ge=0)] = 20 << 30
+    """Figures of sources and of plain INT8 that later jobs reuse, and what they are compared by, in the scratch folder."""
     run_reads: str = ""
     """More files and folders that runs may read, separated by colons, where Landlock keeps them from others:
     drivers or libraries in unusual places."""

@@ -39,6 +39,8 @@ class EstimateView(BaseModel):
     compression_peak_bytes: int
     evaluation_peak_bytes: int | None
     peak_bytes: int
+    least_peak_bytes: int
+    """Memory below which a worker refuses the job; between it and `peak_bytes` there are no speeds, and no tasks."""
     scratch_bytes: int
     calibration_tokens: int
     """0 where nothing looks at text."""

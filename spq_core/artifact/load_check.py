@@ -9,7 +9,7 @@ differences of a `LoadCheck`, and under `text` what differs from the source in r
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -106,7 +106,7 @@ def generate(model: Any, folder: Path, ids: Tensor) -> None:
         load_tokenizer(folder).decode(made[0])
 
 
-def main() -> None:
+def answer(compare: Callable[..., dict[str, Any]]) -> None:
     """Read the arguments, answer on standard output."""
     folder, probe_file, threads, *source = sys.argv[1:]
     logging.set_verbosity_error()
@@ -114,15 +114,15 @@ def main() -> None:
     torch.set_num_threads(int(threads))
     try:
         with torch.no_grad():
-            answer: dict[str, Any] = compare(Path(folder), Path(probe_file), *map(Path, source))
+            found: dict[str, Any] = compare(Path(folder), Path(probe_file), *map(Path, source))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
         failure = machine_failure(error)
-        answer = {
+        found = {
             "error": f"{type(error).__name__}: {error}"[:500],
             "machine": None if failure is None else failure.code,
         }
-    sys.stdout.write(json.dumps(answer))
+    sys.stdout.write(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main()
+    answer(compare)

@@ -15,9 +15,11 @@ from spq_core.cli.options import (
     DATA_OPTION,
     DEVICE_OPTION,
     JSON_OPTION,
+    REUSE_OPTION,
     TASK_LIMIT_OPTION,
     TASKS_OPTION,
     THROUGHPUT_OPTION,
+    figures_shelf,
     named_text,
     task_names,
 )
@@ -72,6 +74,7 @@ from spq_core.workflow.result import RunResult
 @THROUGHPUT_OPTION
 @TASKS_OPTION
 @TASK_LIMIT_OPTION
+@REUSE_OPTION
 @click.option(
     "--resume",
     is_flag=True,
@@ -91,6 +94,7 @@ def compress_command(
     throughput: bool,
     tasks: str | None,
     task_limit: int | None,
+    reuse: bool,
     resume: bool,
     device: str,
     data_dir: Path | None,
@@ -126,7 +130,7 @@ def compress_command(
                 }
             else:
                 settings = EvaluationSettings(
-                    perplexity=(text.name,), limit=windows, length=length, throughput=throughput,
+                    perplexity=(text.name,), limit=windows, length=length, throughput=throughput, reuse=reuse,
                     tasks=task_names(tasks), task_limit=task_limit,
                 )  # fmt: skip
                 result = compress_and_measure(
@@ -134,6 +138,7 @@ def compress_command(
                     evaluation=settings, scratch=scratch, progress=progress,
                     device=choose_device(device), resume=resume,
                     tasks=task_files(settings, [data_dir] if data_dir is not None else []),
+                    shelf=figures_shelf(f"spq compress {out.name}"),
                 )  # fmt: skip
                 document = result.document()
                 _gate(recipe, out, result)

@@ -1,10 +1,12 @@
 """Options that several commands share, and the text that they name."""
 
+import os
 from pathlib import Path
 
 import click
 
 from spq_core.data.texts import BUILTIN, Text, builtin_text, find_text
+from spq_core.evaluation.known import Shelf, drop_oldest
 from spq_core.hub.datasets import fetch_text
 from spq_core.hub.errors import HubUnavailableError
 from spq_core.hub.own_token import own_hub
@@ -32,6 +34,28 @@ DATA_OPTION = click.option(
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder with <name>-test.txt and <name>-valid.txt for datasets by name.",
 )
+
+
+REUSE_OPTION = click.option(
+    "--reuse/--measure-anew",
+    default=True,
+    help="Take figures of the source and of plain INT8 that an earlier run measured on the same text, with the same settings "
+    "and versions (kept in SPQ_FIGURES_DIR, by default ~/.cache/spq/figures). Speeds are always measured anew.",
+)
+LARGEST_CACHE = 20 << 30
+
+
+def figures_shelf(by: str) -> Shelf:
+    """Where figures are kept between runs; the oldest go when they take too much.
+
+    Args:
+        by: whom this run's figures are measured for.
+    """
+    named = os.environ.get("SPQ_FIGURES_DIR")
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = Path(named or f"{caches}/spq/figures").expanduser()
+    drop_oldest(folder, LARGEST_CACHE)
+    return Shelf(folder, folder, by)
 
 
 def task_names(tasks: str | None) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ A .json file with a list will do, and `-test` or `-validation` behind the name. 
 are in `truthfulqa`; its targets may be a mapping from choice to label, as the authors published them.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -30,6 +31,11 @@ class TaskData(NamedTuple):
 
     questions: Path
     examples: Path | None
+
+    def digest(self) -> str:
+        """Of both files' contents."""
+        files = [self.questions, *([] if self.examples is None else [self.examples])]
+        return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def find_task(name: str, folders: Iterable[Path]) -> TaskData:

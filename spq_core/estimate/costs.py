@@ -7,6 +7,7 @@ candidates: a decoder layer with what is measured at it, and the block with embe
 
 from spq_core.data.calibration import sensitivity_tokens
 from spq_core.estimated_range import Range
+from spq_core.evaluation.bounds import GROUP_BYTES, LEAST_POSITIONS, LOGITS_AT_ONCE, WIDE_HEAD_BYTES
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.formats.profiles.registry import profile_named
 from spq_core.models.shapes import ModelShapes
@@ -20,8 +21,12 @@ FLOAT_BYTES = 4
 EVALUATION_LENGTH = 1024
 CORPUS_TOKENS = 300_000
 """Of a whole evaluation text, where no limit is set."""
-LOGIT_COPIES = 4
-"""Tensors of window · vocabulary floats that scoring holds at once."""
+LOGIT_COPIES = 8
+"""Tensors of positions · vocabulary floats that scoring holds at once."""
+ROOM = 1.15
+"""Of what is loaded: what works on it."""
+TASK_BATCH, TASK_TOKENS = 8, 512
+"""Sequences that a task puts at once, and tokens of a long one."""
 COPY_BYTES_PER_SECOND = 65e6
 PASSED_SECONDS = 5.5e-11
 """Per token and weight of the layers, for all looks a calibrated stage takes."""
@@ -74,14 +79,41 @@ def calibration_tokens(recipe: Recipe, shapes: ModelShapes) -> int:
 def evaluation_peak(
     shapes: ModelShapes, settings: EvaluationSettings, resident: float, *, baseline: bool
 ) -> float:
-    """Highest resident memory while models are measured side by side on a CPU, in bytes."""
+    """Highest resident memory while models are measured on a CPU, in bytes."""
+    scoring, loaded = scoring_peak(shapes, settings), 0.0
+    if settings.throughput:  # all models at once, in their stored form
+        loaded = shapes.source_bytes + resident + (shapes.elements if baseline else 0)
+    if settings.tasks:
+        logits = 2 * TASK_BATCH * TASK_TOKENS * shapes.embedding.n_out * FLOAT_BYTES
+        loaded = max(loaded, shapes.elements * FLOAT_BYTES + logits)
+    return max(scoring, PROGRAM + ROOM * loaded)
+
+
+def scoring_peak(shapes: ModelShapes, settings: EvaluationSettings) -> float:
+    """The least that measuring takes: one decoder layer, two heads, hidden states of some windows, and logits."""
     length = settings.length or EVALUATION_LENGTH
-    source = shapes.elements * FLOAT_BYTES
-    logits = LOGIT_COPIES * length * shapes.embedding.n_out * FLOAT_BYTES
-    return PROGRAM + source + resident + (shapes.elements if baseline else 0) + logits
+    layer = sum(part.elements for part in shapes.largest_layer.values()) * FLOAT_BYTES
+    table = shapes.embedding.elements
+    wide = table * FLOAT_BYTES
+    head = wide if wide <= WIDE_HEAD_BYTES else table * shapes.item_bytes
+    states = min(GROUP_BYTES, _windows(settings, length) * length * shapes.hidden * FLOAT_BYTES)
+    positions = max(LEAST_POSITIONS, LOGITS_AT_ONCE // shapes.embedding.n_out)
+    logits = LOGIT_COPIES * positions * shapes.embedding.n_out * FLOAT_BYTES
+    return PROGRAM + 2 * layer + 2 * head + 2 * states + logits
 
 
-def scratch_bytes(recipe: Recipe, shapes: ModelShapes, artifact: float, *, baseline: bool) -> float:
+def _windows(settings: EvaluationSettings, length: int) -> int:
+    return settings.limit or CORPUS_TOKENS // length
+
+
+def scratch_bytes(
+    recipe: Recipe,
+    shapes: ModelShapes,
+    artifact: float,
+    settings: EvaluationSettings | None,
+    *,
+    baseline: bool,
+) -> float:
     """Disk that a run needs beside the source: artifact, baseline, spooled blocks, hidden states."""
     passes = sum(1 for stage in recipe.stages if not stage.quantizes)
     spooled = shapes.source_bytes if passes else 0
@@ -89,7 +121,12 @@ def scratch_bytes(recipe: Recipe, shapes: ModelShapes, artifact: float, *, basel
     if recipe.target is not None:
         looked_at = sensitivity_tokens(calibration_tokens(recipe, shapes))
         states = looked_at * shapes.hidden * FLOAT_BYTES * len(shapes.layers)
-    return artifact + (shapes.elements if baseline else 0) + spooled + states
+    measured = 0
+    if settings is not None:  # what arrives at the source's head
+        length = settings.length or EVALUATION_LENGTH
+        tokens = _windows(settings, length) * length * len(settings.perplexity)
+        measured = tokens * shapes.hidden * FLOAT_BYTES
+    return artifact + (shapes.elements if baseline else 0) + max(spooled + states, measured)
 
 
 def compression_seconds(recipe: Recipe, shapes: ModelShapes) -> Range:

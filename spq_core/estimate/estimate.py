@@ -12,6 +12,7 @@ from spq_core.estimate.costs import (
     compression_seconds,
     evaluation_peak,
     evaluation_seconds,
+    scoring_peak,
     scratch_bytes,
 )
 from spq_core.estimate.sizes import artifact_bytes
@@ -37,7 +38,9 @@ class Estimate:
     """Of the loaded artifact's weights."""
     compression_peak_bytes: float
     evaluation_peak_bytes: float | None
-    """None where nothing is evaluated."""
+    """With all that is asked for; None where nothing is evaluated."""
+    least_peak_bytes: float
+    """Below this memory the job cannot be done. Between it and the peak there are no speeds, and no tasks."""
     scratch_bytes: float
     """Disk beside the source."""
     calibration_tokens: int
@@ -84,7 +87,11 @@ def estimate(
         evaluation_peak_bytes=None
         if evaluation is None
         else evaluation_peak(shapes, evaluation, resident, baseline=baseline),
-        scratch_bytes=scratch_bytes(recipe, shapes, made.expected, baseline=baseline),
+        least_peak_bytes=max(
+            compression_peak(recipe, shapes),
+            0.0 if evaluation is None else scoring_peak(shapes, evaluation),
+        ),
+        scratch_bytes=scratch_bytes(recipe, shapes, made.expected, evaluation, baseline=baseline),
         calibration_tokens=calibration_tokens(recipe, shapes) if recipe.needs_calibration else 0,
         calibration_seconds=calibration_seconds(recipe, shapes),
         seconds=seconds,

@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 from spq_core.artifact.manifest import MANIFEST_FILE
 from spq_core.artifact.read import load_model
 from spq_core.errors import EvaluationError
-from spq_core.evaluation.float_head import widen_head
 from spq_core.evaluation.gguf import SUFFIX, GgufModel, LanguageModel
 from spq_core.memory import peak_rss_bytes, reset_peak_rss, rss_bytes
 from spq_core.models.weight_files import stored_bytes
@@ -27,8 +26,8 @@ class LoadFigures:
 
     bytes_on_disk: int
     """Weight files, index, config.json and manifest."""
-    resident_bytes: int
-    """Bytes of parameters and buffers after load, each storage counted once."""
+    resident_bytes: int | None
+    """Bytes of parameters and buffers after load, each storage counted once; None of a model that was too large to load."""
     load_peak_bytes: int
     """Growth of resident memory at its highest point during load; 0 where unknown."""
     dtype: str
@@ -99,12 +98,7 @@ def load(folder: Path, device: str, length: int) -> tuple[LanguageModel, LoadFig
 
 
 def widen(model: PreTrainedModel, device: str) -> None:
-    """Compute in float32, on a GPU the head alone.
-
-    Unless another library quantized the model and does not let it be cast.
-    """
-    if device != "cpu":
-        widen_head(model)
-        return
-    with contextlib.suppress(ValueError):
-        model.to(torch.float32)
+    """On a CPU compute in float32, unless another library quantized the model and does not let it be cast."""
+    if device == "cpu":
+        with contextlib.suppress(ValueError):
+            model.to(torch.float32)

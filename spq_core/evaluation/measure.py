@@ -1,7 +1,12 @@
-"""Measure models side by side: bytes, quality and speed from one process and one set of settings."""
+"""Measure models side by side: bytes, quality, tasks and speed from one process and one set of settings.
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+Models are measured one after the other. Only speeds are taken of all at once, in their stored form, as the machine's own
+drift would be taken for a difference; where memory does not allow that, there are none.
+"""
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -9,28 +14,33 @@ from typing import Any
 import torch
 from jaxtyping import Int64
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from spq_core.artifact.read import load_model
 from spq_core.data.tasks import TaskData, find_task
 from spq_core.data.texts import Text, paper_text
 from spq_core.data.windows import consecutive_windows, first_tokens
-from spq_core.errors import EvaluationError
+from spq_core.evaluation.candidate import Candidate, at
 from spq_core.evaluation.comparable import common_tokenizer, require_whole
-from spq_core.evaluation.gguf import SUFFIX, LanguageModel, require_gguf_reader
-from spq_core.evaluation.loading import LoadFigures, load, widen
-from spq_core.evaluation.quality import Quality, score_windows
+from spq_core.evaluation.gguf import SUFFIX, require_gguf_reader
+from spq_core.evaluation.known import Known, versions
+from spq_core.evaluation.loading import LoadFigures, widen
+from spq_core.evaluation.quality import Quality, Scores
+from spq_core.evaluation.scoring import Scoring
 from spq_core.evaluation.settings import EvaluationSettings
-from spq_core.evaluation.tasks.harness import TaskFigures, check_task, measure_tasks
-from spq_core.evaluation.throughput import Throughput, measure_throughput
+from spq_core.evaluation.speeds import LoadedFigures, load_and_time
+from spq_core.evaluation.tasks.answers import TaskAnswers, TaskFigures, compared_answers
+from spq_core.evaluation.tasks.harness import check_task, harness_version, put_tasks
+from spq_core.evaluation.throughput import Throughput
+from spq_core.evaluation.windows import fewest_positions, fitting, window_length
 from spq_core.memory import peak_rss_bytes
-from spq_core.models.config import read_config
-from spq_core.models.model_folder import read_json_object
-from spq_core.models.tokenizer import load_tokenizer, opening_tokens, require_rows
-from spq_core.progress import Phase, PhaseKind, Progress, phase
+from spq_core.models.tokenizer import opening_tokens, require_rows
+from spq_core.progress import Phase, PhaseKind, Progress
 
 PAPER_TOKENS = 512
-DEFAULT_LENGTH = 1024
 TASK_LENGTH = 2048
+PAPER = "the first tokens"
+"""Under this name the paper's one window is scored like a text."""
 NO_TASKS: Mapping[str, TaskData] = MappingProxyType({})
 
 
@@ -56,11 +66,11 @@ class Measurement:
     settings: dict[str, Any]
     """Everything needed to repeat it: window length, stride, dtypes, device, threads, texts."""
     peak_rss_bytes: int
-    """Highest resident memory of the process with all models loaded."""
+    """Highest resident memory of the process until the last figure."""
 
 
 def measure(
-    folders: Mapping[str, Path],
+    models: Mapping[str, Path | Candidate],
     texts: Mapping[str, Text],
     settings: EvaluationSettings,
     progress: Progress,
@@ -68,32 +78,37 @@ def measure(
     reference: str | None,
     device: str = "cpu",
     tasks: Mapping[str, TaskData] = NO_TASKS,
+    known: Known | None = None,
 ) -> Measurement:
-    """Load every folder, time it in its stored dtype, then score it.
+    """Load and time models in their stored dtype, score them on texts, and put tasks to them.
 
     Scoring runs in float32 on a CPU; on a GPU in the stored dtype, and the head in float32.
 
     Args:
-        folders: name → model folder; all but the first may be GGUF files. texts: dataset name → text, one per `settings.perplexity`.
-        reference: whose distribution the others are compared with; one of `folders`, or None.
+        models: name → model folder; all but the first may be GGUF files.
+        texts: dataset name → text, one per `settings.perplexity`.
+        reference: whose distribution the others are compared with; one of `models`, or None.
         device: `cpu` or a CUDA device; see `choose_device`.
         tasks: files of each of `settings.tasks`.
+        known: figures from before, and where to keep those that are measured now.
 
     Raises:
         EvaluationError: a model has fewer positions than the settings need, cannot be loaded here,
             or has another vocabulary than the reference.
     """
-    if any(folder.suffix == SUFFIX for folder in folders.values()):
+    candidates = {
+        name: model if isinstance(model, Candidate) else at(model) for name, model in models.items()
+    }
+    known = known or Known()
+    there = {name: one.folder for name, one in candidates.items() if not one.is_made_late}
+    if any(folder.suffix == SUFFIX for folder in there.values()):
         require_gguf_reader()
-    plain = {name: folder for name, folder in folders.items() if folder.suffix != SUFFIX}
+    plain = {name: folder for name, folder in there.items() if folder.suffix != SUFFIX}
     for folder in plain.values():
         require_whole(folder)
-    length = window_length(folders.values(), settings)
+    length = window_length(there.values(), settings)
     tokenizer = common_tokenizer(plain, [text.evaluation for text in texts.values()])
-    opening = opening_tokens(tokenizer)
-    loaded: dict[str, LanguageModel] = {}
-    load_figures: dict[str, LoadFigures] = {}
-    settings = fitting(folders.values(), settings)
+    settings = fitting(there.values(), settings)
     windows = {
         name: consecutive_windows(tokenizer, text.evaluation, length, settings.limit)
         for name, text in texts.items()
@@ -101,33 +116,23 @@ def measure(
     for folder in plain.values():
         for cut in windows.values():
             require_rows(cut, tokenizer, folder)
-    progress.begin(phase(PhaseKind.LOAD), len(folders), "models")
-    for name, folder in folders.items():
-        loaded[name], load_figures[name] = load(folder, device, length)
-        progress.advance(name)
     first = next(iter(texts))
-    speeds = _speeds(loaded, windows[first], settings, progress)
-    for model in loaded.values():
-        if isinstance(model, PreTrainedModel):
-            widen(model, device)
-    quality = {
-        dataset: _score(loaded, cut, reference, dataset, progress, tokenizer.decode)
-        for dataset, cut in windows.items()
-    }
-    done = _tasks(loaded, tokenizer, tasks, settings, reference, folders.values(), progress)
-    most = min(PAPER_TOKENS, _smallest(folders.values()) or PAPER_TOKENS)
+    prompt = windows[first].flatten()[: settings.prompt_tokens]
+    loaded = _loaded(candidates, prompt, settings, progress, device, length, known)
+    most = min(PAPER_TOKENS, fewest_positions(there.values()) or PAPER_TOKENS)
     short = first_tokens(tokenizer, paper_text(texts[first].evaluation), most)
-    paper = score_windows(loaded, short[None], reference=None, decode=tokenizer.decode)
+    scores = Scoring(
+        candidates, windows | {PAPER: short[None]},
+        {name: text.fingerprint for name, text in texts.items()} | {PAPER: texts[first].fingerprint},
+        reference, device, tokenizer.decode, known, progress, compared=frozenset(windows),
+    ).run()  # fmt: skip
+    answers = _answered(candidates, tokenizer, tasks, settings, device, known, progress)
+    figures = compared_answers(answers, reference)
+    opening = opening_tokens(tokenizer)
     return Measurement(
         models={
-            name: ModelFigures(
-                load=load_figures[name],
-                quality={dataset: rows[name] for dataset, rows in quality.items()},
-                ppl_paper=paper[name]["perplexity"],
-                throughput=speeds.get(name),
-                tasks=done.get(name, {}),
-            )
-            for name in folders
+            name: _model_figures(scores[name], loaded, name, figures.get(name, {}))
+            for name in candidates
         },
         settings=settings.model_dump(mode="json")
         | {
@@ -139,15 +144,14 @@ def measure(
                 name: {"origin": text.origin, "sha256": text.fingerprint}
                 for name, text in texts.items()
             },
-            "scoring_dtype": str(getattr(next(iter(loaded.values())), "dtype", "")).removeprefix(
-                "torch."
-            ),
+            "scoring_dtype": "float32" if device == "cpu" else next(iter(loaded.loads.values())).dtype,
             "device": device,
             "threads": torch.get_num_threads(),
             "batch": 1,
+            "reused": known.reused,
         },
         peak_rss_bytes=peak_rss_bytes(),
-    )
+    )  # fmt: skip
 
 
 def task_files(settings: EvaluationSettings, folders: Iterable[Path]) -> dict[str, TaskData]:
@@ -164,115 +168,94 @@ def task_files(settings: EvaluationSettings, folders: Iterable[Path]) -> dict[st
     return found
 
 
-def require_measurable(folder: Path, texts: Iterable[Text], settings: EvaluationSettings) -> None:
-    """Find out all that can be known before a model is loaded: hours of work may come first.
-
-    Raises:
-        EvaluationError: windows do not fit into the model's positions, or a text is too short.
-        TokenizerError: there is no tokenizer, or it makes tokens that the model has no rows for.
-    """
-    length = window_length([folder], settings)
-    tokenizer = load_tokenizer(folder)
-    for text in texts:
-        windows = consecutive_windows(tokenizer, text.evaluation, length, settings.limit)
-        require_rows(windows, tokenizer, folder)
-
-
-def window_length(folders: Iterable[Path], settings: EvaluationSettings) -> int:
-    """Tokens per window: as set, else 1024 or the positions of the smallest model.
-
-    Raises:
-        EvaluationError: windows do not fit into a model's positions.
-        UnsupportedModelError: transformers cannot read a configuration.
-    """
-    smallest = _smallest(folders)
-    length = settings.length or min(DEFAULT_LENGTH, smallest or DEFAULT_LENGTH)
-    if smallest is not None and length > smallest:
-        raise EvaluationError(
-            f"the model has {smallest} positions, windows of {length} tokens do not fit; choose shorter ones "
-            "(--length, or evaluation.length)"
-        )
-    return length
-
-
-def fitting(folders: Iterable[Path], settings: EvaluationSettings) -> EvaluationSettings:
-    """The settings with a prompt and new tokens that fit into the models' positions."""
-    smallest = _smallest(folders)
-    if smallest is None or settings.prompt_tokens + settings.new_tokens <= smallest:
-        return settings
-    new = min(settings.new_tokens, smallest // 2)
-    return settings.model_copy(update={"prompt_tokens": smallest - new, "new_tokens": new})
-
-
-def _smallest(folders: Iterable[Path]) -> int | None:
-    """Positions of the model that has fewest; None where no configuration says."""
-    positions = [_positions(folder) for folder in folders if folder.suffix != SUFFIX]
-    return min((count for count in positions if count is not None), default=None)
-
-
-def _positions(folder: Path) -> int | None:
-    """How many positions a model has; None where its configuration does not say."""
-    read_json_object(folder / "config.json")  # says what is wrong better than transformers does
-    config = read_config(folder)
-    positions = getattr(config, "max_position_embeddings", None)
-    return positions if isinstance(positions, int) else None
-
-
-def _speeds(
-    models: Mapping[str, LanguageModel],
-    windows: Int64[Tensor, "n length"],
-    settings: EvaluationSettings,
-    progress: Progress,
-) -> dict[str, Throughput]:
-    if not settings.throughput:
-        return {}
-    progress.begin(phase(PhaseKind.THROUGHPUT), len(models) * (settings.trials + 1), "runs")
-    prompt = windows.flatten()[: settings.prompt_tokens]
-    return measure_throughput(
-        models,
-        prompt,
-        new_tokens=settings.new_tokens,
-        trials=settings.trials,
-        after_run=progress.advance,
+def _model_figures(
+    scores: Mapping[str, Scores],
+    loaded: LoadedFigures,
+    name: str,
+    tasks: dict[str, TaskFigures],
+) -> ModelFigures:
+    return ModelFigures(
+        load=loaded.loads[name],
+        quality={text: one.figures for text, one in scores.items() if text != PAPER},
+        ppl_paper=scores[PAPER].figures["perplexity"],
+        throughput=loaded.speeds.get(name),
+        tasks=tasks,
     )
 
 
-def _tasks(
-    models: Mapping[str, LanguageModel],
+def _loaded(
+    models: Mapping[str, Candidate],
+    prompt: Int64[Tensor, " n"],
+    settings: EvaluationSettings,
+    progress: Progress,
+    device: str,
+    length: int,
+    known: Known,
+) -> LoadedFigures:
+    """What loading took, and speeds; a model whose speed is not asked for may be known already."""
+    keys = {
+        name: None if one.identity is None else {"model": one.identity, "versions": versions()}
+        for name, one in models.items()
+    }
+    found: dict[str, LoadFigures] = {}
+    if not settings.throughput:
+        for name, key in keys.items():
+            document = known.find("load", key, name)
+            with suppress(TypeError):
+                if document is not None:
+                    found[name] = LoadFigures(**document)
+    folders = {name: one.folder for name, one in models.items() if name not in found}
+    loaded = load_and_time(folders, prompt, settings, progress, device=device, length=length)
+    for name, figures in loaded.loads.items():
+        known.note("load", keys[name], asdict(figures))
+    return LoadedFigures(loaded.loads | found, loaded.speeds)
+
+
+def _answered(
+    models: Mapping[str, Candidate],
     tokenizer: PreTrainedTokenizerBase,
     tasks: Mapping[str, TaskData],
     settings: EvaluationSettings,
-    reference: str | None,
-    folders: Iterable[Path],
+    device: str,
+    known: Known,
     progress: Progress,
-) -> dict[str, dict[str, TaskFigures]]:
-    if not tasks:
-        return {}
-    ours = {name: model for name, model in models.items() if isinstance(model, PreTrainedModel)}
-    answering = Phase(PhaseKind.SCORING, "tasks", "tasks")
-    progress.begin(answering, len(ours) * len(tasks), "tasks")
-    return measure_tasks(
-        ours, tokenizer, tasks,
-        reference=reference, length=min(TASK_LENGTH, _smallest(folders) or TASK_LENGTH),
-        limit=settings.task_limit, shots=settings.fewshot,
-        after_task=progress.advance, while_busy=progress.busy,
-    )  # fmt: skip
-
-
-def _score(
-    models: Mapping[str, LanguageModel],
-    windows: Tensor,
-    reference: str | None,
-    dataset: str,
-    progress: Progress,
-    decode: Callable[[Tensor], str],
-) -> dict[str, Quality]:
-    scoring = Phase(PhaseKind.SCORING, f"perplexity/{dataset}", f"perplexity on {dataset}")
-    progress.begin(scoring, len(windows), "windows")
-    return score_windows(
-        models,
-        windows,
-        reference=reference,
-        after_window=lambda: progress.advance(""),
-        decode=decode,
-    )
+) -> dict[str, dict[str, TaskAnswers]]:
+    """Answers by model and task; GGUF files have none."""
+    folders = [one.folder for one in models.values() if not one.is_made_late]
+    length = min(TASK_LENGTH, fewest_positions(folders) or TASK_LENGTH)
+    answers: dict[str, dict[str, TaskAnswers]] = {}
+    for name, one in models.items():
+        if not tasks or (not one.is_made_late and one.folder.suffix == SUFFIX):
+            continue
+        keys = {
+            task: None
+            if one.identity is None
+            else {
+                "model": one.identity, "task": task, "data": data.digest(), "length": length,
+                "limit": settings.task_limit, "shots": settings.fewshot,
+                "device": device.partition(":")[0], "harness": harness_version(), "versions": versions(),
+            }
+            for task, data in tasks.items()
+        }  # fmt: skip
+        found = {task: known.find("answers", key, name) for task, key in keys.items()}
+        given = {
+            task: TaskAnswers(document["answers"], document["chance"])
+            for task, document in found.items()
+            if document is not None
+        }
+        wanted = {task: data for task, data in tasks.items() if task not in given}
+        if wanted:
+            progress.begin(
+                Phase(PhaseKind.SCORING, f"tasks/{name}", f"{name}: tasks"), len(wanted), "tasks"
+            )
+            model = load_model(one.folder, device=device)
+            widen(model, device)
+            for task, data in wanted.items():  # one by one, so that each is kept when it is done
+                given |= put_tasks(
+                    name, model, tokenizer, {task: data}, length=length, limit=settings.task_limit,
+                    shots=settings.fewshot, after_task=progress.advance, while_busy=progress.busy,
+                )  # fmt: skip
+                known.note("answers", keys[task], given[task]._asdict())
+            del model
+        answers[name] = {task: given[task] for task in tasks}
+    return answers

@@ -29,6 +29,9 @@ class EvaluationSettings(Document):
     """Questions of each task; None for all."""
     fewshot: Annotated[int, Field(ge=0, le=100)] | None = None
     """Examples before each question; by default as many as the task says."""
+    reuse: bool = True
+    """Take figures of the source and of plain INT8 that were measured before on the same text, with the same settings and
+    versions; the result names their origin. Speeds are always measured anew."""
     throughput: bool = True
     int8_baseline: bool = True
     """Measure plain INT8 of the same source beside the result."""

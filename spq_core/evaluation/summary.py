@@ -16,7 +16,7 @@ class Row:
 
     name: str
     bytes_on_disk: int
-    resident_bytes: int
+    resident_bytes: int | None
     dataset: str
     quality: Quality
     ppl_paper: float | None
@@ -24,6 +24,8 @@ class Row:
     decode_tokens_per_second: float | None
     tasks: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     """Figures by task."""
+    origin: Mapping[str, Any] | None = None
+    """When, and for whom, figures were measured that were known before; None where all are new."""
 
     @property
     def retention(self) -> float | None:
@@ -58,6 +60,7 @@ class Row:
             "ppl_paper": self.ppl_paper,
             "prefill_tokens_per_second": self.prefill_tokens_per_second,
             "decode_tokens_per_second": self.decode_tokens_per_second,
+            **({"origin": dict(self.origin)} if self.origin else {}),
             **({"tasks": dict(self.tasks), "retention": self.retention} if self.tasks else {}),
         }
 
@@ -79,6 +82,7 @@ def summary_rows(measurement: Measurement) -> tuple[Row, ...]:
                 prefill_tokens_per_second=speed.prefill.median if speed else None,
                 decode_tokens_per_second=speed.decode.median if speed else None,
                 tasks=figures.tasks,
+                origin=measurement.settings.get("reused", {}).get(name),
             )
         )
     return tuple(rows)

@@ -75,7 +75,7 @@ def load_skeleton(folder: Path) -> Skeleton:
     except Exception as error:  # whatever a value of a stranger's configuration makes happen there
         raise no_model_of(folder, error) from error
     model.eval()
-    layers_path = _find_layers(model)
+    layers_path = find_layers(model)
     return Skeleton(
         model=model,
         family=match_family(model.get_submodule(f"{layers_path}.0")),
@@ -86,8 +86,12 @@ def load_skeleton(folder: Path) -> Skeleton:
     )
 
 
-def _find_layers(model: PreTrainedModel) -> str:
-    """Name of the module list that holds the decoder layers."""
+def find_layers(model: PreTrainedModel) -> str:
+    """Name of the module list that holds the decoder layers.
+
+    Raises:
+        UnsupportedModelError: there is none.
+    """
     count = model.config.num_hidden_layers
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:

@@ -96,16 +96,33 @@ def figures_table(rows: list[dict[str, Any]]) -> str:
     titles += ["against the source", "prefill tok/s", "decode tok/s"]
     lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
     for row in rows:
-        cells = [row["name"], f"{row['bytes_on_disk']:,}", f"{row['resident_bytes']:,}"]
+        cells = [row["name"], f"{row['bytes_on_disk']:,}", _number(row["resident_bytes"], ",")]
         cells += [_figure(row, metric) for metric in shown]
         cells.append(compared_with_source(row) or "")
         cells.append(_number(row["prefill_tokens_per_second"], ".0f"))
         cells.append(_number(row["decode_tokens_per_second"], ".1f"))
         lines.append(f"| {' | '.join(cells)} |")
     words = warning(rows[0]) if rows else None
-    tasks = tasks_table(rows)
-    more = [*([f"**{words}**"] if words else []), *([tasks] if tasks else [])]
+    tasks, kept = tasks_table(rows), _origins(rows)
+    more = [*([f"**{words}**"] if words else []), *(part for part in (tasks, kept) if part)]
     return "\n".join([*lines, *(part for block in more for part in ("", block))])
+
+
+def _origins(rows: list[dict[str, Any]]) -> str:
+    """Which figures were not measured by this run."""
+    origins = {
+        row[
+            "name"
+        ]: f"{_plain(row['origin']['at'])}{f', {_plain(by)}' if (by := row['origin'].get('by')) else ''}"
+        for row in rows
+        if row.get("origin")
+    }
+    named = "; ".join(f"{name} ({origin})" for name, origin in origins.items())
+    return (
+        f"Quality measured before, with the same text, settings and versions: {named}."
+        if named
+        else ""
+    )
 
 
 def _figure(row: Mapping[str, Any], metric: Metric) -> str:

@@ -2,13 +2,15 @@
 
     <out>.finished.json        the report, what the load gate found, how often measuring began
     <out>.probe.safetensors    what the load gate compares with
+    <out>.figures/             what was measured so far; see `evaluation.known`
 
-A process that dies while it measures leaves both, and the next one goes on with measuring.
+A process that dies while it measures leaves them, and the next one goes on with what is not measured yet.
 """
 
 import hashlib
 import json
 import os
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,11 @@ def note_path(out: Path) -> Path:
     return out.with_name(f"{out.name}.finished.json")
 
 
+def figures_path(out: Path) -> Path:
+    """Where it notes what it has measured."""
+    return out.with_name(f"{out.name}.figures")
+
+
 def note_finished(out: Path, run: FinishedRun, source: Path) -> None:
     """Write the note, in one step.
 
@@ -49,7 +56,7 @@ def note_finished(out: Path, run: FinishedRun, source: Path) -> None:
         source: the model folder that was compressed.
     """
     document = {
-        "source_sha256": _weights_digest(source),
+        "source_sha256": weights_digest(source),
         "manifest_sha256": file_sha256(out / MANIFEST_FILE),
         "report": asdict(run.report),
         "load_check": None if run.load_check is None else asdict(run.load_check),
@@ -76,7 +83,7 @@ def finished_run(out: Path, recipe: Recipe, source: Path | None = None) -> Finis
         if document["report"]["recipe_sha256"] != recipe.sha256():
             return None
         found = _read(document)
-        of_others = source is not None and document["source_sha256"] != _weights_digest(source)
+        of_others = source is not None and document["source_sha256"] != weights_digest(source)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if of_others:
@@ -86,7 +93,8 @@ def finished_run(out: Path, recipe: Recipe, source: Path | None = None) -> Finis
     return found
 
 
-def _weights_digest(source: Path) -> str:
+def weights_digest(source: Path) -> str:
+    """Of the contents of a model's weight files."""
     digests = [known_sha256(source / name) for name in weight_files(source)]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
@@ -114,3 +122,4 @@ def forget_notes(out: Path) -> None:
     """Remove what lies beside the artifact."""
     note_path(out).unlink(missing_ok=True)
     probe_path(out).unlink(missing_ok=True)
+    shutil.rmtree(figures_path(out), ignore_errors=True)

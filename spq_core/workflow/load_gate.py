@@ -14,8 +14,11 @@ from typing import Any
 
 import torch
 
+from spq_core.artifact.blocked import open_blocked
 from spq_core.errors import SpqError
+from spq_core.evaluation.speeds import fits
 from spq_core.machine import DISK_FULL, HOST_MEMORY
+from spq_core.models.weight_files import stored_bytes
 
 LARGEST_DIFFERENCE = 0.03
 """Of logits in float32, relative to their norm. Floating-point parts are rounded to the source's dtype
@@ -54,8 +57,11 @@ def check_loads(folder: Path, probe_file: Path, source: Path | None = None) -> L
         LoadGateError: saying what went wrong there.
         OSError, MemoryError: the machine had no room for it, which says nothing about the artifact.
     """
+    program = "spq_core.artifact.load_check"
+    if not fits(stored_bytes(folder)) and open_blocked(folder) is not None:
+        program = "spq_core.workflow.blocked_load_check"
     command = [
-        sys.executable, "-m", "spq_core.artifact.load_check",
+        sys.executable, "-m", program,
         str(folder), str(probe_file), str(torch.get_num_threads()),
         *([] if source is None else [str(source)]),
     ]  # fmt: skip

@@ -106,8 +106,9 @@ class RunResult:
             found["gpu_peak_bytes"] = self.gpu_peak_bytes
         if self.measurement is not None:
             evaluated = self.measurement.peak_rss_bytes
+            resident = self.measurement.models[RESULT].load.resident_bytes
+            found |= {} if resident is None else {"resident_bytes": resident}
             found |= {
-                "resident_bytes": self.measurement.models[RESULT].load.resident_bytes,
                 "evaluation_peak_bytes": evaluated,
                 "peak_bytes": max(self.report.peak_rss_bytes, evaluated),
             }

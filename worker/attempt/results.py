@@ -7,7 +7,7 @@ from worker.children.messages import Files, Progressed
 
 RUN_FIGURES = ("seconds", "peak_rss_bytes", "ratio_to_source", "ratio_to_fp32")
 LONGEST_TEXT = 200
-UNMEASURED = frozenset({"name", "dataset", "tasks"})
+UNMEASURED = frozenset({"name", "dataset", "tasks", "origin"})
 
 
 def layer_rows(document: dict[str, Any]) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from worker.children.messages import (
 from worker.children.process import Child
 from worker.errors import ChildFailedError, ChildRetryError
 from worker.runtime import Runtime
+from worker.storage.figures import FOLDER, figures_folder, take_in
 from worker.storage.inputs import readable_files
 
 
@@ -64,6 +65,8 @@ class Steps:
         work = self.artifact.take_over()
         folders = [self.scratch / "texts", *([settings.data_dir] if settings.data_dir else [])]
         runner = self.runtime.runner()
+        figures = figures_folder(settings.scratch_dir, self.source, claimed)
+        left = runner.home(self.scratch) / FOLDER
         spec = RunSpec(
             source=self.source,
             recipe=claimed.recipe,
@@ -73,8 +76,11 @@ class Steps:
             scratch=str(runner.home(self.scratch)),
             threads=settings.threads,
             device=settings.device,
+            figures=str(figures),
+            leave=str(left),
+            job_id=claimed.job_id,
         )
-        reads = [*folders, *readable_files(settings, Path(self.source.folder))]
+        reads = [*folders, figures, *readable_files(settings, Path(self.source.folder))]
         try:
             with (
                 self.artifact.copied(),
@@ -85,6 +91,8 @@ class Steps:
             if not (self.reported.is_unmeasured and ends_unmeasured(why, claimed)):
                 raise
             self._finish_unmeasured(why)
+        finally:
+            take_in(left, figures, settings.max_figures_bytes)
 
     def _finish_unmeasured(self, why: ChildFailedError | ChildRetryError) -> None:
         """Go on with a finished artifact without figures.

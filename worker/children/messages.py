@@ -68,6 +68,11 @@ class RunSpec(Frozen):
     scratch: str
     threads: int | None
     device: str
+    figures: str | None = None
+    """A folder with figures of the source from earlier jobs."""
+    leave: str | None = None
+    """Where to leave those of this one."""
+    job_id: str = ""
 
 
 class PublishSpec(Frozen):

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from spq_core.artifact.manifest import FileEntry, artifact_files, file_entry, read_manifest
 from spq_core.data.texts import Text, builtin_text, find_text
 from spq_core.errors import DatasetError, StateMismatchError
+from spq_core.evaluation.known import Shelf
 from spq_core.evaluation.loading import choose_device
 from spq_core.evaluation.measure import task_files
 from spq_core.evaluation.settings import EvaluationSettings
@@ -77,12 +78,17 @@ def measured(spec: RunSpec, recipe: Recipe, out: Path) -> RunResult:
     )
     texts = {name: text_or_builtin(name, folders) for name in sorted(names)}
     tasks = task_files(evaluation, folders)
+    shelf = Shelf(
+        None if spec.figures is None else Path(spec.figures),
+        None if spec.leave is None else Path(spec.leave),
+        spec.job_id,
+    )
 
     def compressed(*, resume: bool) -> RunResult:
         return compress_and_measure(
             source, recipe, out, texts=texts, evaluation=evaluation, scratch=Path(spec.scratch),
             progress=PipeProgress(partial(tell_finished, out)), license_id=spec.source.license,
-            device=choose_device(spec.device), resume=resume, tasks=tasks,
+            device=choose_device(spec.device), resume=resume, tasks=tasks, shelf=shelf,
         )  # fmt: skip
 
     if left_behind(out) or finished_run(out, recipe) is not None:

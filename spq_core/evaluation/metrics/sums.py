@@ -6,6 +6,7 @@ hard each window is for any model.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -71,11 +72,11 @@ class Sums:
         """By window."""
         return torch.tensor(self._weights, dtype=torch.float64)
 
-    def figures(self, name: str, reference: "Sums | None") -> dict[str, float | None]:
+    def figures(self, name: str, reference: Sequence[float] | None) -> dict[str, float | None]:
         """The metric, its standard error, and what is reported beside it; None for what cannot be had.
 
         Args:
-            reference: the same of the model that this one is compared with; None for that model itself.
+            reference: sums by window of the model that this one is compared with; None for that model itself.
         """
         rule, measured = self.rule, any(self._weights)
         mean = mean_over_windows(self.sums, self.weights) if measured else None
@@ -92,10 +93,11 @@ class Sums:
             figures |= self._ratio(rule.ratio, reference)
         return figures
 
-    def _ratio(self, name: str, reference: "Sums | None") -> dict[str, float | None]:
+    def _ratio(self, name: str, reference: Sequence[float] | None) -> dict[str, float | None]:
         if reference is None:
             return {name: None, f"{name}_se": None}
-        mean = mean_over_windows(self.sums - reference.sums, self.weights)
+        theirs = torch.tensor(reference, dtype=torch.float64)
+        mean = mean_over_windows(self.sums - theirs, self.weights)
         return {name: self.rule.figure(mean.value), f"{name}_se": _carried(self.rule, mean)}
 
 

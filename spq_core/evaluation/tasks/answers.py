@@ -3,16 +3,26 @@
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
+from typing import NamedTuple
 
 Answers = Mapping[str, Sequence[float]]
 """By figure, a value a question (1 right, 0 wrong, or a share), in the questions' order."""
+TaskFigures = dict[str, float | None]
+
+
+class TaskAnswers(NamedTuple):
+    """What a model answered to a task."""
+
+    answers: Answers
+    chance: float
+    """What guessing gives."""
+
+
 RIGHT = 0.5
 """What an answer must be above to count as right."""
 
 
-def task_figures(
-    answers: Answers, reference: Answers | None, chance: float | None
-) -> dict[str, float | None]:
+def task_figures(answers: Answers, reference: Answers | None, chance: float | None) -> TaskFigures:
     """A task's figures.
 
     Each has its standard error over questions. Beside a reference there are the mean difference to it, its standard error
@@ -21,7 +31,7 @@ def task_figures(
     Args:
         chance: what guessing gives, if that is known.
     """
-    figures: dict[str, float | None] = {}
+    figures: TaskFigures = {}
     for name, values in answers.items():
         figures |= {name: _mean(values), f"{name}_se": _error(values)}
         if reference is not None:
@@ -37,6 +47,28 @@ def task_figures(
                 f"{name}_flips": fmean(flips),
             }
     return figures | {"chance": chance, "questions": float(len(next(iter(answers.values()))))}
+
+
+def compared_answers(
+    answers: Mapping[str, Mapping[str, TaskAnswers]], reference: str | None
+) -> dict[str, dict[str, TaskFigures]]:
+    """Figures by model and task, of answers by model and task.
+
+    Args:
+        reference: the model that others are compared with, or None.
+    """
+    theirs = answers.get(reference, {}) if reference is not None else {}
+    return {
+        name: {
+            task: task_figures(
+                given.answers,
+                theirs[task].answers if task in theirs and name != reference else None,
+                given.chance,
+            )
+            for task, given in own.items()
+        }
+        for name, own in answers.items()
+    }
 
 
 def retention(

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spq_core.data.tasks import TaskData, read_rows
 from spq_core.errors import EvaluationError, SpqError
-from spq_core.evaluation.tasks.answers import Answers, task_figures
+from spq_core.evaluation.tasks.answers import Answers, TaskAnswers
 from spq_core.machine import machine_failure
 
 BATCH = 8
 HEARD_SECONDS = 30.0
-TaskFigures = dict[str, float | None]
 SEVERAL_RIGHT = {"truthfulqa_mc2": "mc2_targets"}
 """Tasks with more than one right choice, and where their labels are."""
 SPLITS = ("test_split", "validation_split")
@@ -70,6 +70,11 @@ def require_harness() -> Path:
             "tasks need lm-evaluation-harness: pip install -e '.[tasks]' in the checkout"
         ) from None
     return Path(lm_eval.__file__).parent / "tasks"
+
+
+def harness_version() -> str:
+    """Of the installed harness: its rules are part of every figure."""
+    return version("lm_eval")
 
 
 def find_definition(name: str) -> TaskFile:
@@ -131,62 +136,44 @@ def _document(path: Path) -> dict[str, Any]:
     return {**merged, **document}
 
 
-def measure_tasks(
-    models: Mapping[str, PreTrainedModel],
+def put_tasks(
+    name: str,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     tasks: Mapping[str, TaskData],
     *,
-    reference: str | None,
     length: int,
     limit: int | None = None,
     shots: int | None = None,
     after_task: Callable[[str], None] = lambda _message: None,
     while_busy: Callable[[str], None] = lambda _message: None,
-) -> dict[str, dict[str, TaskFigures]]:
-    """Put every task to every model.
+) -> dict[str, TaskAnswers]:
+    """Put tasks to a model.
 
     Args:
+        name: of the model, in messages.
         tasks: name → files.
-        reference: the name of the model that others are compared with, or None.
         length: tokens of context at most.
         limit: questions of a task; None for all.
         shots: few-shot examples; by default as many as the task says.
         while_busy: called now and then while a task goes on, which may take hours.
 
-    Returns:
-        Model → task → figures.
-
     Raises:
         EvaluationError: a task is unknown, or its questions lack what it asks for.
         DatasetError: a file is malformed.
     """
+    answers: dict[str, TaskAnswers] = {}
     work = Path(tempfile.mkdtemp(prefix="spq-tasks-"))
     try:
         _write_tasks(tasks, work)
-        answers: dict[str, dict[str, Answers]] = {}
-        chances: dict[str, float] = {}
-        for name, model in models.items():
-            answers[name] = {}
-            for task in tasks:
-                with _said_of(task), _heard(model, partial(while_busy, f"{task}, {name}")):
-                    samples = _samples(model, tokenizer, task, work, length, limit, shots)
-                    answers[name][task] = _answers(samples)
-                    chances[task] = _chance(task, samples)
-                after_task(f"{task}, {name}")
+        for task in tasks:
+            with _said_of(task), _heard(model, partial(while_busy, f"{task}, {name}")):
+                samples = _samples(model, tokenizer, task, work, length, limit, shots)
+                answers[task] = TaskAnswers(_answers(samples), _chance(task, samples))
+            after_task(f"{task}, {name}")
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    compared = answers[reference] if reference is not None else None
-    return {
-        name: {
-            task: task_figures(
-                given,
-                None if compared is None or name == reference else compared[task],
-                chances[task],
-            )
-            for task, given in own.items()
-        }
-        for name, own in answers.items()
-    }
+    return answers
 
 
 def _write_tasks(tasks: Mapping[str, TaskData], work: Path) -> None:

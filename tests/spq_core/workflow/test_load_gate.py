@@ -159,7 +159,6 @@ def test_a_check_without_room_says_so(tmp_path, monkeypatch, capsys):
     def full(*_arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(load_check, "compare", full)
     monkeypatch.setattr(sys, "argv", ["load_check", str(tmp_path), str(tmp_path / "probe"), "1"])
-    load_check.main()
+    load_check.answer(full)
     assert json.loads(capsys.readouterr().out)["machine"] == "insufficient_disk"

@@ -14,9 +14,10 @@ from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.models.clean_copy import SourceModel
 from spq_core.progress import Silent
 from spq_core.recipe.catalog import resolve
-from spq_core.workflow import job as run_module
+from spq_core.workflow import measuring as run_module
 from spq_core.workflow.finished import finished_run, note_path
-from spq_core.workflow.job import MOST_MEASURINGS, compress_and_measure
+from spq_core.workflow.job import compress_and_measure
+from spq_core.workflow.measuring import MOST_MEASURINGS
 from spq_core.workflow.result import UnmeasuredError
 from tests.models import save_tiny
 

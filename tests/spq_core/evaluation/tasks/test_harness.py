@@ -11,7 +11,8 @@ from spq_core.compression.compress import SourceModel, compress
 from spq_core.data.tasks import TaskData, find_task, read_rows
 from spq_core.errors import DatasetError, EvaluationError
 from spq_core.evaluation.tasks import harness
-from spq_core.evaluation.tasks.harness import check_task, find_definition, measure_tasks
+from spq_core.evaluation.tasks.answers import compared_answers
+from spq_core.evaluation.tasks.harness import check_task, find_definition, put_tasks
 from spq_core.evaluation.tasks.table import tasks_table
 from spq_core.recipe.catalog import resolve
 from tests.models import save_tiny
@@ -50,6 +51,13 @@ def models(source, tmp_path_factory):
         "source": AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32),
         "int8": AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32),
     }
+
+
+def measure_tasks(models, tokenizer, tasks, *, reference, **more):
+    answers = {
+        name: put_tasks(name, model, tokenizer, tasks, **more) for name, model in models.items()
+    }
+    return compared_answers(answers, reference)
 
 
 def likelihood(model, tokenizer, context, choice):
