@@ -186,6 +186,38 @@ def retry_command(client: Client, job_id: str, watch: bool, as_json: bool) -> No
     click.echo(json.dumps(job) if as_json else job["id"])
 
 
+@jobs_group.command("measure")
+@click.argument("job_id")
+@click.option("--dataset", help="Another text than the job's.")
+@click.option("--limit", type=click.IntRange(1), help="Windows of it.")
+@click.option("--tasks", help="Tasks by name, separated by commas.")
+@click.option("--watch", is_flag=True, help="Follow the new job to its end.")
+@JSON_OPTION
+@pass_client
+def measure_command(
+    client: Client,
+    job_id: str,
+    dataset: str | None,
+    limit: int | None,
+    tasks: str | None,
+    watch: bool,
+    as_json: bool,
+) -> None:
+    """Measure the artifact of a job that has ended, as a new job that compresses nothing."""
+    body: dict[str, Any] = {}
+    if dataset or limit or tasks:
+        before = client.call("GET", f"/jobs/{job_id}")["request"]["evaluation"]
+        changes = {"perplexity": [dataset] if dataset else None, "limit": limit,
+                   "tasks": tasks.split(",") if tasks else None}  # fmt: skip
+        chosen = {name: value for name, value in changes.items() if value}
+        body["evaluation"] = before | chosen
+    job = client.call("POST", f"/jobs/{job_id}/measure", body)
+    if watch:
+        click.echo(job["id"], err=True)
+        _watch(client, job["id"], as_json=as_json)
+    click.echo(json.dumps(job) if as_json else job["id"])
+
+
 @jobs_group.command("logs")
 @click.argument("job_id")
 @pass_client

@@ -194,13 +194,14 @@ class Attempt:
         self,
         error: dict[str, Any],
         *,
+        result: dict[str, Any] | None = None,
         layers: list[dict[str, Any]] | None = None,
         metrics: list[dict[str, Any]] | None = None,
         files: list[FinishedFile] | None = None,
     ) -> None:
-        """End the job with an error; figures measured before it are kept."""
+        """End the job with an error; what was found out before it is kept."""
         with self.database.write() as session:
-            job = self._end(session, JobStatus.FAILED, error=error)
+            job = self._end(session, JobStatus.FAILED, error=error, result=result)
             self._replace_findings(session, layers or [], metrics or [])
             self._add_files(session, files or [])
             append_event(session, job, "status", {"status": JobStatus.FAILED, "error": error})

@@ -12,6 +12,7 @@ DomainError
 ├── ModelNotAllowedError      a local model outside the allowed folders
 ├── UnknownDatasetError       an evaluation or calibration text nobody knows
 ├── UnknownTaskError          a task whose questions are not in the data folder
+├── JobNotMeasurableError     there is no artifact, or it has not ended
 ├── JobNotRetryableError      only failed and canceled jobs can be tried again
 ├── IdempotencyKeyReusedError the key came with another request before
 ├── RequestInProgressError    the first request with this key is being answered
@@ -204,6 +205,19 @@ class JobNotRetryableError(DomainError):
 
     def __str__(self) -> str:
         return f"job {self.job_id} {self.why}; failed and canceled jobs can be tried again, others are submitted anew"
+
+
+class JobNotMeasurableError(DomainError):
+    """There is nothing of the job that could be measured."""
+
+    code = "job_not_measurable"
+
+    def __init__(self, job_id: str, why: str) -> None:
+        super().__init__(job_id, why)
+        self.job_id, self.why = job_id, why
+
+    def __str__(self) -> str:
+        return f"job {self.job_id} {self.why}; a job that has ended, and has its artifact, can be measured"
 
 
 class IdempotencyKeyReusedError(DomainError):

@@ -16,6 +16,7 @@ from app.domain.errors import (
     InvalidCursorError,
     JobActiveError,
     JobNotFoundError,
+    JobNotMeasurableError,
     JobNotRetryableError,
     ModelNotAllowedError,
     PublishInProgressError,
@@ -58,6 +59,7 @@ from app.jobs.schemas import (
     LayerView,
     Listing,
     LogLineView,
+    Measuring,
     MetricView,
 )
 from app.jobs.service import JobService
@@ -184,6 +186,31 @@ def retry_job(
 ) -> JSONResponse:
     """Accept a new job that asks for what a failed or canceled one did."""
     return accepted(jobs.retry(caller, job_id, key))
+
+
+@router.post(
+    "/{job_id}/measure",
+    status_code=status.HTTP_202_ACCEPTED,
+    response_model=JobView,
+    responses=documented(
+        JobNotFoundError, JobNotMeasurableError, ArtifactExpiredError, UnknownDatasetError, UnknownTaskError,
+        QuotaExceededError, IdempotencyKeyReusedError,
+    ),
+)  # fmt: skip
+def measure_job(
+    job_id: JobId,
+    jobs: Jobs,
+    caller: Writer,
+    body: Measuring | None = None,
+    key: IdempotencyKey = None,
+) -> JSONResponse:
+    """Accept a new job that measures the artifact of one that has ended, and compresses nothing.
+
+    For a job whose measuring failed (`result.missing`), and for other texts or tasks. The new job has the same
+    artifact, with a model card that has the figures; it judges the recipe's gates, and publishes where the first
+    one was to.
+    """
+    return accepted(jobs.measure(caller, job_id, body or Measuring(), key))
 
 
 @router.delete(

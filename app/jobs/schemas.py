@@ -147,6 +147,13 @@ class JobSubmission(_Body):
         return document
 
 
+class Measuring(_Body):
+    """What to measure of an artifact that is there."""
+
+    evaluation: EvaluationSettings | None = None
+    """As the job had it, if left out."""
+
+
 def _require_plain(value: Any, depth: int = 0) -> None:
     """Refuse control characters, lone surrogates and endless nesting anywhere in a JSON document."""
     if depth > MAX_DEPTH:

@@ -21,6 +21,7 @@ from app.db.session import Database
 from app.domain.errors import (
     ArtifactExpiredError,
     ArtifactNotFoundError,
+    JobNotMeasurableError,
     JobNotRetryableError,
     ModelNotAllowedError,
     StoreAwayError,
@@ -28,9 +29,9 @@ from app.domain.errors import (
     UnknownDatasetError,
     UnknownTaskError,
 )
-from app.domain.job_status import RETRYABLE
+from app.domain.job_status import RETRYABLE, TERMINAL
 from app.jobs import cursor
-from app.jobs.schemas import JobSubmission, ModelReference
+from app.jobs.schemas import JobSubmission, Measuring, ModelReference
 from app.jobs.views import job_view
 from app.jobs.waiting import WaitingRoom
 from app.secrets import Sealer
@@ -41,7 +42,7 @@ from spq_core.data.texts import is_known
 from spq_core.errors import DatasetError
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.recipe.catalog import resolve
-from spq_core.recipe.document import Recipe
+from spq_core.recipe.document import Recipe, parse_recipe
 from spq_core.recipe.suitable import require_gated_tasks
 
 
@@ -150,6 +151,55 @@ class JobService:
             traceparent=current_traceparent(),
         )
         return self._accept(caller, new, asked, "retried")
+
+    def measure(self, caller: Principal, job_id: str, body: Measuring, key: str | None) -> Accepted:
+        """Accept a new job that measures the artifact of one that has ended.
+
+        Raises:
+            JobNotFoundError: there is no such job.
+            JobNotMeasurableError: it has not ended, or has no artifact.
+            ArtifactExpiredError: it had one.
+            UnknownDatasetError, UnknownTaskError: as for `submit`.
+            QuotaExceededError, RateLimitedError, IdempotencyKeyReusedError, RequestInProgressError:
+                as for `submit`.
+        """
+        document = {"measure": job_id, **body.model_dump(mode="json")}
+        asked = _idempotency(caller.tenant, key, document)
+        if (before := self._replayed(caller, asked)) is not None:
+            return before
+        old = self._measurable(caller.tenant, job_id)
+        request = old.request | {"measure_of": job_id}
+        if old.source_commit is not None:
+            request["model"] = request["model"] | {"revision": old.source_commit}
+        if body.evaluation is not None:
+            self._check_datasets(set(body.evaluation.perplexity))
+            self._check_tasks(body.evaluation.tasks, parse_recipe(old.recipe))
+            request["evaluation"] = body.evaluation.model_dump(mode="json")
+        new = NewJob(
+            request=request,
+            recipe=old.recipe,
+            recipe_sha256=old.recipe_sha256,
+            model_name=old.model_name,
+            max_attempts=self.max_attempts,
+            max_pending_seconds=old.request.get("limits", {}).get("max_pending_seconds"),
+            max_runtime_seconds=old.max_runtime_seconds,
+            traceparent=current_traceparent(),
+        )
+        return self._accept(caller, new, asked, "measured")
+
+    def _measurable(self, tenant: str, job_id: str) -> Job:
+        with self.database.read() as session:
+            jobs = JobRepository(session, tenant)
+            old, files = jobs.get(job_id), jobs.artifact_files(job_id)
+        if old.status not in TERMINAL:
+            raise JobNotMeasurableError(job_id, f"is {old.status}")
+        if old.artifact_expired_at is not None:
+            raise ArtifactExpiredError(old.artifact_expired_at)
+        if not files or not (old.result or {}).get("load_check"):
+            raise JobNotMeasurableError(job_id, "has no finished artifact here")
+        if old.request.get("hub_token") is not None:
+            raise JobNotMeasurableError(job_id, "had a hub_token of its own, which is forgotten")
+        return old
 
     def _replayed(self, caller: Principal, asked: Idempotency | None) -> Accepted | None:
         """The answer to an earlier request, though what it named may be gone by now."""

@@ -246,7 +246,7 @@ def _answered(
         wanted = {task: data for task, data in tasks.items() if task not in given}
         if wanted:
             progress.begin(
-                Phase(PhaseKind.SCORING, f"tasks/{name}", f"{name}: tasks"), len(wanted), "tasks"
+                Phase(PhaseKind.SCORING, f"tasks/{name}", f"tasks ({name})"), len(wanted), "tasks"
             )
             model = load_model(one.folder, device=device)
             widen(model, device)

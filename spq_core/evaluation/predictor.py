@@ -6,7 +6,7 @@ time, in float32, and never kept.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -38,6 +38,14 @@ FLOAT_BYTES = 4
 DEFAULT_VOCABULARY = 1 << 16
 
 
+AfterStep = Callable[[], None]
+"""Called while states are computed, long before the first of them is there."""
+
+
+def _nothing() -> None:
+    """After a step that nobody waits for."""
+
+
 class Predictions(Protocol):
     """Of one model for one window."""
 
@@ -52,7 +60,12 @@ class Predictions(Protocol):
 class Predictor(Protocol):
     """A model that is asked for its predictions."""
 
-    def predict(self, windows: Int64[Tensor, "n length"]) -> Iterator[Predictions]:
+    def steps(self, windows: Int64[Tensor, "n length"]) -> int:
+        """How often `after_step` will be called."""
+
+    def predict(
+        self, windows: Int64[Tensor, "n length"], after_step: AfterStep = _nothing
+    ) -> Iterator[Predictions]:
         """Predictions for each window, in order; each is to be used before the next is asked for."""
 
 
@@ -98,8 +111,15 @@ class StatePredictor(ABC):
     def vocabulary(self) -> int:
         """Logits of a position."""
 
+    def steps(self, windows: Int64[Tensor, "n length"]) -> int:
+        """None where a window is a step."""
+        del windows
+        return 0
+
     @abstractmethod
-    def states(self, windows: Int64[Tensor, "n length"]) -> Iterator[Float[Tensor, "length dim"]]:
+    def states(
+        self, windows: Int64[Tensor, "n length"], after_step: AfterStep = _nothing
+    ) -> Iterator[Float[Tensor, "length dim"]]:
         """What arrives at the head, for each window, in float32."""
 
     @abstractmethod
@@ -110,9 +130,11 @@ class StatePredictor(ABC):
     def forget_layers(self) -> None:
         """Only the head will be asked from now on."""
 
-    def predict(self, windows: Int64[Tensor, "n length"]) -> Iterator[Predictions]:
+    def predict(
+        self, windows: Int64[Tensor, "n length"], after_step: AfterStep = _nothing
+    ) -> Iterator[Predictions]:
         """Predictions for each window."""
-        for states in self.states(windows):
+        for states in self.states(windows, after_step):
             yield OfStates(states, self)
 
 
@@ -138,18 +160,28 @@ class StreamedPredictor(StatePredictor):
         """As configured."""
         return int(self._model.skeleton.config.vocab_size)
 
+    def steps(self, windows: Int64[Tensor, "n length"]) -> int:
+        """A layer for each group."""
+        groups = -(-len(windows) // self._group_size(windows))
+        return groups * self._model.skeleton.n_layers
+
+    def _group_size(self, windows: Int64[Tensor, "n length"]) -> int:
+        width = int(self._model.skeleton.config.hidden_size)
+        return max(1, GROUP_BYTES // (windows.shape[1] * width * FLOAT_BYTES))
+
     @torch.no_grad()
-    def states(self, windows: Int64[Tensor, "n length"]) -> Iterator[Float[Tensor, "length dim"]]:
+    def states(
+        self, windows: Int64[Tensor, "n length"], after_step: AfterStep = _nothing
+    ) -> Iterator[Float[Tensor, "length dim"]]:
         """Group by group."""
         skeleton = self._model.skeleton
-        size = max(1, GROUP_BYTES // (windows.shape[1] * _width(skeleton.config) * FLOAT_BYTES))
-        for start in range(0, len(windows), size):
-            some = windows[start : start + size]
+        for some in torch.split(windows, self._group_size(windows)):
             rest = self._model.rest()
             stream = begin_stream(skeleton, rest, _widened(rest, skeleton.embedding_path, some))
             for index in range(skeleton.n_layers):
                 stream.advance(index, self._model.layer(index))
                 return_freed_memory()
+                after_step()
             for place in range(len(some)):
                 yield stream.at_head(skeleton, rest, [place])[0].float()
 
@@ -175,8 +207,11 @@ class WholePredictor(StatePredictor):
         return int(getattr(self._model.config, "vocab_size", DEFAULT_VOCABULARY))
 
     @torch.no_grad()
-    def states(self, windows: Int64[Tensor, "n length"]) -> Iterator[Float[Tensor, "length dim"]]:
+    def states(
+        self, windows: Int64[Tensor, "n length"], after_step: AfterStep = _nothing
+    ) -> Iterator[Float[Tensor, "length dim"]]:
         """One after the other."""
+        del after_step
         head = self._model.get_output_embeddings()
         for window in windows.to(self._model.device):
             yield input_of(head, partial(_run, self._model, window[None]))[0].float()
@@ -199,15 +234,19 @@ class LogitsPredictor:
 
     model: LanguageModel
 
+    def steps(self, windows: Int64[Tensor, "n length"]) -> int:
+        """None: a window is a step."""
+        del windows
+        return 0
+
     @torch.no_grad()
-    def predict(self, windows: Int64[Tensor, "n length"]) -> Iterator[Predictions]:
+    def predict(
+        self, windows: Int64[Tensor, "n length"], after_step: AfterStep = _nothing
+    ) -> Iterator[Predictions]:
         """One window after the other."""
+        del after_step
         for window in windows:
             yield OfLogits(_run(self.model, window[None].to(self.model.device)).logits[0])
-
-
-def _width(config: Any) -> int:
-    return int(config.hidden_size)
 
 
 def _run(model: Any, ids: Int64[Tensor, "1 length"]) -> Any:

@@ -21,6 +21,7 @@ from spq_core.evaluation.metrics.metric import Positions
 from spq_core.evaluation.metrics.registry import METRICS
 from spq_core.evaluation.metrics.sums import Sums
 from spq_core.evaluation.predictor import (
+    AfterStep,
     LogitsPredictor,
     OfStates,
     Predictions,
@@ -79,12 +80,13 @@ def score(
     windows: Int64[Tensor, "n length"],
     *,
     against: Reference | None = None,
-    after_window: Callable[[], None] = lambda: None,
+    after_step: Callable[[], None] = lambda: None,
     decode: Callable[[Tensor], str] | None = None,
 ) -> Scores:
     """Score one model.
 
     Args:
+        after_step: called after each of the predictor's steps, and each window.
         decode: the text of some tokens, for metrics that count it.
 
     Raises:
@@ -93,14 +95,14 @@ def score(
     """
     sums = {metric.name: Sums(import_module(metric.module).Rule()) for metric in METRICS}
     theirs = None if against is None else against.predictions()
-    for window, own in zip(windows, predictor.predict(windows), strict=True):
+    for window, own in zip(windows, predictor.predict(windows, after_step), strict=True):
         other = None if theirs is None else next(theirs)
         for one in sums.values():
             one.begin_window()
         step = own.step if other is None else min(own.step, other.step)
         for some in _even_parts(len(window) - 1, step):
             _add(sums.values(), _positions(name, own, other, against, window, some, decode))
-        after_window()
+        after_step()
     counts = {"windows": len(windows), "tokens": sum(len(window) - 1 for window in windows)}
     figures: Quality = {}
     for metric, summed in sums.items():
@@ -167,9 +169,14 @@ class _Keeping:
     predictor: StatePredictor
     file: Path
 
-    def predict(self, windows: Int64[Tensor, "n length"]) -> Iterator[Predictions]:
+    def steps(self, windows: Int64[Tensor, "n length"]) -> int:
+        return self.predictor.steps(windows)
+
+    def predict(
+        self, windows: Int64[Tensor, "n length"], after_step: AfterStep = lambda: None
+    ) -> Iterator[Predictions]:
         with self.file.open("wb") as content:
-            for states in self.predictor.states(windows):
+            for states in self.predictor.states(windows, after_step):
                 _write_states(content, states)
                 yield OfStates(states, self.predictor)
 

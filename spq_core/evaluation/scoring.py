@@ -123,11 +123,11 @@ class Scoring:
         predictor = open_predictor(self.models[name].folder, self.device, length)
         for text in wanted:
             windows = self.windows[text]
-            title = f"{name}: perplexity on {text}"
+            title = f"perplexity on {text} ({name})"
             self.progress.begin(
                 Phase(PhaseKind.SCORING, f"perplexity/{text}/{name}", title),
-                len(windows),
-                "windows",
+                predictor.steps(windows) + len(windows),
+                "steps",
             )
             asked = predictor
             if name == self.reference and text in self.compared:
@@ -135,7 +135,7 @@ class Scoring:
             scores = score(
                 name, asked, windows, decode=self.decode,
                 against=None if name == self.reference else self._against(text),
-                after_window=lambda: self.progress.advance(""),
+                after_step=lambda: self.progress.advance(""),
             )  # fmt: skip
             self._keep_states(text)
             self.found[name, text] = scores

@@ -11,12 +11,18 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from spq_core.artifact.manifest import MANIFEST_FILE, file_sha256, known_sha256
-from spq_core.errors import StateMismatchError
+from spq_core.artifact.manifest import (
+    MANIFEST_FILE,
+    file_sha256,
+    known_sha256,
+    read_manifest,
+)
+from spq_core.errors import ArtifactError, StateMismatchError
 from spq_core.models.weight_files import weight_files
 from spq_core.recipe.document import Recipe
 from spq_core.report import CompressionReport, ModuleReport
@@ -91,6 +97,34 @@ def finished_run(out: Path, recipe: Recipe, source: Path | None = None) -> Finis
             f"{out.name} holds the finished artifact of other weights; finish that run, or name another folder"
         )
     return found
+
+
+def finished_before(
+    out: Path, compression: Mapping[str, Any], load_check: Mapping[str, Any]
+) -> FinishedRun:
+    """The run that made an artifact, from what was kept of it elsewhere.
+
+    Args:
+        compression: its report without the matrices, which the artifact's manifest has.
+
+    Raises:
+        ArtifactError: the folder is no artifact, or the report is none of it.
+    """
+    manifest = read_manifest(out)
+    names = {one.name for one in fields(CompressionReport)} - {"modules", "notes", "recipe"}
+    try:
+        report = CompressionReport(
+            **{name: compression[name] for name in names},
+            recipe=manifest.recipe,
+            modules=tuple(ModuleReport(**module) for module in manifest.modules),
+            notes=tuple(compression["notes"]),
+        )
+        check = LoadCheck(**load_check)
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(f"the report of {out.name} is incomplete: {error}") from None
+    if report.recipe_sha256 != manifest.recipe_sha256:
+        raise ArtifactError(f"{out.name} is the artifact of another recipe than its job had")
+    return FinishedRun(report=report, load_check=check)
 
 
 def weights_digest(source: Path) -> str:

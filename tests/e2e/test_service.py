@@ -19,6 +19,7 @@ from spq_core.artifact.manifest import read_manifest, verify_files
 from tests.e2e.conftest import is_ready, wait_until
 from tests.hub_server import WRITE_TOKEN
 from tests.models import some_ids
+from worker.storage.figures import FOLDER
 
 SLOW = {"perplexity": ["builtin"], "length": 64, "limit": 2, "trials": 12, "new_tokens": 150}
 PAPER = {"extends": "spq-paper", "calibration": {"dataset": "builtin", "samples": 3, "length": 32}}
@@ -56,7 +57,8 @@ def secrets_kept(stack):
 
 
 def nothing_left(stack):
-    return not list(stack.scratch.iterdir()) and not stack.runners()
+    attempts = [entry for entry in stack.scratch.iterdir() if entry.name != FOLDER]
+    return not attempts and not stack.runners()
 
 
 def test_a_job_from_the_hub_to_the_hub(stack, tmp_path):
@@ -143,6 +145,47 @@ def one_trace_from_the_request_to_the_stages(stack, job_id):
         sorted(stages, key=lambda span: span.start_time_unix_nano)
     ):
         assert before.end_time_unix_nano <= after.start_time_unix_nano + 10**6
+
+
+def test_an_artifact_is_measured_again_without_being_made_again(stack, tmp_path):
+    first = stack.finish(stack.submit(recipe=PAPER))
+    evaluation = first["request"]["evaluation"] | {"limit": 1, "throughput": False}
+    path = f"/jobs/{first['id']}/measure"
+    accepted = stack.client.call("POST", path, {"evaluation": evaluation})
+    assert accepted["request"]["measure_of"] == first["id"]
+    job = stack.finish(accepted["id"])
+    assert job["status"] == "succeeded", job
+    one, two = first["result"], job["result"]
+    assert two["rows"][-1]["windows"] == 1
+    assert one["rows"][-1]["windows"] > 1
+    assert two["compression"] == one["compression"], "the report is that of the first job"
+
+    def files(job):
+        listed = stack.client.call("GET", f"/jobs/{job['id']}/artifacts")["data"]
+        return {one["path"]: one["sha256"] for one in listed}
+
+    before, after = files(first), files(job)
+    assert {name for name in before if before[name] != after[name]} == {"README.md"}
+    stages = {
+        one["data"].get("stage")
+        for one in stack.client.call("GET", f"/jobs/{job['id']}/events", limit=1000)["data"]
+    }
+    assert not {stage for stage in stages if stage and stage.startswith(("svd", "quantize"))}
+    layers = stack.client.call("GET", f"/jobs/{job['id']}/layers")["data"]
+    assert {one["stage"] for one in layers} == {"svd", "prune", "quantize"}
+
+
+def test_figures_of_the_source_are_measured_once_for_all_jobs(stack):
+    first = stack.finish(stack.submit(recipe=PAPER))
+    again = stack.finish(stack.submit(recipe="gptq-4"))
+    rows = {row["name"]: row for row in again["result"]["rows"]}
+    assert rows["source"]["origin"]["by"] == first["id"]
+    assert rows["int8"]["perplexity"] == first["result"]["rows"][1]["perplexity"]
+    assert "origin" not in rows["result"]
+    assert rows["source"]["decode_tokens_per_second"], "speeds are always measured"
+    refused = first["request"]["evaluation"] | {"reuse": False}
+    anew = stack.finish(stack.submit(recipe="gptq-4", evaluation=refused))
+    assert not any("origin" in row for row in anew["result"]["rows"])
 
 
 def test_an_unsafe_model_fails_with_the_reason_and_costs_no_weights(stack):

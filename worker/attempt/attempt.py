@@ -222,8 +222,10 @@ class _JobRun:
     def _success(self) -> Callable[[], object]:
         """The write that ends the job well; what a run told is looked at before it, once."""
         self.observed.figures(self.reported.document)
-        return partial(self.attempt.succeed, result=self.reported.result(), **self.reported.rows())
+        return partial(
+            self.attempt.succeed, result=self.reported.result() or {}, **self.reported.rows()
+        )
 
     def _fail(self, error: dict[str, Any]) -> None:
         error = error | {"message": self.log.scrubbed(str(error["message"]))}
-        self.attempt.fail(error, **self.reported.rows())
+        self.attempt.fail(error, result=self.reported.result(), **self.reported.rows())

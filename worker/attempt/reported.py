@@ -57,6 +57,6 @@ class Reported:
         """Files for the database."""
         return finished_files(self.files)
 
-    def result(self) -> dict[str, Any]:
-        """What the job shows."""
-        return job_result(self.document, self.published)
+    def result(self) -> dict[str, Any] | None:
+        """What the job shows; None where the run never got as far as an artifact."""
+        return job_result(self.document, self.published) if self.document else None

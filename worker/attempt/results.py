@@ -61,6 +61,7 @@ def job_result(document: dict[str, Any], published: dict[str, Any] | None) -> di
         "compression": {key: value for key, value in compression.items() if key != "modules"},
         "evaluation": document["evaluation"] and document["evaluation"]["settings"],
         "missing": document["missing"],
+        "load_check": document["load_check"],
         "estimate": document["estimate"],
         "measured": document["measured"],
         "published": published,

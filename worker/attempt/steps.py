@@ -5,6 +5,7 @@ from pathlib import Path
 
 from spq_core.progress import PhaseKind, phase
 from worker.attempt.artifact import AttemptArtifact
+from worker.attempt.brought import bring_artifact
 from worker.attempt.credentials import hub_token, require_publishable
 from worker.attempt.job_log import JobLog
 from worker.attempt.record import Record
@@ -14,6 +15,7 @@ from worker.attempt.telemetry import Observed
 from worker.attempt.unmeasured import ends_unmeasured, missing_figures, require_no_gates
 from worker.children.messages import (
     Fetched,
+    FinishedArtifact,
     HubAnswered,
     Logged,
     Message,
@@ -65,6 +67,7 @@ class Steps:
         work = self.artifact.take_over()
         folders = [self.scratch / "texts", *([settings.data_dir] if settings.data_dir else [])]
         runner = self.runtime.runner()
+        finished = self._brought()
         figures = figures_folder(settings.scratch_dir, self.source, claimed)
         left = runner.home(self.scratch) / FOLDER
         spec = RunSpec(
@@ -79,6 +82,7 @@ class Steps:
             figures=str(figures),
             leave=str(left),
             job_id=claimed.job_id,
+            finished=finished,
         )
         reads = [*folders, figures, *readable_files(settings, Path(self.source.folder))]
         try:
@@ -93,6 +97,17 @@ class Steps:
             self._finish_unmeasured(why)
         finally:
             take_in(left, figures, settings.max_figures_bytes)
+
+    def _brought(self) -> FinishedArtifact | None:
+        """The artifact that the job only measures, if it does."""
+        claimed = self.record.attempt.claim
+        job_id = claimed.request.get("measure_of")
+        if job_id is None:
+            return None
+        self.log.note(f"measuring the artifact of {job_id}")
+        return bring_artifact(
+            self.runtime.database, self.runtime.store, claimed.tenant, job_id, self.artifact.made
+        )
 
     def _finish_unmeasured(self, why: ChildFailedError | ChildRetryError) -> None:
         """Go on with a finished artifact without figures.

@@ -57,6 +57,14 @@ class Source(Frozen):
     license: str | None = None
 
 
+class FinishedArtifact(Frozen):
+    """What is known of an artifact that lies where a run would write its own."""
+
+    compression: dict[str, Any]
+    """Its report, as the job that made it shows it."""
+    load_check: dict[str, Any]
+
+
 class RunSpec(Frozen):
     """What the runner compresses and measures."""
 
@@ -73,6 +81,8 @@ class RunSpec(Frozen):
     leave: str | None = None
     """Where to leave those of this one."""
     job_id: str = ""
+    finished: FinishedArtifact | None = None
+    """Of another job's artifact, which is only measured."""
 
 
 class PublishSpec(Frozen):

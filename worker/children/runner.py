@@ -18,9 +18,10 @@ from spq_core.evaluation.measure import task_files
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.machine import machine_failure
 from spq_core.models.clean_copy import SourceModel
+from spq_core.models.weight_files import stored_bytes
 from spq_core.recipe.document import Recipe, parse_recipe
 from spq_core.streaming.run_state import left_behind
-from spq_core.workflow.finished import finished_run
+from spq_core.workflow.finished import finished_before, finished_run, note_finished
 from spq_core.workflow.job import compress_and_measure
 from spq_core.workflow.load_gate import LoadGateError
 from spq_core.workflow.result import RunResult
@@ -91,6 +92,11 @@ def measured(spec: RunSpec, recipe: Recipe, out: Path) -> RunResult:
             device=choose_device(spec.device), resume=resume, tasks=tasks, shelf=shelf,
         )  # fmt: skip
 
+    if spec.finished is not None and finished_run(out, recipe) is None:
+        before = finished_before(out, spec.finished.compression, spec.finished.load_check)
+        if stored_bytes(source.folder) != before.report.source_bytes:
+            raise StateMismatchError(f"{source.name} is not the model that {out.name} was made of")
+        note_finished(out, before, source.folder)
     if left_behind(out) or finished_run(out, recipe) is not None:
         emit(Logged(text="going on with what an earlier attempt has finished"))
         try:

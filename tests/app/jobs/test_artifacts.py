@@ -51,6 +51,33 @@ def finished(api, store, tmp_path, content):
     return job_id
 
 
+def measure(api, job_id, **body):
+    return api.client.post(f"/jobs/{job_id}/measure", json=body or None, headers=api.headers())
+
+
+def test_what_cannot_be_measured_is_said_to_be_so(api, store, tmp_path):
+    running = api.submit()["id"]
+    answer = measure(api, running)
+    assert (answer.status_code, answer.json()["code"]) == (409, "job_not_measurable")
+    assert "is queued" in answer.json()["detail"]
+    api.client.post(f"/jobs/{running}/cancel", headers=api.headers())
+    assert "has no finished artifact" in measure(api, running).json()["detail"]
+    old = finished(api, store, tmp_path, b"weights")
+    assert measure(api, old).status_code == 409, "of a version that did not keep what is needed"
+    assert measure(api, "job_" + "0" * 32).status_code == 404
+    with api.database.write() as session:
+        session.get(Job, old).result = {"load_check": {"logits": 0.0}, "compression": {}}
+    accepted = measure(api, old, evaluation={"limit": 2})
+    assert accepted.status_code == 202
+    request = accepted.json()["request"]
+    assert (request["measure_of"], request["evaluation"]["limit"]) == (old, 2)
+    unknown = measure(api, old, evaluation={"perplexity": ["nowhere"]})
+    assert (unknown.status_code, unknown.json()["code"]) == (422, "unknown_dataset")
+    age(api, old, A_WHILE * 1000)
+    Housekeeper(api.database, None, 1, 1, 1, store, retention=Retention(artifact_days=1)).expire()
+    assert measure(api, old).status_code == 410
+
+
 def get(api, job_id, **headers):
     path = f"/jobs/{job_id}/artifacts/sub/model.safetensors"
     named = {name.replace("_", "-"): value for name, value in headers.items()}

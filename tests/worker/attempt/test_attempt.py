@@ -36,7 +36,7 @@ DOCUMENT = {
     "compression": {
         "modules": [], "seconds": 1.0, "peak_rss_bytes": 1, "ratio_to_source": 0.5, "ratio_to_fp32": 0.25,
     },
-    "evaluation": None, "rows": [], "beaten_by_int8": False, "estimate": None,
+    "evaluation": None, "rows": [], "beaten_by_int8": False, "estimate": None, "load_check": {},
     "measured": {"artifact_bytes": 1}, "missing": {"code": "not_measured", "message": "not yet"},
 }  # fmt: skip
 MEMORY = {"code": "out_of_host_memory", "message": "more than it may", "retryable": False}

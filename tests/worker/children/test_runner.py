@@ -55,7 +55,7 @@ def test_tasks_are_put_to_source_and_result(tmp_path):
     assert rows["source"]["tasks"]["arc_easy"]["questions"] == len(QUESTIONS)
     assert "acc_norm_flips" in rows["result"]["tasks"]["arc_easy"]
     phases = [one["phase"]["title"] for one in said if one["type"] == "progress"]
-    assert {"source: tasks", "result: tasks"} <= set(phases)
+    assert {"tasks (source)", "tasks (result)"} <= set(phases)
 
 
 def test_a_task_that_cannot_be_put_ends_the_run_before_any_work(tmp_path):
