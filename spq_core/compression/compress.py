@@ -14,7 +14,8 @@ from spq_core.artifact.same_text import require_same_tokenizer
 from spq_core.artifact.writer import ArtifactWriter, require_unused
 from spq_core.compression.block_cache import BlockCache
 from spq_core.compression.decisions import Findings, look, make_plan
-from spq_core.compression.provenance import dtype_name, fingerprint, manifest_of
+from spq_core.compression.kept_findings import findings_name, keep_findings, kept_findings
+from spq_core.compression.provenance import dtype_name, fingerprint, manifest_of, weights_digest
 from spq_core.compression.run_samples import recovery_rows, rows_of, samples_for
 from spq_core.compression.walk import KL_INFLATION, BlockWalk
 from spq_core.data.samples import (
@@ -24,6 +25,7 @@ from spq_core.data.samples import (
 from spq_core.data.texts import Text, held_out
 from spq_core.data.training_rows import TrainingRows
 from spq_core.errors import SpqError, TargetUnreachedError
+from spq_core.evaluation.known import NO_SHELF, Shelf
 from spq_core.formats.profiles.registry import profile_named
 from spq_core.memory import peak_rss_bytes, reset_peak_rss
 from spq_core.methods.making import make_stage
@@ -58,6 +60,7 @@ def compress(
     resume: bool = False,
     device: str = "cpu",
     probe_file: Path | None = None,
+    shelf: Shelf = NO_SHELF,
 ) -> CompressionReport:
     """Compress the model in `source.folder` into the new folder `out`.
 
@@ -67,6 +70,7 @@ def compress(
         resume: go on where an earlier run of the same compression was killed, if one was.
         device: where layers, samples and decompositions are; `cpu` or a CUDA device.
         probe_file: new file for what the result computes in memory, for `check_loads`.
+        shelf: what earlier runs found out about the source, and where to leave what this one does.
 
     Raises:
         StateMismatchError: `resume` finds the state of a different compression.
@@ -75,7 +79,7 @@ def compress(
     with clean_copy(source) as copy:
         return _compressed(
             copy, recipe, out, text=text, progress=progress or Silent(), resume=resume, device=device,
-            probe_file=probe_file,
+            probe_file=probe_file, shelf=shelf,
         )  # fmt: skip
 
 
@@ -89,6 +93,7 @@ def _compressed(
     resume: bool,
     device: str,
     probe_file: Path | None,
+    shelf: Shelf,
 ) -> CompressionReport:
     """`compress` with a clean copy of the source."""
     started = time.monotonic()
@@ -115,7 +120,7 @@ def _compressed(
     compression = _Compression(
         source=source, recipe=recipe, out=out, skeleton=skeleton, checkpoint=checkpoint,
         samples=samples, unseen=unseen, recovery=recovery, progress=progress, states=states,
-        probe_file=probe_file,
+        probe_file=probe_file, shelf=shelf,
     )  # fmt: skip
     modules = compression.run(states.load() if resume else None, resume=resume)
     return CompressionReport(
@@ -158,6 +163,7 @@ class _Compression:
     progress: Progress
     states: StateFolder
     probe_file: Path | None
+    shelf: Shelf
 
     @property
     def scratch(self) -> Path:
@@ -269,10 +275,18 @@ class _Compression:
         """Walk over the source once, for all attempts, if anything is decided by what it costs."""
         if not self.recipe.needs_sensitivity or self.samples is None:
             return None
-        return look(
+        device = self.checkpoint.device
+        name = findings_name(self.recipe, self.samples.rows, device)
+        source = weights_digest(self.source.folder)
+        kept = kept_findings(self.shelf, source, name, self.skeleton, self.recipe, device)
+        if kept is not None:
+            return kept
+        found = look(
             self.recipe, self.skeleton, self.checkpoint, self.samples.rows,
             self.scratch / "sensitivity", self.progress,
         )  # fmt: skip
+        keep_findings(found, self.shelf, source, name)
+        return found
 
     def _plan(self, kl_inflation: float, found: RunState | None, findings: Findings | None) -> Plan:
         """Decide what the recipe leaves open; a resumed run has decided already."""

@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from spq_core.data.samples import CalibrationSamples
 from spq_core.models.checkpoint import Checkpoint
 from spq_core.models.clean_copy import SourceModel
 from spq_core.models.skeleton import Skeleton
-from spq_core.models.weight_files import stored_bytes
+from spq_core.models.weight_files import stored_bytes, weight_files
 from spq_core.recipe.document import Recipe
 from spq_core.report import ModuleReport
 
@@ -30,6 +31,12 @@ def fingerprint(
         digest.update(part.numpy().tobytes())
     digest.update(json.dumps(_versions(), sort_keys=True).encode())
     return digest.hexdigest()
+
+
+def weights_digest(source: Path) -> str:
+    """Of the contents of a model's weight files."""
+    digests = [known_sha256(source / name) for name in weight_files(source)]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def _versions() -> dict[str, str]:

@@ -7,7 +7,6 @@
 A process that dies while it measures leaves them, and the next one goes on with what is not measured yet.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,11 +18,10 @@ from typing import Any
 from spq_core.artifact.manifest import (
     MANIFEST_FILE,
     file_sha256,
-    known_sha256,
     read_manifest,
 )
+from spq_core.compression.provenance import weights_digest
 from spq_core.errors import ArtifactError, StateMismatchError
-from spq_core.models.weight_files import weight_files
 from spq_core.recipe.document import Recipe
 from spq_core.report import CompressionReport, ModuleReport
 from spq_core.workflow.load_gate import LoadCheck
@@ -125,12 +123,6 @@ def finished_before(
     if report.recipe_sha256 != manifest.recipe_sha256:
         raise ArtifactError(f"{out.name} is the artifact of another recipe than its job had")
     return FinishedRun(report=report, load_check=check)
-
-
-def weights_digest(source: Path) -> str:
-    """Of the contents of a model's weight files."""
-    digests = [known_sha256(source / name) for name in weight_files(source)]
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def _read(document: dict[str, Any]) -> FinishedRun:

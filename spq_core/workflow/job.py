@@ -89,6 +89,7 @@ def compress_and_measure(
         finished = compress_and_load(
             copy, recipe, out, texts.get(recipe.calibration.dataset), scratch, progress,
             resume=resume, device=device, evaluation=evaluation,
+            shelf=shelf if evaluation.reuse else NO_SHELF,
         )  # fmt: skip
         so_far = unmeasured(finished, NOT_YET).document()
         versions = read_manifest(out).versions
@@ -121,6 +122,7 @@ def compress_and_load(
     resume: bool,
     device: str,
     evaluation: EvaluationSettings | None = None,
+    shelf: Shelf = NO_SHELF,
 ) -> FinishedRun:
     """Try the recipe on a toy, compress, and let the artifact pass the load gate.
 
@@ -142,7 +144,7 @@ def compress_and_load(
                 preflight(copy, recipe, text, scratch, progress)
             report = compress(
                 copy, recipe, out, text=text, progress=progress, resume=resume, device=device,
-                probe_file=probe_path(out),
+                probe_file=probe_path(out), shelf=shelf,
             )  # fmt: skip
             finished = FinishedRun(report=report, load_check=None)
             note_finished(out, finished, copy.folder)

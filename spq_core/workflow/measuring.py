@@ -8,6 +8,7 @@ from pathlib import Path
 
 from spq_core.artifact.manifest import MANIFEST_FILE, file_sha256, read_manifest, verify_files
 from spq_core.compression.compress import compress
+from spq_core.compression.provenance import weights_digest
 from spq_core.data.tasks import TaskData
 from spq_core.data.texts import Text
 from spq_core.errors import SpqError
@@ -26,7 +27,6 @@ from spq_core.workflow.finished import (
     begin_measuring,
     figures_path,
     note_finished,
-    weights_digest,
 )
 from spq_core.workflow.result import (
     INT8,

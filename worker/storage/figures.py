@@ -18,7 +18,7 @@ from spq_core.evaluation.known import drop_oldest
 from worker.children.messages import Source
 
 FOLDER = "figures"
-_FILE = re.compile(r"(scores|load|answers)-[0-9a-f]{64}\.json|[0-9a-f]{64}\.states")
+_FILE = re.compile(r"(scores|load|answers)-[0-9a-f]{64}\.json|[0-9a-f]{64}\.(states|findings)")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 LARGEST_DOCUMENT = 32 << 20
 
