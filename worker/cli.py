@@ -19,6 +19,7 @@ COMMANDS = {
     ),
     "evaluate": ("spq_core.cli.measure:evaluate_command", "Measure any model folder."),
     "compare": ("spq_core.cli.measure:compare_command", "Measure models side by side."),
+    "sweep": ("spq_core.cli.sweep:sweep_command", "Try many recipes on a model, and compare them."),
     "estimate": (
         "spq_core.cli.estimate:estimate_command",
         "Tell what a job would take, without fetching weights.",
@@ -38,7 +39,7 @@ COMMANDS = {
 }
 
 
-ALONE = [["compress"], ["evaluate"], ["compare"]]
+ALONE = [["compress"], ["evaluate"], ["compare"], ["sweep"]]
 """What people run on a machine that does nothing else meanwhile."""
 
 

@@ -20,6 +20,7 @@ from spq_core.cli.options import (
     TASKS_OPTION,
     THROUGHPUT_OPTION,
     figures_shelf,
+    local_source,
     named_text,
     task_names,
 )
@@ -29,9 +30,6 @@ from spq_core.evaluation.gates import QualityGateError
 from spq_core.evaluation.loading import choose_device
 from spq_core.evaluation.measure import task_files
 from spq_core.evaluation.settings import EvaluationSettings
-from spq_core.hub.fetch import FetchLimits, fetch_model, require_named
-from spq_core.hub.own_token import own_hub
-from spq_core.models.clean_copy import SourceModel
 from spq_core.recipe.catalog import DEFAULT, read_request, resolve
 from spq_core.recipe.document import Recipe
 from spq_core.workflow.card import figures_table, measured_on
@@ -114,7 +112,7 @@ def compress_command(
         ):
             if not resume or finished_run(out, recipe) is None:
                 _require_unused(out, recipe)
-            source = _source(model, revision, scratch)
+            source = local_source(model, revision, scratch)
             text: Text | None = None
             if recipe.needs_calibration or windows is not None:
                 text = named_text(recipe.calibration.dataset, data_dir, scratch)
@@ -204,17 +202,6 @@ def load_recipe(name: str, dataset: str | None) -> Recipe:
         return recipe
     calibration = recipe.calibration.model_copy(update={"dataset": dataset})
     return recipe.model_copy(update={"calibration": calibration})
-
-
-def _source(model: str, revision: str, scratch: Path) -> SourceModel:
-    if Path(model).is_dir():
-        return SourceModel(folder=Path(model), name=Path(model).resolve().name)
-    if "/" not in model:
-        click.echo(f"there is no folder {model!r} here: treating it as a Hub model", err=True)
-    require_named(model)
-    with own_hub() as api:
-        fetched = fetch_model(api, model, revision, scratch / "source", limits=FetchLimits())
-    return SourceModel(folder=fetched.folder, name=model, revision=fetched.commit)
 
 
 def _gate(recipe: Recipe, out: Path, result: RunResult) -> None:

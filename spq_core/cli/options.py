@@ -9,7 +9,9 @@ from spq_core.data.texts import BUILTIN, Text, builtin_text, find_text
 from spq_core.evaluation.known import Shelf, drop_oldest
 from spq_core.hub.datasets import fetch_text
 from spq_core.hub.errors import HubUnavailableError
+from spq_core.hub.fetch import FetchLimits, fetch_model, require_named
 from spq_core.hub.own_token import own_hub
+from spq_core.models.clean_copy import SourceModel
 
 DEVICE_OPTION = click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
@@ -75,3 +77,15 @@ def named_text(name: str, data_dir: Path | None, scratch: Path) -> Text:
         click.echo(f"{error}: using {text.origin} instead of {name}", err=True)
         return text
     return find_text(name, scratch)
+
+
+def local_source(model: str, revision: str, scratch: Path) -> SourceModel:
+    """The model folder that a command line names; one of the Hub is fetched into `scratch`."""
+    if Path(model).is_dir():
+        return SourceModel(folder=Path(model), name=Path(model).resolve().name)
+    if "/" not in model:
+        click.echo(f"there is no folder {model!r} here: treating it as a Hub model", err=True)
+    require_named(model)
+    with own_hub() as api:
+        fetched = fetch_model(api, model, revision, scratch / "source", limits=FetchLimits())
+    return SourceModel(folder=fetched.folder, name=model, revision=fetched.commit)

@@ -1,0 +1,223 @@
+"""What a sweep tries and what it looks for: a document, validated. Free of torch."""
+
+import copy
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+import yaml
+from pydantic import Field, JsonValue, ValidationError, model_validator
+
+from spq_core.documents import Document
+from spq_core.errors import RecipeError
+from spq_core.evaluation.metrics.registry import figure_names
+from spq_core.recipe.catalog import resolve
+from spq_core.recipe.document import Recipe, parse_recipe
+
+MOST_MEMBERS = 64
+PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
+BYTES = frozenset({"bytes_on_disk", "resident_bytes"})
+SPEEDS = frozenset({"prefill_tokens_per_second", "decode_tokens_per_second"})
+RequestedRecipe = Annotated[str, Field(max_length=64)] | dict[str, Any]
+FieldPath = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.\w+)*$", max_length=128)]
+Values = Annotated[list[JsonValue], Field(min_length=1, max_length=MOST_MEMBERS)]
+
+
+def _require_figure(name: str) -> None:
+    if name not in figure_names() | BYTES | SPEEDS | {"bytes_ratio", "retention"}:
+        raise ValueError(f"no figure is called {name!r}")
+
+
+class Grid(Document):
+    """Variants of one recipe."""
+
+    base: RequestedRecipe
+    over: dict[FieldPath, Values] = Field(default_factory=dict, max_length=8)
+    """Path in the recipe → values; every combination is a member: `target.bytes_ratio`, `stages.0.bits`, ..."""
+    zip: dict[FieldPath, Values] = Field(default_factory=dict, max_length=8)
+    """Paths whose values move together: the first of each, the second of each, ..."""
+
+    @model_validator(mode="after")
+    def _of_one_length(self) -> Self:
+        if len({len(values) for values in self.zip.values()}) > 1:
+            raise ValueError("lists under zip must be of one length")
+        if not self.over and not self.zip:
+            raise ValueError("give paths under over or zip; a recipe alone goes under recipes")
+        return self
+
+
+class Range(Document):
+    """Limits of a figure."""
+
+    min: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    max: Annotated[float, Field(allow_inf_nan=False)] | None = None
+
+
+class Objective(Document):
+    """Which member is best."""
+
+    minimize: str | None = None
+    maximize: str | None = None
+    subject_to: dict[str, Range] = Field(default_factory=dict, max_length=8)
+    """Figure → limits that a member must keep. `bytes_ratio` is the share of the source's bytes."""
+
+    @model_validator(mode="after")
+    def _of_one_figure(self) -> Self:
+        if (self.minimize is None) == (self.maximize is None):
+            raise ValueError("give either minimize or maximize")
+        for name in (self.figure, *self.subject_to):
+            _require_figure(name)
+        return self
+
+    @property
+    def figure(self) -> str:
+        """What is compared."""
+        return self.minimize or self.maximize or ""
+
+
+class Sweep(Document):
+    """A sweep."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9\-]{0,63}$")] = "sweep"
+    description: str = ""
+    recipes: Annotated[tuple[RequestedRecipe, ...], Field(max_length=MOST_MEMBERS)] = ()
+    grid: Annotated[tuple[Grid, ...], Field(max_length=16)] = ()
+    objective: Objective = Objective(minimize="kl")
+    front: Annotated[tuple[str, ...], Field(min_length=2, max_length=4)] = ("bytes_on_disk", "kl")
+    """Figures that the Pareto front is of."""
+    keep: Literal["all", "front", "best", "none"] = "front"
+    """Artifacts that stay."""
+
+    @model_validator(mode="after")
+    def _has_members(self) -> Self:
+        if not self.recipes and not self.grid:
+            raise ValueError("give recipes, or a grid over one")
+        for name in self.front:
+            _require_figure(name)
+        return self
+
+
+class Member(NamedTuple):
+    """One recipe of a sweep."""
+
+    number: int
+    """From 1."""
+    fields: dict[str, JsonValue]
+    """What sets it apart: the recipe's name, and the paths that were varied."""
+    recipe: Recipe
+
+
+def parse_sweep(document: object) -> Sweep:
+    """Validate a document.
+
+    Raises:
+        RecipeError: naming the part and what is wrong with it.
+    """
+    try:
+        return Sweep.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RecipeError(
+            f"sweep: {where}: {first['msg']}" if where else f"sweep: {first['msg']}"
+        ) from None
+
+
+def named_sweep(name: str) -> Sweep:
+    """A shipped sweep by name, or one in a YAML or JSON file.
+
+    Raises:
+        RecipeError: there is none, or it is malformed.
+    """
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml", ".json"}:
+        if not path.is_file():
+            raise RecipeError(f"sweep file {name} does not exist")
+        text = path.read_text(encoding="utf-8")
+    else:
+        shipped = {entry.name.removesuffix(".yaml"): entry for entry in _shipped()}
+        if name not in shipped:
+            raise RecipeError(
+                f"no sweep is called {name!r}; there are {', '.join(sorted(shipped))}, and files"
+            )
+        text = shipped[name].read_text(encoding="utf-8")
+    try:
+        return parse_sweep(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{name} is not YAML: {str(error).splitlines()[0]}") from None
+
+
+def _shipped() -> list[Any]:
+    folder = files("spq_core.sweep") / "catalog"
+    return [entry for entry in folder.iterdir() if entry.name.endswith(".yaml")]
+
+
+def members(sweep: Sweep, dataset: str | None = None) -> tuple[Member, ...]:
+    """All members; recipes that come to the same are one.
+
+    Args:
+        dataset: takes the place of every recipe's calibration dataset.
+
+    Raises:
+        RecipeError: a recipe or a path is wrong, or there are more than 64.
+    """
+    found: dict[str, Member] = {}
+
+    def enter(recipe: Recipe, fields: Mapping[str, JsonValue]) -> None:
+        named = {"recipe": recipe.metadata.name, **fields}
+        if dataset is not None:
+            calibration = recipe.calibration.model_copy(update={"dataset": dataset})
+            recipe = recipe.model_copy(update={"calibration": calibration})
+        found.setdefault(recipe.sha256(), Member(len(found) + 1, named, recipe))
+        if len(found) > MOST_MEMBERS:
+            raise RecipeError(f"sweep: it has more than {MOST_MEMBERS} members")
+
+    for request in sweep.recipes:
+        enter(resolve(request), {})
+    for grid in sweep.grid:
+        base = resolve(grid.base)
+        for fields in _combinations(grid):
+            enter(_varied(base, fields), fields)
+    return tuple(found.values())
+
+
+def _combinations(grid: Grid) -> list[dict[str, JsonValue]]:
+    moved: list[dict[str, JsonValue]] = [
+        dict(zip(grid.zip, values, strict=True)) for values in zip(*grid.zip.values(), strict=True)
+    ]
+    crossed = [dict(zip(grid.over, values, strict=True)) for values in product(*grid.over.values())]
+    return [{**one, **other} for one in moved or [{}] for other in crossed]
+
+
+def _varied(base: Recipe, fields: Mapping[str, JsonValue]) -> Recipe:
+    """The recipe with other values at some paths.
+
+    Raises:
+        RecipeError: a path leads nowhere, or a value is wrong there.
+    """
+    document = copy.deepcopy(base.document())
+    for path, value in fields.items():
+        *parents, last = path.split(".")
+        at: Any = document
+        for part in parents:
+            at = _below(at, part, path)
+        if isinstance(at, list):
+            raise RecipeError(f"sweep: path {path!r} names a whole stage; name a setting of it")
+        at[last] = value
+    shown = ", ".join(f"{path} {value}" for path, value in fields.items())
+    try:
+        return parse_recipe(document)
+    except RecipeError as error:
+        raise RecipeError(f"sweep: {base.metadata.name} with {shown}: {error}") from None
+
+
+def _below(at: Any, part: str, path: str) -> Any:
+    if isinstance(at, list) and part.isdecimal() and int(part) < len(at):
+        return at[int(part)]
+    if isinstance(at, dict) and part in at:
+        at[part] = {} if at[part] is None else at[part]  # a target where there was none
+        return at[part]
+    raise RecipeError(f"sweep: the recipe has nothing at {path!r} ({part!r} is not there)")

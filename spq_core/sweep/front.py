@@ -1,0 +1,104 @@
+"""Which members of a sweep are worth looking at: pure rules over figures. Free of torch.
+
+A figure of quality is measured on so much text and no more, so two members are told apart only where their difference is more
+than its error. The errors of both are added in squares, as if they were independent; measured on the same windows they are
+not, and the true error of a difference is smaller: ties are called more often than need be, never a difference that is none.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from spq_core.evaluation.certainty import student_t
+from spq_core.sweep.document import Objective
+
+LARGER_IS_BETTER = frozenset(
+    {"top1", "retention", "prefill_tokens_per_second", "decode_tokens_per_second"}
+)
+Figures = Mapping[str, Any]
+"""Of a member's result, as a row of a table has them."""
+
+
+class Best(NamedTuple):
+    """The best member of those that keep the limits."""
+
+    number: int | None
+    """None where none does."""
+    tied: tuple[int, ...]
+    """Others that so much text does not tell from it."""
+
+
+def pareto_front(figures: Mapping[int, Figures], names: Sequence[str]) -> tuple[int, ...]:
+    """Members that no other beats: is at least as good in all figures, and better in one beyond error.
+
+    Args:
+        figures: by member's number; members that lack a figure are left out.
+    """
+    whole = {
+        number: row
+        for number, row in figures.items()
+        if all(isinstance(row.get(name), int | float) for name in names)
+    }
+    return tuple(
+        number
+        for number, row in whole.items()
+        if not any(
+            _beats(other, row, names)
+            for their_number, other in whole.items()
+            if their_number != number
+        )
+    )
+
+
+def best_member(figures: Mapping[int, Figures], objective: Objective) -> Best:
+    """The best by a figure among those that keep all limits."""
+    name = objective.figure
+    upwards = objective.maximize is not None
+    feasible = {
+        number: row
+        for number, row in figures.items()
+        if keeps_limits(row, objective) and isinstance(row.get(name), int | float)
+    }
+    if not feasible:
+        return Best(None, ())
+    first = (max if upwards else min)(feasible, key=lambda number: feasible[number][name])
+    tied = tuple(
+        number
+        for number, row in feasible.items()
+        if number != first and not _differs(row, feasible[first], name)
+    )
+    return Best(first, tied)
+
+
+def keeps_limits(row: Figures, objective: Objective) -> bool:
+    """Whether a member has every figure that is limited, and within its limits."""
+    for name, limits in objective.subject_to.items():
+        value = row.get(name)
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            return False
+        if limits.min is not None and value < limits.min:
+            return False
+        if limits.max is not None and value > limits.max:
+            return False
+    return True
+
+
+def _beats(one: Figures, other: Figures, names: Sequence[str]) -> bool:
+    """Nowhere worse, and somewhere better beyond what error can be."""
+    no_worse = all(_better_or_equal(one[name], other[name], name) for name in names)
+    return no_worse and any(
+        one[name] != other[name] and _differs(one, other, name) for name in names
+    )
+
+
+def _better_or_equal(one: float, other: float, name: str) -> bool:
+    return one >= other if name in LARGER_IS_BETTER else one <= other
+
+
+def _differs(one: Figures, other: Figures, name: str) -> bool:
+    """Whether two figures differ by more than their errors allow; those without an error are exact."""
+    errors = [row.get(f"{name}_se") or 0.0 for row in (one, other)]
+    windows = min(int(row.get("windows") or 0) for row in (one, other))
+    margin = student_t(windows - 1) if windows > 1 else 0.0
+    difference = abs(float(one[name]) - float(other[name]))
+    return difference > margin * math.hypot(*errors)
