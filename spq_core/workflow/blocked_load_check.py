@@ -17,6 +17,7 @@ from spq_core.artifact.blocked import open_blocked
 from spq_core.artifact.load_check import DECODED, SHOWN, answer, difference, rounding_inputs
 from spq_core.artifact.same_text import differences
 from spq_core.errors import ArtifactError
+from spq_core.evaluation.float_head import widen_head
 from spq_core.memory import return_freed_memory
 from spq_core.models.blocked import BlockedModel
 from spq_core.streaming.stream import CalibrationStream, begin_stream, widen_small_parts
@@ -42,6 +43,7 @@ def compare(folder: Path, probe_file: Path, source: Path | None = None) -> dict[
     rest = model.rest()
     embedded = rest.get_submodule(model.skeleton.embedding_path)(probe["ids"])
     widen_small_parts(rest, model.skeleton)
+    widen_head(rest)
     wanted = probe["logits"]
     text = [] if source is None else list(islice(differences(folder, source), SHOWN))
     return {

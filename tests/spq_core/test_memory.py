@@ -3,7 +3,8 @@ import sys
 import pytest
 import torch
 
-from spq_core.memory import page_out, rss_bytes
+from spq_core import memory
+from spq_core.memory import memory_limit, page_out, rss_bytes
 
 MEGABYTE = 1 << 20
 
@@ -24,3 +25,24 @@ def test_ranges_without_a_whole_page_are_left_alone():
     small = torch.arange(16)
     page_out(small.data_ptr(), small.nbytes)
     assert small.tolist() == list(range(16))
+
+
+def test_the_least_of_all_limits_counts(tmp_path, monkeypatch):
+    monkeypatch.delenv("SPQ_MEMORY_BYTES", raising=False)
+    whole = memory_limit()
+    assert whole is None or whole > 0
+    second, first = tmp_path / "v2", tmp_path / "v1"
+    (second / "service" / "run").mkdir(parents=True)
+    (first / "pod").mkdir(parents=True)
+    (second / "service" / "memory.max").write_text("4000\n")
+    (second / "service" / "run" / "memory.max").write_text("max\n")
+    (first / "pod" / "memory.limit_in_bytes").write_text("3000\n")
+    (tmp_path / "groups").write_text("5:cpu,cpuacct:/\n4:memory:/pod\n0::/service/run\n")
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path / "groups")
+    hierarchies = ((second, "", "memory.max"), (first, "memory", "memory.limit_in_bytes"))
+    monkeypatch.setattr(memory, "_HIERARCHIES", hierarchies)
+    assert memory_limit() == 3000
+    (first / "pod" / "memory.limit_in_bytes").unlink()
+    assert memory_limit() == 4000, "a group around this one holds, too"
+    monkeypatch.setenv("SPQ_MEMORY_BYTES", "2000")
+    assert memory_limit() == 2000

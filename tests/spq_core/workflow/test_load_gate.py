@@ -18,6 +18,7 @@ from spq_core.compression.compress import SourceModel, compress
 from spq_core.data.texts import builtin_text
 from spq_core.machine import machine_failure
 from spq_core.recipe.document import parse_recipe
+from spq_core.workflow import blocked_load_check
 from spq_core.workflow.load_gate import LARGEST_DIFFERENCE, LoadGateError, check_loads, judged
 from tests.models import FAMILIES, save_tiny
 
@@ -82,6 +83,30 @@ def test_what_is_loaded_computes_what_the_run_had_in_memory(tmp_path, family, re
 def test_a_fresh_process_loads_compares_and_generates(tmp_path):
     found = check_loads(made(tmp_path, "llama", "rate"), tmp_path / "probe")
     assert found.logits < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("family", "recipe"),
+    [("llama", "rate"), ("gemma3", "gptq"), ("gpt2", "int8"), ("opt", "floats"), ("qwen3", "kept-adapters")],
+)  # fmt: skip
+def test_an_artifact_larger_than_memory_is_looked_at_layer_by_layer(tmp_path, family, recipe):
+    folder = made(tmp_path, family, recipe)
+    with torch.no_grad():
+        whole = compare(folder, tmp_path / "probe")
+        parts = blocked_load_check.compare(folder, tmp_path / "probe", tmp_path / "source")
+    assert parts["text"] == []
+    for name in ("logits", "decoding", "rounding"):
+        assert parts[name] == pytest.approx(whole[name], abs=2e-3)
+    assert parts["embedding"] < 0.5 * LARGEST_DIFFERENCE
+
+
+def test_what_does_not_fit_is_stopped_like_what_does(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPQ_MEMORY_BYTES", "1000")
+    folder = made(tmp_path, "llama", "int8")
+    assert check_loads(folder, tmp_path / "probe").logits < LARGEST_DIFFERENCE
+    spoil(folder, "0.mlp.down_proj.scale", lambda scale: 2 * scale)
+    with pytest.raises(LoadGateError, match="logits differ by"):
+        check_loads(folder, tmp_path / "probe")
 
 
 def spoil(folder, ending, change):

@@ -12,6 +12,7 @@ from spq_core.recipe.catalog import resolve
 from spq_core.workflow.job import compress_and_measure
 from tests.models import save_tiny
 
+pytestmark = pytest.mark.usefixtures("_open_gate")
 TEXT = builtin_text()
 
 

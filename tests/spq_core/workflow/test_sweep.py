@@ -20,6 +20,7 @@ from spq_core.sweep.document import parse_sweep
 from spq_core.workflow.sweep import run_sweep
 from tests.models import save_tiny
 
+pytestmark = pytest.mark.usefixtures("_open_gate")
 TEXT = builtin_text()
 CALIBRATION = {"dataset": "builtin", "samples": 4, "length": 32}
 SIZES = {

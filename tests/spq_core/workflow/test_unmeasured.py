@@ -9,12 +9,13 @@ from safetensors.torch import load_file, save_file
 
 from spq_core.artifact.manifest import read_manifest, verify_files
 from spq_core.data.texts import builtin_text
-from spq_core.errors import DiskSpaceError, StateMismatchError
+from spq_core.errors import DiskSpaceError, MemoryNeededError, StateMismatchError
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.models.clean_copy import SourceModel
 from spq_core.progress import Silent
 from spq_core.recipe.catalog import resolve
 from spq_core.workflow import measuring as run_module
+from spq_core.workflow.card import figures_table
 from spq_core.workflow.finished import finished_run, note_path
 from spq_core.workflow.job import compress_and_measure
 from spq_core.workflow.measuring import MOST_MEASURINGS
@@ -116,6 +117,25 @@ def test_a_disk_that_is_too_small_is_found_out_before_the_start(tmp_path, monkey
     with pytest.raises(DiskSpaceError, match="0.0 GB free") as refused:
         go(tmp_path)
     assert refused.value.code == "insufficient_disk"
+
+
+def test_too_little_memory_is_found_out_before_the_start(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPQ_MEMORY_BYTES", "100000000")
+    with pytest.raises(
+        MemoryNeededError, match=r"needs about \d\.\d GB of memory, and may use 0\.1 GB"
+    ):
+        go(tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_with_memory_for_one_model_there_are_figures_and_no_speeds(tmp_path, monkeypatch):
+    monkeypatch.setattr("spq_core.evaluation.speeds.fits", lambda stored: stored < 1)
+    result = go(tmp_path)
+    assert result.missing is None
+    assert all(row.decode_tokens_per_second is None for row in result.rows)
+    assert all(row.resident_bytes is None for row in result.rows)
+    assert all(row.perplexity > 1 for row in result.rows)
+    assert "| – |" in figures_table([row.document() for row in result.rows])
 
 
 def test_what_was_finished_of_other_weights_is_refused_and_stays(tmp_path, monkeypatch):
