@@ -26,7 +26,6 @@ from spq_core.evaluation.bounds import (
 )
 from spq_core.evaluation.float_head import widen_head
 from spq_core.evaluation.gguf import LanguageModel
-from spq_core.formats.layer import CompressedEmbedding
 from spq_core.formats.slicing import is_float, is_table
 from spq_core.memory import return_freed_memory
 from spq_core.models.blocked import BlockedModel
@@ -296,6 +295,5 @@ def _widened(
                 factor.data = factor.to(narrow).to(factor.dtype)
         ids: Tensor = places.view_as(windows)
         return ids
-    if isinstance(embedding, CompressedEmbedding):
-        embedding.float()
+    embedding.float()  # codes and their scales stay; what comes out of them follows
     return windows

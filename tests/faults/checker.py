@@ -5,6 +5,7 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 
 from sqlalchemy import select
 
@@ -12,6 +13,7 @@ from app.db.models import ArtifactFile, Job, JobEvent, WebhookDelivery
 from app.domain.job_status import TERMINAL, JobStatus
 from tests.faults.stack import Deployment
 from tests.hub_server import WRITE_TOKEN
+from worker.storage.figures import FOLDER
 
 TRAILER = re.compile(r"Spq-Job-Id: (job_[0-9a-f]{32})")
 
@@ -27,9 +29,7 @@ def wait_for_the_end(stack: Deployment, seconds: float) -> float:
                     WebhookDelivery.next_try_at.is_not(None), WebhookDelivery.tries < 1
                 )
             ).all()
-        work = stack.artifacts / ".work"
-        clean = not stack.children() and not any(stack.scratch.iterdir())
-        clean = clean and not (work.is_dir() and any(work.iterdir()))
+        clean = not stack.children() and not any(_left(stack))
         if set(jobs) <= set(TERMINAL) and not waiting and clean:
             break
         time.sleep(0.5)
@@ -137,12 +137,19 @@ def _of_the_hub(stack: Deployment) -> Iterator[str]:
             yield f"{number}: {job.id} {job.status} with {commits[job.id]} commits"
 
 
+def _left(stack: Deployment) -> Iterator[Path]:
+    """What attempts leave; figures stay for later jobs."""
+    for folder in (stack.scratch, stack.artifacts / ".work"):
+        for left in folder.iterdir() if folder.is_dir() else ():
+            if left != stack.scratch / FOLDER:
+                yield left
+
+
 def _of_leftovers(stack: Deployment) -> Iterator[str]:
     for child in stack.children():
         yield f"I7: process {child.pid} is left: {child.cmdline()[-1]}"
-    for folder in (stack.scratch, stack.artifacts / ".work"):
-        for left in folder.iterdir() if folder.is_dir() else ():
-            yield f"I7: {folder.name}/{left.name} is left"
+    for left in _left(stack):
+        yield f"I7: {left.parent.name}/{left.name} is left"
     for log in stack.root.glob("*.log"):
         text = log.read_text(errors="replace")
         if WRITE_TOKEN in text:
