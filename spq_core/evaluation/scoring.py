@@ -21,6 +21,7 @@ from spq_core.evaluation.candidate import Candidate
 from spq_core.evaluation.gguf import SUFFIX, GgufModel
 from spq_core.evaluation.known import Key, Known, versions
 from spq_core.evaluation.loading import widen
+from spq_core.evaluation.metrics.registry import METRICS
 from spq_core.evaluation.predictor import (
     LogitsPredictor,
     Predictor,
@@ -200,5 +201,5 @@ class Scoring:
         return {
             "model": identity, "windows": tokens, "length": self.windows[text].shape[1],
             "text": self.texts[text], "device": self.device.partition(":")[0],
-            "versions": versions(),
+            "metrics": sorted(metric.name for metric in METRICS), "versions": versions(),
         }  # fmt: skip
