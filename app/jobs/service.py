@@ -139,17 +139,7 @@ class JobService:
             raise JobNotRetryableError(job_id, f"is {old.status}")
         if old.request.get("hub_token") is not None:
             raise JobNotRetryableError(job_id, "had a hub_token of its own, which is forgotten")
-        new = NewJob(
-            request=old.request,
-            recipe=old.recipe,
-            recipe_sha256=old.recipe_sha256,
-            model_name=old.model_name,
-            max_attempts=self.max_attempts,
-            max_pending_seconds=old.request.get("limits", {}).get("max_pending_seconds"),
-            max_runtime_seconds=old.max_runtime_seconds,
-            retry_of=old.id,
-            traceparent=current_traceparent(),
-        )
+        new = self._like(old, old.request, retry_of=old.id)
         return self._accept(caller, new, asked, "retried")
 
     def measure(self, caller: Principal, job_id: str, body: Measuring, key: str | None) -> Accepted:
@@ -175,7 +165,12 @@ class JobService:
             self._check_datasets(set(body.evaluation.perplexity))
             self._check_tasks(body.evaluation.tasks, parse_recipe(old.recipe))
             request["evaluation"] = body.evaluation.model_dump(mode="json")
-        new = NewJob(
+        new = self._like(old, request)
+        return self._accept(caller, new, asked, "measured")
+
+    def _like(self, old: Job, request: dict[str, Any], retry_of: str | None = None) -> NewJob:
+        """A job with another's recipe and limits."""
+        return NewJob(
             request=request,
             recipe=old.recipe,
             recipe_sha256=old.recipe_sha256,
@@ -183,9 +178,9 @@ class JobService:
             max_attempts=self.max_attempts,
             max_pending_seconds=old.request.get("limits", {}).get("max_pending_seconds"),
             max_runtime_seconds=old.max_runtime_seconds,
+            retry_of=retry_of,
             traceparent=current_traceparent(),
         )
-        return self._accept(caller, new, asked, "measured")
 
     def _measurable(self, tenant: str, job_id: str) -> Job:
         with self.database.read() as session:

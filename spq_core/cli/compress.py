@@ -14,8 +14,11 @@ from spq_core.cli.console import ConsoleProgress
 from spq_core.cli.options import (
     DATA_OPTION,
     DEVICE_OPTION,
+    INSTEAD_OPTION,
     JSON_OPTION,
+    LENGTH_OPTION,
     REUSE_OPTION,
+    REVISION_OPTION,
     TASK_LIMIT_OPTION,
     TASKS_OPTION,
     THROUGHPUT_OPTION,
@@ -52,23 +55,14 @@ from spq_core.workflow.result import RunResult
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="New folder for the artifact."
 )
-@click.option(
-    "--revision", default="main", show_default=True, help="Branch, tag or commit of a Hub model."
-)
-@click.option(
-    "--dataset",
-    help="Text to calibrate and evaluate on instead of the recipe's: wikitext2, c4, builtin, or a name in --data-dir.",
-)
+@REVISION_OPTION
+@INSTEAD_OPTION
 @click.option(
     "--windows",
     type=click.IntRange(1),
     help="Also evaluate before and after, on this many windows.",
 )
-@click.option(
-    "--length",
-    type=click.IntRange(16, 32768),
-    help="Tokens per evaluation window; 1024, or the model's context if shorter.",
-)
+@LENGTH_OPTION
 @THROUGHPUT_OPTION
 @TASKS_OPTION
 @TASK_LIMIT_OPTION

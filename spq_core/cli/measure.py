@@ -19,6 +19,7 @@ from spq_core.cli.options import (
     DATA_OPTION,
     DEVICE_OPTION,
     JSON_OPTION,
+    LENGTH_OPTION,
     TASK_LIMIT_OPTION,
     TASKS_OPTION,
     THROUGHPUT_OPTION,
@@ -51,11 +52,7 @@ from spq_core.workflow.card import figures_table, measured_on
     help="Text by name when no file is given: wikitext2, c4, builtin, or a name in --data-dir.",
 )
 @click.option("--windows", type=click.IntRange(1), help="Number of windows; all by default.")
-@click.option(
-    "--length",
-    type=click.IntRange(16, 32768),
-    help="Tokens per window; 1024, or the model's context if shorter.",
-)
+@LENGTH_OPTION
 @click.option(
     "--reference",
     type=click.Path(exists=True, file_okay=False, path_type=Path),

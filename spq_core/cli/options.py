@@ -30,6 +30,18 @@ TASKS_OPTION = click.option(
 TASK_LIMIT_OPTION = click.option(
     "--task-limit", type=click.IntRange(1), help="Questions of each task; all by default."
 )
+REVISION_OPTION = click.option(
+    "--revision", default="main", show_default=True, help="Branch, tag or commit of a Hub model."
+)
+INSTEAD_OPTION = click.option(
+    "--dataset",
+    help="Text to calibrate and evaluate on instead of the recipe's: wikitext2, c4, builtin, or a name in --data-dir.",
+)
+LENGTH_OPTION = click.option(
+    "--length",
+    type=click.IntRange(16, 32768),
+    help="Tokens per evaluation window; 1024, or the model's context if shorter.",
+)
 DATA_OPTION = click.option(
     "--data-dir",
     envvar="SPQ_DATA_DIR",

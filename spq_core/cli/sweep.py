@@ -14,8 +14,11 @@ from spq_core.cli.console import ConsoleProgress
 from spq_core.cli.options import (
     DATA_OPTION,
     DEVICE_OPTION,
+    INSTEAD_OPTION,
     JSON_OPTION,
+    LENGTH_OPTION,
     REUSE_OPTION,
+    REVISION_OPTION,
     TASK_LIMIT_OPTION,
     TASKS_OPTION,
     figures_shelf,
@@ -46,21 +49,12 @@ DATASET = "wikitext2"
     type=click.Path(path_type=Path),
     help="Folder for figures and artifacts; goes on with what is in it.",
 )
-@click.option(
-    "--revision", default="main", show_default=True, help="Branch, tag or commit of a Hub model."
-)
-@click.option(
-    "--dataset",
-    help="Text to calibrate and evaluate on instead of the recipes': wikitext2, c4, builtin, or a name in --data-dir.",
-)
+@REVISION_OPTION
+@INSTEAD_OPTION
 @click.option(
     "--windows", default=32, show_default=True, type=click.IntRange(1), help="Number of windows."
 )
-@click.option(
-    "--length",
-    type=click.IntRange(16, 32768),
-    help="Tokens per window; 1024, or the model's context if shorter.",
-)
+@LENGTH_OPTION
 @TASKS_OPTION
 @TASK_LIMIT_OPTION
 @REUSE_OPTION

@@ -28,7 +28,7 @@ from spq_core.evaluation.loading import LoadFigures, widen
 from spq_core.evaluation.quality import Quality, Scores
 from spq_core.evaluation.scoring import Scoring
 from spq_core.evaluation.settings import EvaluationSettings
-from spq_core.evaluation.speeds import LoadedFigures, load_and_time
+from spq_core.evaluation.speeds import LoadedFigures, file_bytes, fits, load_and_time
 from spq_core.evaluation.tasks.answers import TaskAnswers, TaskFigures, compared_answers
 from spq_core.evaluation.tasks.harness import check_task, harness_version, put_tasks
 from spq_core.evaluation.throughput import Throughput
@@ -39,6 +39,8 @@ from spq_core.progress import Phase, PhaseKind, Progress
 
 PAPER_TOKENS = 512
 TASK_LENGTH = 2048
+WIDENED = 2
+"""How much larger a model is in float32 than in 16 bits."""
 PAPER = "the first tokens"
 """Under this name the paper's one window is scored like a text."""
 NO_TASKS: Mapping[str, TaskData] = MappingProxyType({})
@@ -220,7 +222,7 @@ def _answered(
     known: Known,
     progress: Progress,
 ) -> dict[str, dict[str, TaskAnswers]]:
-    """Answers by model and task; GGUF files have none."""
+    """Answers by model and task; GGUF files have none, and nobody where a model does not fit into memory in float32."""
     folders = [one.folder for one in models.values() if not one.is_made_late]
     length = min(TASK_LENGTH, fewest_positions(folders) or TASK_LENGTH)
     answers: dict[str, dict[str, TaskAnswers]] = {}
@@ -244,6 +246,10 @@ def _answered(
             if document is not None
         }
         wanted = {task: data for task, data in tasks.items() if task not in given}
+        if wanted and device == "cpu" and not fits(WIDENED * file_bytes(one.folder)):
+            words = f"tasks were not put: {name} does not fit into memory whole"
+            progress.record("missing", {"code": "insufficient_memory", "message": words})
+            return {}
         if wanted:
             progress.begin(
                 Phase(PhaseKind.SCORING, f"tasks/{name}", f"tasks ({name})"), len(wanted), "tasks"

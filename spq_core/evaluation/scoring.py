@@ -138,12 +138,17 @@ class Scoring:
                 against=None if name == self.reference else self._against(text),
                 after_step=lambda: self.progress.advance(""),
             )  # fmt: skip
-            self._keep_states(text)
+            if name == self.reference:
+                self._keep_states(text)
             self.found[name, text] = scores
             document = {"figures": scores.figures, "sums": scores.sums}
             self.known.note(KIND, self._key(name, text), document)
         if name == self.reference and isinstance(predictor, StatePredictor):
             predictor.forget_layers()
+        if self.compared <= set(wanted):
+            self.known.reused.pop(
+                name, None
+            )  # known, but its states were not: they are measured now
 
     def _keeping(self, text: str, predictor: Predictor, scratch: Path) -> Predictor:
         if not isinstance(predictor, StatePredictor):

@@ -167,7 +167,7 @@ def put_tasks(
     try:
         _write_tasks(tasks, work)
         for task in tasks:
-            with _said_of(task), _heard(model, partial(while_busy, f"{task}, {name}")):
+            with _heard(model, partial(while_busy, f"{task}, {name}")), _said_of(task):
                 samples = _samples(model, tokenizer, task, work, length, limit, shots)
                 answers[task] = TaskAnswers(_answers(samples), _chance(task, samples))
             after_task(f"{task}, {name}")
@@ -245,6 +245,14 @@ def _said_of(task: str) -> Iterator[None]:
         ) from None
 
 
+class _StoppedError(BaseException):
+    """Carries what whoever is told raised, to stop the run, through the harness: it is no error of a task."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 @contextmanager
 def _heard(model: PreTrainedModel, tell: Callable[[], None]) -> Iterator[None]:
     """Tell now and then that the model is at work: a run that is silent for an hour is taken for dead."""
@@ -254,11 +262,16 @@ def _heard(model: PreTrainedModel, tell: Callable[[], None]) -> Iterator[None]:
         nonlocal last
         if time.monotonic() - last >= HEARD_SECONDS:
             last = time.monotonic()
-            tell()
+            try:
+                tell()
+            except Exception as error:  # noqa: BLE001  it is raised again outside of the harness
+                raise _StoppedError(error) from None
 
     handle = model.register_forward_hook(after_call)
     try:
         yield
+    except _StoppedError as stopped:
+        raise stopped.error from None
     finally:
         handle.remove()
 

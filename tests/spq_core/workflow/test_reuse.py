@@ -107,3 +107,29 @@ def test_a_run_that_goes_on_measures_what_is_missing(tmp_path, opened):
     assert {row.name for row in result.rows} == {"source", "int8", "result"}
     assert not (tmp_path / "one.figures").exists()
     assert quality(result) == quality(run(tmp_path, "fresh", reuse=False))
+
+
+def test_what_others_left_stays_where_it_is_though_this_run_is_stopped(tmp_path):
+    run(tmp_path, "one")
+    left = {
+        path.name: path.read_bytes() for path in (tmp_path / "shelf").rglob("*") if path.is_file()
+    }
+    assert any(name.endswith(".states") for name in left)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, "two", progress=_Stops("perplexity/the first tokens/result"))
+    now = {
+        path.name: path.read_bytes() for path in (tmp_path / "shelf").rglob("*") if path.is_file()
+    }
+    assert now == left
+
+
+def test_figures_that_had_to_be_measured_again_are_not_called_old(tmp_path, opened):
+    run(tmp_path, "one")
+    for file in (tmp_path / "shelf").rglob("*.states"):
+        file.unlink()
+    del opened[:]
+    again = run(tmp_path, "two")
+    assert opened == ["source", "two"]
+    origins = {row.name: row.origin for row in again.rows}
+    assert origins["source"] is None
+    assert origins["int8"] is not None

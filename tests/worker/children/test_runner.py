@@ -58,6 +58,24 @@ def test_tasks_are_put_to_source_and_result(tmp_path):
     assert {"tasks (source)", "tasks (result)"} <= set(phases)
 
 
+def test_tasks_that_need_more_memory_than_there_is_cost_no_other_figure(tmp_path):
+    spec = spec_of(tmp_path, tasks=["arc_easy"])
+    with_little = (
+        "import spq_core.evaluation.measure as m, worker.children.runner as r;"
+        "m.fits = lambda _stored: False; from worker.children.protocol import serve;"
+        "from worker.children.messages import RunSpec; serve(RunSpec, r.run)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", with_little], input=spec.model_dump_json() + "\n",
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0, done.stderr
+    assert any("tasks were not put" in one.get("text", "") for one in said)
+    rows = said[-1]["document"]["rows"]
+    assert all("tasks" not in row and row["perplexity"] > 1 for row in rows)
+
+
 def test_a_task_that_cannot_be_put_ends_the_run_before_any_work(tmp_path):
     said, done = run(spec_of(tmp_path, tasks=["gsm8k"]))
     assert done.returncode == 1

@@ -222,6 +222,12 @@ def test_a_long_task_is_heard_of_and_other_errors_stay_what_they_are(
     with pytest.raises(OSError, match="No space"):
         put(while_busy=full)
 
+    def enough(_message):
+        raise RuntimeError("stopped by whoever was told")
+
+    with pytest.raises(RuntimeError, match="^stopped by"):
+        put(while_busy=enough)
+
 
 def test_predictions_that_are_no_numbers_make_no_figures(source, folder):
     broken = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
