@@ -27,15 +27,18 @@ from spq_core.cli.options import (
     task_names,
 )
 from spq_core.data.texts import Text
-from spq_core.estimate.estimate import estimate, folder_shapes
-from spq_core.evaluation.certainty import warning
+from spq_core.errors import RecipeError
+from spq_core.estimate.estimate import Estimate, estimate, folder_shapes
 from spq_core.evaluation.loading import choose_device
 from spq_core.evaluation.measure import task_files
 from spq_core.evaluation.settings import EvaluationSettings
-from spq_core.sweep.document import Member, Sweep, members, named_sweep
+from spq_core.models.shapes import ModelShapes
+from spq_core.sweep.document import Bisect, Member, Sweep, members, named_sweep
+from spq_core.sweep.search import is_too_large
+from spq_core.sweep.tables import STOPPED, SUCCEEDED, member_name, sweep_table
 from spq_core.workflow.interruption import scratch_folder, stopped_like_by_hand
 from spq_core.workflow.output_lock import output_lock
-from spq_core.workflow.sweep import run_sweep
+from spq_core.workflow.sweep import SKIPPED, run_sweep
 
 NONE_FEASIBLE = 7
 DATASET = "wikitext2"
@@ -129,92 +132,41 @@ def _foretell(sweep: Sweep, model: str, settings: EvaluationSettings) -> None:
     shapes = folder_shapes(Path(model)) if Path(model).is_dir() else None
     minutes = 0.0
     for member in members(sweep):
-        line = f"{member.number:>3}  {_named(member.fields)}"
+        words = ""
         if shapes is not None:
-            found = estimate(member.recipe, shapes, settings)
-            minutes += found.seconds.expected / 60
-            line += f"  {found.artifact_bytes.expected / 1e6:,.0f} MB, {found.seconds.expected / 60:,.1f} minutes"
-        click.echo(line)
+            found, words = _foretold(sweep, member, shapes, settings)
+            minutes += 0.0 if found is None else found.seconds.expected / 60
+        click.echo(f"{member.number:>3}  {member_name(member.fields)}{words}")
     if shapes is not None:
         click.echo(f"together about {minutes:,.0f} minutes on two cores, less what members share")
+    if isinstance(sweep.search, Bisect):
+        click.echo("and others between the last two, as their figures ask for")
+
+
+def _foretold(
+    sweep: Sweep, member: Member, shapes: ModelShapes, settings: EvaluationSettings
+) -> tuple[Estimate | None, str]:
+    """What a member would take, in words too; None if it would not be made."""
+    try:
+        found = estimate(member.recipe, shapes, settings)
+    except RecipeError as error:
+        return None, f": will fail: {error}"
+    size = found.artifact_bytes
+    if sweep.early_stop.skip_infeasible_estimates and is_too_large(
+        sweep.objective, size.low, found.source_bytes
+    ):
+        return None, f": skipped, {STOPPED['infeasible']} ({size.expected / 1e6:,.0f} MB)"
+    minutes = found.seconds.expected / 60
+    return found, f"  {size.expected / 1e6:,.0f} MB, {minutes:,.1f} minutes"
 
 
 def _tell_member(member: Member, outcome: Mapping[str, Any]) -> None:
     """On stderr, as progress is."""
-    if outcome["status"] == "done":
+    if outcome["status"] == SUCCEEDED:
         row = outcome["row"]
         words = f"{row['bytes_ratio']:.1%} of the source, KL {row['kl']:.4f}"
+    elif outcome["status"] == SKIPPED:
+        words = f"skipped: {STOPPED[outcome['stopped']]}"
     else:
         words = f"failed: {outcome['error']['message']}"
-    click.echo(f"{member.number}: {_named(member.fields)}: {words}", err=True)
-
-
-def sweep_table(document: Mapping[str, Any]) -> str:
-    """The members as a table in Markdown, with the source and plain INT8, the front marked, and the best in words."""
-    lines = [
-        "| | member | bytes | of source | perplexity | KL | top-1 | |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    lines += [_line("", name, row, "") for name, row in document["beside"].items()]
-    for one in document["members"]:
-        mark = "best" if one["number"] == document["best"] else ""
-        if one["number"] in document["tied"]:
-            mark = "tied with the best"
-        on_front = "front" if one["number"] in document["front"] else ""
-        words = ", ".join(part for part in (on_front, mark) if part)
-        if one["status"] == "done":
-            lines.append(_line(str(one["number"]), _named(one["fields"]), one["row"], words))
-        else:
-            why = one.get("error", {}).get("message", "not done yet")
-            lines.append(
-                f"| {one['number']} | {_named(one['fields'])} | {one['status']}: {why} | | | | | |"
-            )
-    return "\n".join([*lines, "", _verdict(document)])
-
-
-def _verdict(document: Mapping[str, Any]) -> str:
-    objective = document["sweep"]["objective"]
-    wanted = (
-        f"lowest {objective['minimize']}"
-        if objective["minimize"]
-        else f"highest {objective['maximize']}"
-    )
-    limits = ", ".join(
-        f"{name} {sign} {limit:g}"
-        for name, both in objective["subject_to"].items()
-        for sign, limit in (("at least", both["min"]), ("at most", both["max"]))
-        if limit is not None
-    )
-    asked = f"{wanted}{f' with {limits}' if limits else ''}"
-    if document["best"] is None:
-        return f"No member is the {asked}: none keeps the limits."
-    named = {one["number"]: one for one in document["members"]}
-    best = named[document["best"]]
-    words = f"{asked[0].upper()}{asked[1:]}: member {best['number']} ({_named(best['fields'])})"
-    if document["tied"]:
-        words += f", which so much text does not tell from {', '.join(map(str, document['tied']))}"
-    done = [one for one in document["members"] if one["status"] == "done"]
-    words += (
-        f". It is the best of {len(done)} on the text that chose it; on another it may be less so."
-    )
-    note = warning(best["row"])
-    return f"{words}\n\n**{note}**" if note else words
-
-
-def _line(number: str, name: str, row: Mapping[str, Any], words: str) -> str:
-    kl = "–" if row.get("kl") is None else f"{row['kl']:.4f}{_error(row, 'kl', '.4f')}"
-    top1 = "–" if row.get("top1") is None else f"{row['top1']:.1%}"
-    return (
-        f"| {number} | {name} | {row['bytes_on_disk']:,} | {row['bytes_ratio']:.1%} | "
-        f"{row['perplexity']:.3f}{_error(row, 'perplexity', '.3f')} | {kl} | {top1} | {words} |"
-    )
-
-
-def _error(row: Mapping[str, Any], name: str, form: str) -> str:
-    error = row.get(f"{name}_se")
-    return "" if error is None else f" ± {error:{form}}"
-
-
-def _named(fields: Mapping[str, Any]) -> str:
-    rest = ", ".join(f"{path} {value}" for path, value in fields.items() if path != "recipe")
-    return f"{fields['recipe']}{f': {rest}' if rest else ''}"
+    click.echo(f"{member.number}: {member_name(member.fields)}: {words}", err=True)

@@ -71,6 +71,11 @@ class StageSettings(Document):
         return False
 
     @property
+    def leaves_codes(self) -> bool:
+        """Whether codes of whatever form stay as they are."""
+        return False
+
+    @property
     def learns(self) -> bool:
         """Whether it works on the whole model between two walks, on rows of text of its own."""
         return False

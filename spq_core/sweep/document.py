@@ -1,8 +1,9 @@
 """What a sweep tries and what it looks for: a document, validated. Free of torch."""
 
 import copy
-import re
-from collections.abc import Mapping
+import math
+import random
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
@@ -18,7 +19,7 @@ from spq_core.recipe.catalog import resolve
 from spq_core.recipe.document import Recipe, parse_recipe
 
 MOST_MEMBERS = 64
-PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
+MOST_HALVINGS = 16
 BYTES = frozenset({"bytes_on_disk", "resident_bytes"})
 SPEEDS = frozenset({"prefill_tokens_per_second", "decode_tokens_per_second"})
 RequestedRecipe = Annotated[str, Field(max_length=64)] | dict[str, Any]
@@ -27,7 +28,11 @@ Values = Annotated[list[JsonValue], Field(min_length=1, max_length=MOST_MEMBERS)
 
 
 def _require_figure(name: str) -> None:
-    if name not in figure_names() | BYTES | SPEEDS | {"bytes_ratio", "retention"}:
+    if name in SPEEDS:
+        raise ValueError(
+            f"{name} of members measured at different moments cannot be compared; `spq compare` takes speeds side by side"
+        )
+    if name not in figure_names() | BYTES | {"bytes_ratio", "retention"}:
         raise ValueError(f"no figure is called {name!r}")
 
 
@@ -78,6 +83,54 @@ class Objective(Document):
         return self.minimize or self.maximize or ""
 
 
+class EveryMember(Document):
+    """All recipes, and every combination of every grid."""
+
+    method: Literal["grid"] = "grid"
+
+
+class RandomMembers(Document):
+    """Some of all, drawn without order."""
+
+    method: Literal["random"]
+    samples: Annotated[int, Field(ge=1, le=MOST_MEMBERS)]
+    seed: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
+
+
+class Bisect(Document):
+    """The smallest value of a field whose member keeps the objective's limits, by halving; the figures must change one way."""
+
+    method: Literal["bisect"]
+    base: RequestedRecipe
+    field: FieldPath
+    low: Annotated[float, Field(allow_inf_nan=False)]
+    high: Annotated[float, Field(allow_inf_nan=False)]
+    tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    """How near to the true bound it goes."""
+
+    @model_validator(mode="after")
+    def _from_low_to_high(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError("low must be below high")
+        if math.log2((self.high - self.low) / self.tolerance) > MOST_HALVINGS:
+            raise ValueError(f"that is more than {MOST_HALVINGS} halvings; take a larger tolerance")
+        return self
+
+
+Search = Annotated[EveryMember | RandomMembers | Bisect, Field(discriminator="method")]
+
+
+class EarlyStop(Document):
+    """When members need not be made; each that is not says why."""
+
+    skip_infeasible_estimates: bool = True
+    """Those that are too large by a limit of the objective, as far as the headers of the model tell."""
+    stop_after_failures: Annotated[int, Field(ge=1)] | None = None
+    """Failed members."""
+    target: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """Of the objective's figure: a member that keeps all limits and reaches it ends the sweep."""
+
+
 class Sweep(Document):
     """A sweep."""
 
@@ -86,6 +139,8 @@ class Sweep(Document):
     recipes: Annotated[tuple[RequestedRecipe, ...], Field(max_length=MOST_MEMBERS)] = ()
     grid: Annotated[tuple[Grid, ...], Field(max_length=16)] = ()
     objective: Objective = Objective(minimize="kl")
+    search: Search = EveryMember()
+    early_stop: EarlyStop = EarlyStop()
     front: Annotated[tuple[str, ...], Field(min_length=2, max_length=4)] = ("bytes_on_disk", "kl")
     """Figures that the Pareto front is of."""
     keep: Literal["all", "front", "best", "none"] = "front"
@@ -93,8 +148,11 @@ class Sweep(Document):
 
     @model_validator(mode="after")
     def _has_members(self) -> Self:
-        if not self.recipes and not self.grid:
+        bisects = isinstance(self.search, Bisect)
+        if not self.recipes and not self.grid and not bisects:
             raise ValueError("give recipes, or a grid over one")
+        if bisects and not self.objective.subject_to:
+            raise ValueError("to bisect there must be limits to keep: give objective.subject_to")
         for name in self.front:
             _require_figure(name)
         return self
@@ -156,7 +214,7 @@ def _shipped() -> list[Any]:
 
 
 def members(sweep: Sweep, dataset: str | None = None) -> tuple[Member, ...]:
-    """All members; recipes that come to the same are one.
+    """All members that are known at the beginning; recipes that come to the same are one.
 
     Args:
         dataset: takes the place of every recipe's calibration dataset.
@@ -164,24 +222,51 @@ def members(sweep: Sweep, dataset: str | None = None) -> tuple[Member, ...]:
     Raises:
         RecipeError: a recipe or a path is wrong, or there are more than 64.
     """
-    found: dict[str, Member] = {}
-
-    def enter(recipe: Recipe, fields: Mapping[str, JsonValue]) -> None:
-        named = {"recipe": recipe.metadata.name, **fields}
-        if dataset is not None:
-            calibration = recipe.calibration.model_copy(update={"dataset": dataset})
-            recipe = recipe.model_copy(update={"calibration": calibration})
-        found.setdefault(recipe.sha256(), Member(len(found) + 1, named, recipe))
+    found: dict[str, tuple[Recipe, dict[str, JsonValue]]] = {}
+    for recipe, fields in _variants(sweep):
+        calibrated = _calibrated(recipe, dataset)
+        found.setdefault(calibrated.sha256(), (calibrated, fields))
         if len(found) > MOST_MEMBERS:
             raise RecipeError(f"sweep: it has more than {MOST_MEMBERS} members")
+    chosen = list(found.values())
+    if isinstance(sweep.search, RandomMembers) and sweep.search.samples < len(chosen):
+        draw = random.Random(sweep.search.seed)  # noqa: S311 - no secret
+        chosen = draw.sample(chosen, sweep.search.samples)
+    return tuple(
+        Member(number, {"recipe": recipe.metadata.name, **fields}, recipe)
+        for number, (recipe, fields) in enumerate(chosen, start=1)
+    )
 
+
+def bisected_member(search: Bisect, value: float, number: int, dataset: str | None) -> Member:
+    """A member that a bisection comes to.
+
+    Raises:
+        RecipeError: the path or the value is wrong.
+    """
+    fields: dict[str, JsonValue] = {search.field: value}
+    recipe = _calibrated(_varied(resolve(search.base), fields), dataset)
+    return Member(number, {"recipe": recipe.metadata.name, **fields}, recipe)
+
+
+def _variants(sweep: Sweep) -> Iterator[tuple[Recipe, dict[str, JsonValue]]]:
     for request in sweep.recipes:
-        enter(resolve(request), {})
+        yield resolve(request), {}
     for grid in sweep.grid:
         base = resolve(grid.base)
         for fields in _combinations(grid):
-            enter(_varied(base, fields), fields)
-    return tuple(found.values())
+            yield _varied(base, fields), fields
+    if isinstance(sweep.search, Bisect):  # both ends are needed whatever comes out
+        base = resolve(sweep.search.base)
+        for value in (sweep.search.high, sweep.search.low):
+            yield _varied(base, {sweep.search.field: value}), {sweep.search.field: value}
+
+
+def _calibrated(recipe: Recipe, dataset: str | None) -> Recipe:
+    if dataset is None:
+        return recipe
+    calibration = recipe.calibration.model_copy(update={"dataset": dataset})
+    return recipe.model_copy(update={"calibration": calibration})
 
 
 def _combinations(grid: Grid) -> list[dict[str, JsonValue]]:

@@ -6,11 +6,11 @@ not, and the true error of a difference is smaller: ties are called more often t
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from spq_core.evaluation.certainty import student_t
-from spq_core.sweep.document import Objective
+from spq_core.sweep.document import Objective, Sweep
 
 LARGER_IS_BETTER = frozenset(
     {"top1", "retention", "prefill_tokens_per_second", "decode_tokens_per_second"}
@@ -26,6 +26,35 @@ class Best(NamedTuple):
     """None where none does."""
     tied: tuple[int, ...]
     """Others that so much text does not tell from it."""
+
+
+class Verdict(NamedTuple):
+    """What members came to."""
+
+    front: tuple[int, ...]
+    """Numbers of those that no other beats."""
+    best: int | None
+    tied: tuple[int, ...]
+
+    def document(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {"front": list(self.front), "best": self.best, "tied": list(self.tied)}
+
+    def kept(self, sweep: Sweep, numbers: Collection[int]) -> set[int]:
+        """Of the members with those numbers, the ones whose artifacts stay."""
+        best = set() if self.best is None else {self.best}
+        rules = {"all": set(numbers), "front": {*self.front} | best, "best": best, "none": set()}
+        return rules[sweep.keep]
+
+
+def judge(sweep: Sweep, figures: Mapping[int, Figures]) -> Verdict:
+    """Compare the members that have figures.
+
+    Args:
+        figures: by number; of members that failed, none.
+    """
+    best = best_member(figures, sweep.objective)
+    return Verdict(pareto_front(figures, sweep.front), best.number, best.tied)
 
 
 def pareto_front(figures: Mapping[int, Figures], names: Sequence[str]) -> tuple[int, ...]:

@@ -19,7 +19,9 @@ from typing import Any
 
 from spq_core.data.tasks import TaskData
 from spq_core.data.texts import Text
-from spq_core.errors import SpqError, StateMismatchError
+from spq_core.errors import RecipeError, SpqError, StateMismatchError
+from spq_core.estimate.estimate import folder_shapes
+from spq_core.estimate.sizes import artifact_bytes
 from spq_core.evaluation.known import Shelf
 from spq_core.evaluation.measure import NO_TASKS
 from spq_core.evaluation.settings import EvaluationSettings
@@ -27,13 +29,15 @@ from spq_core.machine import machine_failure
 from spq_core.models.clean_copy import SourceModel
 from spq_core.progress import Progress
 from spq_core.sweep.document import Member, Sweep, members
-from spq_core.sweep.front import Best, best_member, pareto_front
+from spq_core.sweep.front import Verdict, judge
+from spq_core.sweep.search import Tried, is_too_large, next_members, stops
+from spq_core.sweep.tables import SUCCEEDED, write_table
 from spq_core.workflow.finished import finished_run
 from spq_core.workflow.job import compress_and_measure
 from spq_core.workflow.result import INT8, RESULT, SOURCE
 
 NOTES, TABLE = "sweep.json", "members.csv"
-DONE, FAILED, WAITING = "done", "failed", "waiting"
+FAILED, WAITING, SKIPPED = "failed", "waiting", "skipped"
 
 
 @dataclass(slots=True)
@@ -52,35 +56,31 @@ class SweepState:
     @property
     def figures(self) -> dict[int, dict[str, Any]]:
         """Of the members that are done, by number."""
-        return {
-            one.number: self.outcomes[one.recipe.sha256()]["row"]
-            for one in self.members
-            if self.outcomes.get(one.recipe.sha256(), {}).get("status") == DONE
-        }
+        return {one.member.number: dict(one.row) for one in self.tried() if one.row is not None}
 
     @property
-    def front(self) -> tuple[int, ...]:
-        """Numbers of the members that no other beats."""
-        return pareto_front(self.figures, self.sweep.front)
+    def verdict(self) -> Verdict:
+        """How the members compare."""
+        return judge(self.sweep, self.figures)
 
-    @property
-    def best(self) -> Best:
-        """The best member that keeps the limits."""
-        return best_member(self.figures, self.sweep.objective)
+    def tried(self) -> list[Tried]:
+        """All members, and what is known of them."""
+        return [self._tried(one) for one in self.members]
 
     def document(self) -> dict[str, Any]:
         """As plain JSON values."""
-        best = self.best
         return {
             "sweep": self.sweep.model_dump(mode="json"),
             "model": self.model,
             "evaluation": self.evaluation.model_dump(mode="json"),
             "beside": self.beside,
             "members": [self._member(one) for one in self.members],
-            "front": list(self.front),
-            "best": best.number,
-            "tied": list(best.tied),
+            **self.verdict.document(),
         }
+
+    def _tried(self, member: Member) -> Tried:
+        outcome = self.outcomes.get(member.recipe.sha256(), {"status": WAITING})
+        return Tried(member, outcome["status"] in {SUCCEEDED, FAILED}, outcome.get("row"))
 
     def _member(self, member: Member) -> dict[str, Any]:
         digest = member.recipe.sha256()
@@ -125,18 +125,63 @@ def run_sweep(
     """
     state = SweepState(sweep, source.name, evaluation, members(sweep, dataset))
     _take_up(state, out)
-    for member in state.members:
-        if state.outcomes.get(member.recipe.sha256(), {}).get("status") == DONE:
-            continue
-        with _own_scratch(scratch) as own:
-            outcome = _outcome(
-                state, member, source, out, texts, evaluation, own, progress, device, tasks, shelf
-            )
+    too_large = _size_rule(source.folder, sweep)
+    while (member := _next(state, dataset)) is not None:
+        if too_large is not None and too_large(member):
+            outcome = {"status": SKIPPED, "stopped": "infeasible"}
+        elif (why := stops(sweep, state.tried())) is not None:
+            outcome = {"status": SKIPPED, "stopped": why}
+        else:
+            with _own_scratch(scratch) as own:
+                outcome = _outcome(
+                    state,
+                    member,
+                    source,
+                    out,
+                    texts,
+                    evaluation,
+                    own,
+                    progress,
+                    device,
+                    tasks,
+                    shelf,
+                )
         state.outcomes[member.recipe.sha256()] = outcome
         write_sweep(state, out)
         after_member(member, outcome)
     _drop_artifacts(state, out)
     return state
+
+
+def _next(state: SweepState, dataset: str | None) -> Member | None:
+    """The next member that is not settled; a search may add one."""
+    while True:
+        for member in state.members:
+            if member.recipe.sha256() not in state.outcomes:
+                return member
+        more = next_members(state.sweep, state.tried(), dataset)
+        if not more:
+            return None
+        state.members += more
+
+
+def _size_rule(folder: Path, sweep: Sweep) -> Callable[[Member], bool] | None:
+    """Tells members that are too large whatever their figures; None where nothing is to be told before."""
+    if not sweep.early_stop.skip_infeasible_estimates:
+        return None
+    try:
+        shapes = folder_shapes(folder)
+    except SpqError:
+        return None  # each member says what is wrong with the model
+
+    def is_infeasible(member: Member) -> bool:
+        try:
+            size = artifact_bytes(member.recipe, shapes)
+        except RecipeError:
+            return False  # making it says what is wrong
+        return is_too_large(sweep.objective, size.low, shapes.source_bytes)
+
+    return is_infeasible
 
 
 def write_sweep(state: SweepState, out: Path) -> None:
@@ -147,24 +192,6 @@ def write_sweep(state: SweepState, out: Path) -> None:
     os.replace(new, out / NOTES)  # noqa: PTH105
     with (out / TABLE).open("w", encoding="utf-8", newline="") as content:
         write_table(document, csv.writer(content))
-
-
-def write_table(document: Mapping[str, Any], writer: Any) -> None:
-    """A line a member: what sets it apart, how it ended, and every figure of it."""
-    fields = list(dict.fromkeys(name for one in document["members"] for name in one["fields"]))
-    rows = [one.get("row", {}) for one in document["members"]]
-    figures = list(
-        dict.fromkeys(
-            name for row in rows for name, value in row.items() if isinstance(value, int | float)
-        )
-    )
-    writer.writerow(["number", *fields, "status", "on_front", "error", *figures])
-    for one, row in zip(document["members"], rows, strict=True):
-        own = [one["fields"].get(name, "") for name in fields]
-        error = one.get("error", {}).get("message", "")
-        on_front = one["number"] in document["front"]
-        cells = [row.get(name, "") for name in figures]
-        writer.writerow([one["number"], *own, one["status"], on_front, error, *cells])
 
 
 def member_folder(out: Path, member: Member) -> Path:
@@ -187,8 +214,8 @@ def _take_up(state: SweepState, out: Path) -> None:
         )
     state.beside = before["beside"]
     for one in before["members"]:
-        if one["status"] == DONE:
-            state.outcomes[one["recipe_sha256"]] = {"status": DONE, "row": one["row"]}
+        if one["status"] == SUCCEEDED:
+            state.outcomes[one["recipe_sha256"]] = {"status": SUCCEEDED, "row": one["row"]}
 
 
 @contextmanager
@@ -243,18 +270,12 @@ def _outcome(
         row["bytes_ratio"] = row["bytes_on_disk"] / size
     state.beside |= {name: rows[name] for name in (SOURCE, INT8) if name in rows}
     seconds = {"seconds": round(result.seconds, 1)}
-    return {"status": DONE, "row": rows[RESULT] | seconds}
+    return {"status": SUCCEEDED, "row": rows[RESULT] | seconds}
 
 
 def _drop_artifacts(state: SweepState, out: Path) -> None:
     """Keep the artifacts that the sweep asks for; figures stay of all."""
-    best = state.best.number
-    kept = {
-        "all": {one.number for one in state.members},
-        "front": {*state.front, *([] if best is None else [best])},
-        "best": set() if best is None else {best},
-        "none": set(),
-    }[state.sweep.keep]
+    kept = state.verdict.kept(state.sweep, {one.number for one in state.members})
     for member in state.members:
         if member.number not in kept:
             shutil.rmtree(member_folder(out, member), ignore_errors=True)

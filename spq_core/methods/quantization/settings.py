@@ -106,10 +106,13 @@ class QuantizeSettings(StageSettings):
         return self.method != "round" or self.scale_search
 
     def order_error(self, before: Sequence[StageSettings], after: Sequence[StageSettings]) -> str:
-        """Only plain codes can be cut afterwards."""
+        """Only plain codes can be cut afterwards; adapters may stand beside any."""
         del before
-        if after and not self.is_plain:
-            return "quantize must be the last stage, unless it is plain 8-bit rounding"
+        if not self.is_plain and not all(stage.leaves_codes for stage in after):
+            return (
+                "quantize must be the last stage, unless it is plain 8-bit rounding or only recover with adapters kept "
+                "comes after it"
+            )
         return ""
 
     def profile_error(self, profile: Profile) -> str:

@@ -44,6 +44,11 @@ class RecoverSettings(StageSettings):
     seed: Annotated[int, Field(ge=0, lt=1 << 31)] = 42
 
     @property
+    def leaves_codes(self) -> bool:
+        """Kept adapters stand beside them."""
+        return self.adapters == "kept"
+
+    @property
     def learns(self) -> bool:
         """Between two walks."""
         return True

@@ -72,7 +72,7 @@ def test_what_is_wrong_is_said_with_its_place(document, words):
         expanded(document)
 
 
-@pytest.mark.parametrize("name", ["single-methods", "baselines", "frontier", "joint"])
+@pytest.mark.parametrize("name", ["single-methods", "baselines", "frontier", "joint", "orders"])
 def test_shipped_sweeps_have_members(name):
     sweep = named_sweep(name)
     assert sweep.name == name

@@ -90,7 +90,7 @@ def test_figures_of_all_stay_and_artifacts_as_asked_for(tmp_path):
     worse = beaten | {"stages": [{"type": "quantize", "method": "entropy", "embedding": False}]}
     state = run(tmp_path, {"recipes": ["int8", beaten, "spq-paper", worse], "keep": "best"})
     document = json.loads((tmp_path / "out" / "sweep.json").read_text())
-    assert document["best"] == state.best.number
+    assert document["best"] == state.verdict.best
     folders = sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir())
     assert folders == [f"{document['best']:02d}-" + next(
         one["fields"]["recipe"] for one in document["members"] if one["number"] == document["best"]
@@ -98,7 +98,7 @@ def test_figures_of_all_stay_and_artifacts_as_asked_for(tmp_path):
     table = (tmp_path / "out" / "members.csv").read_text().splitlines()
     rows = list(csv.DictReader(table))
     assert [row["number"] for row in rows] == [str(one.number) for one in state.members]
-    done = [row for row in rows if row["status"] == "done"]
+    done = [row for row in rows if row["status"] == "succeeded"]
     assert all(float(row["kl"]) >= 0 for row in done)
     assert set(document["beside"]) == {"source", "int8"}
 
@@ -107,7 +107,7 @@ def test_a_member_that_fails_keeps_nobody_from_being_made_and_is_tried_again(tmp
     hopeless = {"extends": "small", "calibration": CALIBRATION, "target": {"bytes_ratio": 0.01}}
     state = run(tmp_path, {"recipes": [hopeless, "int8"]})
     outcomes = [one["status"] for one in state.document()["members"]]
-    assert outcomes == ["failed", "done"]
+    assert outcomes == ["failed", "succeeded"]
     assert "at least" in state.document()["members"][0]["error"]["message"]
     del work["asked"][:]
     again = run(tmp_path, {"recipes": [hopeless, "int8"]})
@@ -130,7 +130,7 @@ def test_an_interrupted_sweep_goes_on_with_what_is_not_done(tmp_path, work):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, progress=_Stops(3))  # while the second member is measured
     done = json.loads((tmp_path / "out" / "sweep.json").read_text())
-    assert [one["status"] for one in done["members"]] == ["done", "waiting", "waiting"]
+    assert [one["status"] for one in done["members"]] == ["succeeded", "waiting", "waiting"]
     state = run(tmp_path)
     assert len(state.figures) == 3
     assert work["walks"] == 1
@@ -160,3 +160,33 @@ def test_the_command_shows_a_table_and_says_what_was_chosen(tmp_path):
     none = CliRunner().invoke(sweep_command, [*arguments, "--out", str(tmp_path / "none")])
     assert none.exit_code == 7
     assert "none keeps the limits" in none.output
+
+
+def test_members_that_need_not_be_made_are_skipped_and_say_why(tmp_path, work):
+    limits = {"minimize": "kl", "subject_to": {"bytes_ratio": {"max": 0.28}}}  # of float32
+    state = run(tmp_path, SIZES | {"objective": limits, "early_stop": {"target": 100.0}})
+    told = [(one["status"], one.get("stopped")) for one in state.document()["members"]]
+    assert told == [("skipped", "infeasible"), ("succeeded", None), ("skipped", "target")]
+    table = (tmp_path / "out" / "members.csv").read_text().splitlines()
+    assert [row["stopped"] for row in csv.DictReader(table)] == ["infeasible", "", "target"]
+
+
+def test_the_smallest_that_keeps_a_limit_is_searched_for(tmp_path):
+    search = {
+        "method": "bisect", "base": SIZES["grid"][0]["base"], "field": "target.bytes_ratio",
+        "low": 0.45, "high": 0.6, "tolerance": 0.04,
+    }  # fmt: skip
+    ends = run(tmp_path, {"search": search | {"tolerance": 0.15}, "objective": {
+        "minimize": "bytes_on_disk", "subject_to": {"kl": {"max": 1.0}}}}, out="ends")  # fmt: skip
+    kls = [row["kl"] for row in ends.figures.values()]
+    limit = sum(kls) / 2
+    objective = {"minimize": "bytes_on_disk", "subject_to": {"kl": {"max": limit}}}
+    state = run(tmp_path, {"search": search, "objective": objective})
+    values = {one.number: one.fields["target.bytes_ratio"] for one in state.members}
+    assert list(values.values())[:3] == [0.6, 0.45, 0.525]
+    best = values[state.verdict.best]
+    assert all(
+        value >= best or state.figures[number]["kl"] > limit for number, value in values.items()
+    )
+    again = run(tmp_path, {"search": search, "objective": objective})
+    assert again.document() == state.document()

@@ -179,6 +179,22 @@ def test_kept_adapters_stand_beside_integer_codes(tmp_path):
         assert relative_difference(model(some_ids()).logits, twin(some_ids()).logits) < 1e-4
 
 
+def test_adapters_on_frozen_codes_change_no_code_and_learn(tmp_path):
+    folder = save_tiny(tmp_path / "source")
+    frozen = {"type": "quantize", "method": "gptq", "bits": 4, "group_size": 16, "symmetric": False}
+    beside = RECOVER | {"adapters": "kept", "steps": 40}
+    for name, stages in {"plain": [frozen], "adapted": [frozen, beside]}.items():
+        document = {"stages": stages, "calibration": LINES | {"form": "windows"}, "floats": "source"}
+        report = run(folder, tmp_path / name, parse_recipe(document))
+    plain, adapted = load_artifact(tmp_path / "plain"), load_artifact(tmp_path / "adapted")
+    found = {name: one for name, one in adapted.named_modules() if isinstance(one, AdaptedLinear)}
+    assert len(found) == 3 * 7
+    for name, one in found.items():
+        assert torch.equal(one.base.float_weight(), plain.get_submodule(name).float_weight())
+    (losses, *_) = [row.figures for row in report.modules if row.stage == "recover"]
+    assert losses["last_loss"] < losses["first_loss"]
+
+
 def dense_copy(model):
     """The artifact with every adapter multiplied out."""
     for name, module in list(model.named_modules()):
@@ -209,7 +225,8 @@ def test_the_source_itself_can_be_tuned_as_a_control(tmp_path):
     [
         ([INT8, RECOVER], "cannot be merged"),
         ([RECOVER | {"adapters": "kept"}, INT8], "must be the last"),
-        ([{"type": "quantize", "method": "gptq"}, RECOVER | {"adapters": "kept"}], "last stage"),
+        ([{"type": "quantize", "method": "gptq"}, PRUNE], "last stage"),
+        ([{"type": "quantize", "method": "gptq"}, RECOVER], "cannot be merged|last stage"),
     ],
 )
 def test_an_order_that_cannot_work_is_refused(stages, named):
