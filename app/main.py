@@ -20,9 +20,10 @@ from app.estimates import router as estimates
 from app.estimates.service import Feasibility
 from app.http.problems import Problem, documented_everywhere, install, problem
 from app.http.request_context import RequestFrame
+from app.http.waiting import WaitingRoom
+from app.jobs.admission import Admission
 from app.jobs.router import router as jobs_router
 from app.jobs.service import JobService
-from app.jobs.waiting import WaitingRoom
 from app.ops import health
 from app.ops.housekeeper import Housekeeper
 from app.ops.metrics import Metrics
@@ -92,12 +93,10 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.state.jobs = JobService(
         database,
         housekeeper.wake,
-        settings.local_model,
         store,
-        settings.data_dir,
         settings.max_attempts,
         settings.submissions_per_minute,
-        sealer,
+        Admission(settings, sealer),
         WaitingRoom(),
         partial(check_webhook, sealer, settings.trusted_networks()),
         feasibility.require,

@@ -72,21 +72,36 @@ class Feasibility:
             RecipeError, UnsupportedModelError, UnsafeModelError, ArtifactError, HubError, ModelNotAllowedError:
                 it could not.
         """
+        found = self.look(model, token)
+        if found is not None:
+            require_suitable(recipe, found[0])
+            estimate(recipe, found[0], evaluation)
+
+    def look(
+        self, model: ModelReference, token: str | None
+    ) -> tuple[ModelShapes, str | None] | None:
+        """A model's shapes and the commit they were looked at; None where headers cannot be had now.
+
+        Args:
+            token: the client's own Hub token.
+
+        Raises:
+            UnsupportedModelError, UnsafeModelError, ArtifactError, HubError, ModelNotAllowedError: no job could
+                work.
+        """
         if model.repo_id is not None and time.monotonic() < self._away_until:
-            return
+            return None
         try:
-            shapes, _ = self._shapes(model, token)
+            return self._shapes(model, token)
         except EstimatesBusyError:
-            return
+            return None
         except HubUnavailableError:
             self._away_until = time.monotonic() + AWAY_SECONDS
-            return
+            return None
         except HubError as error:
             if error.code in NEEDS_TOKEN and token is None:
-                return
+                return None
             raise
-        require_suitable(recipe, shapes)
-        estimate(recipe, shapes, evaluation)
 
     def _shapes(self, model: ModelReference, token: str | None) -> tuple[ModelShapes, str | None]:
         if model.repo_id is None:

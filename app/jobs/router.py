@@ -33,6 +33,7 @@ from app.domain.errors import (
 from app.domain.job_status import TERMINAL
 from app.http.auth import Reader, Writer
 from app.http.downloads import ranged
+from app.http.event_stream import event_stream
 from app.http.problems import documented
 from app.jobs.answers import accepted, cached, etag_of, job_answer, job_headers, listing
 from app.jobs.labels import wanted_labels
@@ -63,7 +64,7 @@ from app.jobs.schemas import (
     MetricView,
 )
 from app.jobs.service import JobService
-from app.jobs.stream import changed, event_stream, wanted_wait
+from app.jobs.stream import changed, job_news, wanted_wait
 from app.jobs.views import job_view
 from spq_core.errors import ArtifactError, RecipeError, UnsafeModelError, UnsupportedModelError
 from spq_core.hub.errors import HubError
@@ -256,7 +257,9 @@ def list_events(
         if jobs.waiting.is_full(caller.key_id):
             raise TooManyStreamsError
         return StreamingResponse(
-            event_stream(jobs, caller, job_id, begin),
+            event_stream(
+                jobs.waiting, caller.key_id, partial(job_news, jobs, caller.tenant, job_id), begin
+            ),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
         )

@@ -34,11 +34,13 @@ UNWANTED = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud80
 """What no column can hold, and what would steer the terminal or turn the line it is shown in."""
 
 
-class _Body(BaseModel):
+class RequestBody(BaseModel):
+    """Base of every part of a request."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ModelReference(_Body):
+class ModelReference(RequestBody):
     """A Hub repository at a revision, or a folder this service may read."""
 
     repo_id: RepoId | None = None
@@ -58,14 +60,14 @@ class ModelReference(_Body):
         return self.repo_id or self.path or ""
 
 
-class OutputReference(_Body):
+class OutputReference(RequestBody):
     """Where to publish; without it the artifact stays in the service's store."""
 
     repo_id: RepoId
     private: bool = True
 
 
-class WebhookReference(_Body):
+class WebhookReference(RequestBody):
     """Whom to tell how the job goes; messages are signed (Standard Webhooks)."""
 
     url: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
@@ -76,7 +78,7 @@ class WebhookReference(_Body):
     )
 
 
-class TimeLimits(_Body):
+class TimeLimits(RequestBody):
     """How long a job may take; without a limit, as long as it needs."""
 
     max_pending_seconds: Annotated[int, Field(ge=1, le=30 * 86400)] | None = None
@@ -120,20 +122,14 @@ def _sendable(token: SecretStr) -> SecretStr:
     return token
 
 
-class JobSubmission(_Body):
-    """A request to compress a model."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": EXAMPLES})
+class Submission(RequestBody):
+    """What jobs and sweeps are asked for with."""
 
     model: ModelReference
-    recipe: Annotated[str, Field(max_length=64)] | dict[str, Any] = DEFAULT
-    """A catalog name, a recipe document, or a document with `extends`."""
     evaluation: EvaluationSettings = EvaluationSettings()
-    output: OutputReference | None = None
-    webhook: WebhookReference | None = None
     hub_token: Annotated[SecretStr, AfterValidator(_sendable)] | None = None
     """Reads the model and publishes the result instead of the service's own token. It is kept encrypted,
-    never shown, and forgotten when the job has ended."""
+    never shown, and forgotten at the end."""
     limits: TimeLimits = TimeLimits()
     labels: dict[Label, Annotated[str, StringConstraints(max_length=512)]] = Field(
         default_factory=dict, max_length=MAX_LABELS
@@ -147,7 +143,18 @@ class JobSubmission(_Body):
         return document
 
 
-class Measuring(_Body):
+class JobSubmission(Submission):
+    """A request to compress a model."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": EXAMPLES})
+
+    recipe: Annotated[str, Field(max_length=64)] | dict[str, Any] = DEFAULT
+    """A catalog name, a recipe document, or a document with `extends`."""
+    output: OutputReference | None = None
+    webhook: WebhookReference | None = None
+
+
+class Measuring(RequestBody):
     """What to measure of an artifact that is there."""
 
     evaluation: EvaluationSettings | None = None

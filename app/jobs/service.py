@@ -1,14 +1,10 @@
 """What the API can do with jobs. Each method is one transaction."""
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from pydantic import SecretStr
 from sqlalchemy.orm import Session
 
 from app.artifacts.store import ArtifactStore, StoredFile
@@ -23,27 +19,20 @@ from app.domain.errors import (
     ArtifactNotFoundError,
     JobNotMeasurableError,
     JobNotRetryableError,
-    ModelNotAllowedError,
     StoreAwayError,
-    TokensDisabledError,
-    UnknownDatasetError,
-    UnknownTaskError,
 )
 from app.domain.job_status import RETRYABLE, TERMINAL
+from app.http.waiting import WaitingRoom
 from app.jobs import cursor
+from app.jobs.admission import Admission
+from app.jobs.repeated import asked_document, idempotency
 from app.jobs.schemas import JobSubmission, Measuring, ModelReference
 from app.jobs.views import job_view
-from app.jobs.waiting import WaitingRoom
-from app.secrets import Sealer
 from app.telemetry import JOBS_CREATED, log
 from app.tracing import current_traceparent
-from spq_core.data.tasks import find_task
-from spq_core.data.texts import is_known
-from spq_core.errors import DatasetError
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.recipe.catalog import resolve
 from spq_core.recipe.document import Recipe, parse_recipe
-from spq_core.recipe.suitable import require_gated_tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +52,11 @@ class JobService:
 
     database: Database
     wake: Callable[[], None]
-    local_model: Callable[[str], Path | None]
-    """Finds an allowed local model by name."""
     store: ArtifactStore
-    data_dir: Path | None
     max_attempts: int
     submissions_per_minute: int
     """Of one API key."""
-    sealer: Sealer | None
+    admission: Admission
     waiting: WaitingRoom
     check_webhook: Callable[[Session, str, str], None]
     """Raises if a tenant's jobs cannot have a webhook at a URL; makes the tenant's secret if need be."""
@@ -95,17 +81,13 @@ class JobService:
             QuotaExceededError, RateLimitedError: the tenant or its key may not, now.
             IdempotencyKeyReusedError, RequestInProgressError: see `recall`.
         """
-        document = body.model_dump(mode="json", exclude_unset=True)
-        if body.hub_token is not None:  # masked there: another token is another request
-            secret = body.hub_token.get_secret_value()
-            document["hub_token"] = hashlib.sha256(f"{caller.tenant} {secret}".encode()).hexdigest()
-        asked = _idempotency(caller.tenant, key, document)
+        asked = idempotency(caller.tenant, key, asked_document(caller.tenant, body))
         if (before := self._replayed(caller, asked)) is not None:
             return before
         recipe = resolve(body.recipe)
-        self._check_local_model(body.model)
-        self._check_datasets({*body.evaluation.perplexity, recipe.calibration.dataset})
-        self._check_tasks(body.evaluation.tasks, recipe)
+        self.admission.check_local_model(body.model)
+        self.admission.check_datasets({*body.evaluation.perplexity, recipe.calibration.dataset})
+        self.admission.check_tasks(body.evaluation.tasks, recipe)
         token = None if body.hub_token is None else body.hub_token.get_secret_value()
         self.require_feasible(recipe, body.model, body.evaluation, token)
         new = NewJob(
@@ -116,7 +98,7 @@ class JobService:
             max_attempts=self.max_attempts,
             max_pending_seconds=body.limits.max_pending_seconds,
             max_runtime_seconds=body.limits.max_runtime_seconds,
-            sealed_token=self._sealed(body.hub_token),
+            sealed_token=self.admission.sealed(body.hub_token),
             traceparent=current_traceparent(),
         )
         kind = recipe.metadata.name if isinstance(body.recipe, str) else "custom"
@@ -131,7 +113,7 @@ class JobService:
             QuotaExceededError, RateLimitedError, IdempotencyKeyReusedError, RequestInProgressError:
                 as for `submit`.
         """
-        asked = _idempotency(caller.tenant, key, {"retry": job_id})
+        asked = idempotency(caller.tenant, key, {"retry": job_id})
         if (before := self._replayed(caller, asked)) is not None:
             return before
         old = self.get(caller.tenant, job_id)
@@ -154,7 +136,7 @@ class JobService:
                 as for `submit`.
         """
         document = {"measure": job_id, **body.model_dump(mode="json")}
-        asked = _idempotency(caller.tenant, key, document)
+        asked = idempotency(caller.tenant, key, document)
         if (before := self._replayed(caller, asked)) is not None:
             return before
         old = self._measurable(caller.tenant, job_id)
@@ -162,8 +144,8 @@ class JobService:
         if old.source_commit is not None:
             request["model"] = request["model"] | {"revision": old.source_commit}
         if body.evaluation is not None:
-            self._check_datasets(set(body.evaluation.perplexity))
-            self._check_tasks(body.evaluation.tasks, parse_recipe(old.recipe))
+            self.admission.check_datasets(set(body.evaluation.perplexity))
+            self.admission.check_tasks(body.evaluation.tasks, parse_recipe(old.recipe))
             request["evaluation"] = body.evaluation.model_dump(mode="json")
         new = self._like(old, request)
         return self._accept(caller, new, asked, "measured")
@@ -299,36 +281,3 @@ class JobService:
             return self.store.read(job_id, file, start, stop)
         except FileNotFoundError:
             raise ArtifactNotFoundError(file.path) from None
-
-    def _check_local_model(self, model: ModelReference) -> None:
-        if model.path is not None and self.local_model(model.path) is None:
-            raise ModelNotAllowedError(model.path)
-
-    def _sealed(self, token: SecretStr | None) -> str | None:
-        if token is None:
-            return None
-        if self.sealer is None:
-            raise TokensDisabledError
-        return self.sealer.seal(token.get_secret_value())
-
-    def _check_tasks(self, names: Sequence[str], recipe: Recipe) -> None:
-        for name in names:
-            try:
-                find_task(name, [self.data_dir] if self.data_dir is not None else [])
-            except DatasetError as error:
-                raise UnknownTaskError(str(error)) from None
-        require_gated_tasks(recipe, names)
-
-    def _check_datasets(self, names: set[str]) -> None:
-        for name in sorted(names):
-            if not is_known(name, self.data_dir):
-                raise UnknownDatasetError(name)
-
-
-def _idempotency(tenant: str, key: str | None, request: dict[str, Any]) -> Idempotency | None:
-    """What makes two requests the same one: their tenant, their key, and what they ask for."""
-    if key is None:
-        return None
-    canonical = json.dumps(request, sort_keys=True, separators=(",", ":"))
-    digest = hashlib.sha256(canonical.encode()).hexdigest()
-    return Idempotency(tenant=tenant, key=key, request_sha256=digest)

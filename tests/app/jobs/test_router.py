@@ -670,7 +670,7 @@ def test_minutes_of_a_deleted_job_stay_used(api):
 
 
 def test_clients_that_wait_are_bounded_and_others_are_still_answered(api, monkeypatch):
-    monkeypatch.setattr("app.jobs.waiting.OF_ONE_KEY", 1)
+    monkeypatch.setattr("app.http.waiting.OF_ONE_KEY", 1)
     job = api.submit()["id"]
     key = api.headers()
     with api.database.look() as connection:
@@ -698,7 +698,10 @@ def test_a_repeated_request_gets_its_answer_though_what_it_named_is_gone(api):
     retried = api.client.post(f"/jobs/{job}/retry", headers=again)
     assert api.client.delete(f"/jobs/{job}", headers=headers).status_code == 204
     state = api.client.app.state
-    state.jobs = replace(state.jobs, local_model=lambda _: None)
+    without = replace(
+        state.jobs.admission, settings=state.settings.model_copy(update={"model_dirs": ""})
+    )
+    state.jobs = replace(state.jobs, admission=without)
     replay = api.client.post("/jobs", json=body, headers=headers)
     assert (replay.status_code, replay.json()) == (202, first.json())
     assert replay.headers["idempotent-replayed"] == "true"

@@ -184,7 +184,11 @@ def test_adapters_on_frozen_codes_change_no_code_and_learn(tmp_path):
     frozen = {"type": "quantize", "method": "gptq", "bits": 4, "group_size": 16, "symmetric": False}
     beside = RECOVER | {"adapters": "kept", "steps": 40}
     for name, stages in {"plain": [frozen], "adapted": [frozen, beside]}.items():
-        document = {"stages": stages, "calibration": LINES | {"form": "windows"}, "floats": "source"}
+        document = {
+            "stages": stages,
+            "calibration": LINES | {"form": "windows"},
+            "floats": "source",
+        }
         report = run(folder, tmp_path / name, parse_recipe(document))
     plain, adapted = load_artifact(tmp_path / "plain"), load_artifact(tmp_path / "adapted")
     found = {name: one for name, one in adapted.named_modules() if isinstance(one, AdaptedLinear)}

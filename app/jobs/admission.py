@@ -1,0 +1,79 @@
+"""What a request names, looked at before anything is accepted: models, texts, tasks, tokens."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from app.domain.errors import (
+    ModelNotAllowedError,
+    TokensDisabledError,
+    UnknownDatasetError,
+    UnknownTaskError,
+)
+from app.jobs.schemas import ModelReference
+from app.secrets import Sealer
+from app.settings import ApiSettings
+from spq_core.data.tasks import find_task
+from spq_core.data.texts import is_known
+from spq_core.errors import DatasetError
+from spq_core.recipe.document import Recipe
+from spq_core.recipe.suitable import require_gated_tasks
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What this service has and allows."""
+
+    settings: ApiSettings
+    sealer: Sealer | None
+
+    @property
+    def _data_folders(self) -> list[Path]:
+        return [] if self.settings.data_dir is None else [self.settings.data_dir]
+
+    def check_local_model(self, model: ModelReference) -> None:
+        """Refuse a local model that is not in an allowed folder.
+
+        Raises:
+            ModelNotAllowedError: it is not.
+        """
+        if model.path is not None and self.settings.local_model(model.path) is None:
+            raise ModelNotAllowedError(model.path)
+
+    def check_datasets(self, names: Iterable[str]) -> None:
+        """Refuse texts that are neither known nor in the data folder.
+
+        Raises:
+            UnknownDatasetError: naming the first.
+        """
+        for name in sorted(set(names)):
+            if not is_known(name, self.settings.data_dir):
+                raise UnknownDatasetError(name)
+
+    def check_tasks(self, names: Sequence[str], recipe: Recipe) -> None:
+        """Refuse tasks without questions, and gates on tasks that are not asked for.
+
+        Raises:
+            UnknownTaskError: a task's questions are not in the data folder.
+            RecipeError: a gate is on a figure that there will not be.
+        """
+        for name in names:
+            try:
+                find_task(name, self._data_folders)
+            except DatasetError as error:
+                raise UnknownTaskError(str(error)) from None
+        require_gated_tasks(recipe, names)
+
+    def sealed(self, token: SecretStr | None) -> str | None:
+        """A client's Hub token as it is kept.
+
+        Raises:
+            TokensDisabledError: it could not be.
+        """
+        if token is None:
+            return None
+        if self.sealer is None:
+            raise TokensDisabledError
+        return self.sealer.seal(token.get_secret_value())
