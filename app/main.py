@@ -1,7 +1,7 @@
 """Composition root of the API process: settings in, FastAPI application out."""
 
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -13,9 +13,10 @@ from fastapi.responses import HTMLResponse
 from fastapi.telemetry import TelemetryConfig
 
 from app.artifacts.opening import open_store
+from app.artifacts.store import ArtifactStore
 from app.catalog import router as catalog
 from app.db.retention import Retention
-from app.db.session import connect
+from app.db.session import Database, connect
 from app.estimates import router as estimates
 from app.estimates.service import Feasibility
 from app.http.problems import Problem, documented_everywhere, install, problem
@@ -30,6 +31,9 @@ from app.ops.metrics import Metrics
 from app.queue import CeleryQueue, celery_app
 from app.secrets import make_sealer
 from app.settings import ApiSettings
+from app.sweeps.controller import SweepController
+from app.sweeps.router import router as sweeps_router
+from app.sweeps.service import SweepService
 from app.tracing import configured
 from app.webhooks.check import check_webhook
 from app.webhooks.router import router as webhooks_router
@@ -45,30 +49,14 @@ def create_app(settings: ApiSettings) -> FastAPI:
     """Make the application. The database must have been migrated; see `/readyz`."""
     database = connect(settings.database_url.get_secret_value())
     store = open_store(settings.store_address)
-    celery = celery_app(settings.broker_url.get_secret_value(), settings.visibility_timeout_seconds)
-    housekeeper = Housekeeper(
-        database,
-        CeleryQueue(celery),
-        pause_seconds=settings.housekeeping_seconds,
-        sweep_seconds=settings.sweep_seconds,
-        notify_again_seconds=settings.notify_again_seconds,
-        store=store,
-        retention=Retention(
-            artifact_days=settings.keep_artifacts_days,
-            log_days=settings.keep_logs_days,
-            event_days=settings.keep_events_days,
-            job_days=settings.keep_jobs_days,
-        ),
-    )
-
+    housekeeper = _housekeeper(settings, database, store)
+    controller = SweepController(database, housekeeper.wake, store, settings.max_attempts)
+    housekeeper.between.append(controller.advance)
     sealer = make_sealer(settings.secret_keys)
     threads: list[Housekeeper | WebhookSender] = [housekeeper]
     if sealer is not None:
-        threads.append(
-            WebhookSender(
-                database, sealer, settings.trusted_networks(), settings.housekeeping_seconds
-            )
-        )
+        networks, pause = settings.trusted_networks(), settings.housekeeping_seconds
+        threads.append(WebhookSender(database, sealer, networks, pause))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -87,29 +75,51 @@ def create_app(settings: ApiSettings) -> FastAPI:
         responses=documented_everywhere(), telemetry=_telemetry(),
         generate_unique_id_function=lambda route: route.name,
     )  # fmt: skip
-    app.state.settings = settings
-    app.state.database = database
-    feasibility = app.state.feasibility = Feasibility(settings)
-    app.state.jobs = JobService(
-        database,
-        housekeeper.wake,
-        store,
-        settings.max_attempts,
-        settings.submissions_per_minute,
-        Admission(settings, sealer),
-        WaitingRoom(),
-        partial(check_webhook, sealer, settings.trusted_networks()),
-        feasibility.require,
-    )
-    app.state.sealer = sealer
+    app.state.settings, app.state.database, app.state.sealer = settings, database, sealer
+    app.state.controller = controller
     app.state.metrics = Metrics(database)
+    _add_services(app, housekeeper.wake, store)
     install(app)
-    for router in (jobs_router, estimates.router, webhooks_router, catalog.router, health.router):
+    for router in (
+        jobs_router, sweeps_router, estimates.router, webhooks_router, catalog.router, health.router,
+    ):  # fmt: skip
         app.include_router(router)
     _add_dashboard(app)
     app.add_middleware(RequestFrame, max_body_bytes=settings.max_body_bytes)
     _name_problem_schema(app)
     return app
+
+
+def _add_services(app: FastAPI, wake: Callable[[], None], store: ArtifactStore) -> None:
+    settings, database, sealer = app.state.settings, app.state.database, app.state.sealer
+    feasibility = app.state.feasibility = Feasibility(settings)
+    admission, waiting = Admission(settings, sealer), WaitingRoom()
+    check = partial(check_webhook, sealer, settings.trusted_networks())
+    app.state.jobs = JobService(
+        database, wake, store, settings.max_attempts, settings.submissions_per_minute, admission,
+        waiting, check, feasibility.require,
+    )  # fmt: skip
+    app.state.sweeps = SweepService(
+        database, wake, settings.submissions_per_minute, admission, waiting, check, feasibility
+    )
+
+
+def _housekeeper(settings: ApiSettings, database: Database, store: ArtifactStore) -> Housekeeper:
+    celery = celery_app(settings.broker_url.get_secret_value(), settings.visibility_timeout_seconds)
+    return Housekeeper(
+        database,
+        CeleryQueue(celery),
+        pause_seconds=settings.housekeeping_seconds,
+        sweep_seconds=settings.sweep_seconds,
+        notify_again_seconds=settings.notify_again_seconds,
+        store=store,
+        retention=Retention(
+            artifact_days=settings.keep_artifacts_days,
+            log_days=settings.keep_logs_days,
+            event_days=settings.keep_events_days,
+            job_days=settings.keep_jobs_days,
+        ),
+    )
 
 
 def _telemetry() -> TelemetryConfig:

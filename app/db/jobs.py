@@ -37,9 +37,9 @@ def _later(moment: datetime, seconds: int | None) -> datetime | None:
 JOB_ID = re.compile(r"job_[0-9a-f]{32}")
 
 
-def new_job_id() -> str:
+def new_id(prefix: str) -> str:
     """An id that sorts by time of creation."""
-    return f"job_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+    return f"{prefix}_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +57,8 @@ class NewJob:
     sealed_token: str | None = None
     """The client's own Hub token."""
     traceparent: str | None = None
+    sweep_id: str | None = None
+    sweep_member: int | None = None
 
 
 class Glance(NamedTuple):
@@ -76,6 +78,7 @@ class JobFilter:
 
     status: JobStatus | None = None
     model: str | None = None
+    sweep: str | None = None
     created_after: datetime | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -90,7 +93,7 @@ class JobRepository:
     def add(self, new: NewJob, moment: datetime) -> Job:
         """Store a job that is queued since `moment`, its first event, and the message that announces it."""
         job = Job(
-            id=new_job_id(),
+            id=new_id("job"),
             tenant=self.tenant,
             status=JobStatus.QUEUED,
             version=1,
@@ -107,6 +110,8 @@ class JobRepository:
             max_runtime_seconds=new.max_runtime_seconds,
             retry_of=new.retry_of,
             traceparent=new.traceparent,
+            sweep_id=new.sweep_id,
+            sweep_member=new.sweep_member,
         )
         # Statements of their own, in order: the unit of work costs as much again.
         columns = {name: value for name, value in vars(job).items() if name in Job.__table__.c}
@@ -145,6 +150,8 @@ class JobRepository:
             query = query.where(Job.status == chosen.status)
         if chosen.model is not None:
             query = query.where(Job.model_name == chosen.model)
+        if chosen.sweep is not None:
+            query = query.where(Job.sweep_id == chosen.sweep)
         if chosen.created_after is not None:
             query = query.where(Job.created_at > chosen.created_after)
         for name, value in chosen.labels.items():

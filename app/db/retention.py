@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from app.db.jobs import remember_usage
 from app.db.models import ArtifactFile, Job, JobEvent, JobLogLine, JobSecret
 from app.db.session import Database, clock, now
+from app.db.sweeps import forget_tokens_of_ended_sweeps
 from app.domain.job_status import TERMINAL
 
 BATCH = 500
@@ -29,19 +30,24 @@ def forget_secrets_of_ended_jobs(database: Database) -> None:
     with database.write() as session:
         ended = exists().where(Job.id == JobSecret.job_id, Job.status.in_(TERMINAL))
         session.execute(delete(JobSecret).where(ended))
+        forget_tokens_of_ended_sweeps(session)
 
 
 def expire_artifacts(database: Database, days: int) -> list[str]:
     """Forget the files of old jobs; return the jobs, whose folders can go."""
     with database.write() as session:
         has_files = exists().where(ArtifactFile.job_id == Job.id)
-        jobs = _old(session, days, has_files)
-        session.execute(delete(ArtifactFile).where(ArtifactFile.job_id.in_(jobs)))
-        session.execute(
-            update(Job)
-            .where(Job.id.in_(jobs))
-            .values(artifact_expired_at=clock(session), version=Job.version + 1)
-        )
+        return drop_files(session, _old(session, days, has_files))
+
+
+def drop_files(session: Session, jobs: list[str]) -> list[str]:
+    """Forget the files of jobs that have ended; return the jobs, whose folders can go."""
+    session.execute(delete(ArtifactFile).where(ArtifactFile.job_id.in_(jobs)))
+    session.execute(
+        update(Job)
+        .where(Job.id.in_(jobs))
+        .values(artifact_expired_at=clock(session), version=Job.version + 1)
+    )
     return jobs
 
 

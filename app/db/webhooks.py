@@ -50,9 +50,8 @@ def enqueue(session: Session, job: Job, status: str) -> None:
     """Tell the job's webhook, if it has one that wants to know, in the transaction of the change."""
     hook = job.request.get("webhook")
     kind = TYPES.get(JobStatus(status))
-    if hook is None or kind not in hook["events"]:
+    if hook is None or kind is None or kind not in hook["events"]:
         return
-    moment = now(session)
     data = {
         "id": job.id,
         "status": status,
@@ -61,12 +60,24 @@ def enqueue(session: Session, job: Job, status: str) -> None:
         "labels": job.request.get("labels", {}),
         "url": f"/jobs/{job.id}",
     }
+    enqueue_message(session, tenant=job.tenant, about=job.id, url=hook["url"], kind=kind, data=data)
+
+
+def enqueue_message(
+    session: Session, *, tenant: str, about: str, url: str, kind: str, data: dict[str, Any]
+) -> None:
+    """Have a message delivered.
+
+    Args:
+        about: the job or the sweep.
+    """
+    moment = now(session)
     session.add(
         WebhookDelivery(
             id=f"msg_{secrets.token_hex(16)}",
-            tenant=job.tenant,
-            job_id=job.id,
-            url=hook["url"],
+            tenant=tenant,
+            job_id=about,
+            url=url,
             type=kind,
             payload={"type": kind, "timestamp": moment.isoformat(), "data": data},
             created_at=moment,

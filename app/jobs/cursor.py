@@ -2,12 +2,13 @@
 
 import base64
 import binascii
+import re
 from datetime import UTC, datetime
 
-from app.db.jobs import JOB_ID
 from app.domain.errors import InvalidCursorError
 
 MAX_LENGTH = 200
+ID = re.compile(r"[a-z]{3}_[0-9a-f]{32}")
 
 
 def encode(created_at: datetime, job_id: str) -> str:
@@ -29,6 +30,6 @@ def decode(cursor: str) -> tuple[datetime, str]:
         position = created_at.astimezone(UTC)
     except (ValueError, OverflowError, binascii.Error):
         raise InvalidCursorError from None
-    if created_at.tzinfo is None or not JOB_ID.fullmatch(job_id):
+    if created_at.tzinfo is None or not ID.fullmatch(job_id):
         raise InvalidCursorError
     return position, job_id

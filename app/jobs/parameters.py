@@ -19,6 +19,9 @@ Status = Annotated[JobStatus | None, Query(alias="status", description="Only job
 Model = Annotated[
     str | None, Query(max_length=256, description="Only jobs of this `repo_id` or local folder.")
 ]
+OfSweep = Annotated[
+    str | None, Query(alias="sweep", max_length=64, description="Only jobs of this sweep.")
+]
 CreatedAfter = Annotated[Instant | None, Query(description="Only jobs submitted after this.")]
 Prefer = Annotated[
     str,

@@ -48,6 +48,7 @@ from app.jobs.parameters import (
     Limit,
     LongLimit,
     Model,
+    OfSweep,
     Prefer,
     Status,
 )
@@ -114,12 +115,14 @@ def list_jobs(
     job_status: Status = None,
     model: Model = None,
     created_after: CreatedAfter = None,
+    sweep: OfSweep = None,
 ) -> Response:
     """List jobs, newest first; `label.NAME=VALUE` shows those with a label."""
     chosen = JobFilter(
         status=job_status,
         model=model,
         created_after=created_after,
+        sweep=sweep,
         labels=wanted_labels(request.query_params),
     )
     found, more = jobs.page(caller.tenant, limit=limit, after=after, chosen=chosen)

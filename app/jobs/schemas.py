@@ -219,6 +219,9 @@ class JobView(BaseModel):
     request: dict[str, Any]
     labels: dict[str, str]
     retry_of: str | None
+    sweep_id: str | None
+    sweep_member: int | None
+    """The sweep that it is a member of, and which."""
     attempt: int
     max_attempts: int
     result: dict[str, Any] | None

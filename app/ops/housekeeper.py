@@ -55,6 +55,8 @@ class Housekeeper:
     store: ArtifactStore | None = None
     """Where work of unfinished jobs is, whose workers may be gone when they end."""
     retention: Retention = field(default_factory=Retention)
+    between: list[Callable[[], object]] = field(default_factory=list)
+    """What else is done each round, before messages are sent."""
     _wake: threading.Event = field(default_factory=threading.Event)
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -86,7 +88,8 @@ class Housekeeper:
             if begun - last_sweep >= self.sweep_seconds:
                 last_sweep = begun
                 self.sweep()
-            self._guarded(self.relay)
+            for step in (*self.between, self.relay):
+                self._guarded(step)
             self._wake.wait(self.pause_seconds)
             self._stop.wait(begun + BREATH_SECONDS - time.monotonic())
             self._wake.clear()

@@ -191,21 +191,26 @@ def named_sweep(name: str) -> Sweep:
         RecipeError: there is none, or it is malformed.
     """
     path = Path(name)
-    if path.suffix in {".yaml", ".yml", ".json"}:
-        if not path.is_file():
-            raise RecipeError(f"sweep file {name} does not exist")
-        text = path.read_text(encoding="utf-8")
-    else:
-        shipped = {entry.name.removesuffix(".yaml"): entry for entry in _shipped()}
-        if name not in shipped:
-            raise RecipeError(
-                f"no sweep is called {name!r}; there are {', '.join(sorted(shipped))}, and files"
-            )
-        text = shipped[name].read_text(encoding="utf-8")
+    if path.suffix not in {".yaml", ".yml", ".json"}:
+        return shipped_sweep(name)
+    if not path.is_file():
+        raise RecipeError(f"sweep file {name} does not exist")
     try:
-        return parse_sweep(yaml.safe_load(text))
+        return parse_sweep(yaml.safe_load(path.read_text(encoding="utf-8")))
     except yaml.YAMLError as error:
         raise RecipeError(f"{name} is not YAML: {str(error).splitlines()[0]}") from None
+
+
+def shipped_sweep(name: str) -> Sweep:
+    """A shipped sweep; opens no other file, whatever the name.
+
+    Raises:
+        RecipeError: there is none of that name.
+    """
+    shipped = {entry.name.removesuffix(".yaml"): entry for entry in _shipped()}
+    if name not in shipped:
+        raise RecipeError(f"no sweep is called {name!r}; there are {', '.join(sorted(shipped))}")
+    return parse_sweep(yaml.safe_load(shipped[name].read_text(encoding="utf-8")))
 
 
 def _shipped() -> list[Any]:

@@ -15,9 +15,9 @@ Stopped = Literal["infeasible", "target", "failures", "canceled"]
 
 
 class Tried(NamedTuple):
-    """A member and what is known of it."""
+    """What sets a member apart, and what is known of it."""
 
-    member: Member
+    fields: Mapping[str, object]
     ended: bool
     row: Figures | None
     """Figures, if it has some and did not fail."""
@@ -65,8 +65,8 @@ def _next_value(search: Bisect, objective: Objective, tried: Sequence[Tried]) ->
     kept: list[float] = []
     broken: list[float] = []
     for one in tried:
-        value = one.member.fields.get(search.field)
-        if not isinstance(value, int | float) or one.member.fields["recipe"] != base:
+        value = one.fields.get(search.field)
+        if not isinstance(value, int | float) or one.fields["recipe"] != base:
             continue  # a member beside the search
         if not one.ended:
             return None

@@ -30,11 +30,11 @@ from spq_core.models.clean_copy import SourceModel
 from spq_core.progress import Progress
 from spq_core.sweep.document import Member, Sweep, members
 from spq_core.sweep.front import Verdict, judge
+from spq_core.sweep.outcome import compared
 from spq_core.sweep.search import Tried, is_too_large, next_members, stops
 from spq_core.sweep.tables import SUCCEEDED, write_table
 from spq_core.workflow.finished import finished_run
 from spq_core.workflow.job import compress_and_measure
-from spq_core.workflow.result import INT8, RESULT, SOURCE
 
 NOTES, TABLE = "sweep.json", "members.csv"
 FAILED, WAITING, SKIPPED = "failed", "waiting", "skipped"
@@ -56,7 +56,11 @@ class SweepState:
     @property
     def figures(self) -> dict[int, dict[str, Any]]:
         """Of the members that are done, by number."""
-        return {one.member.number: dict(one.row) for one in self.tried() if one.row is not None}
+        return {
+            member.number: dict(one.row)
+            for member, one in zip(self.members, self.tried(), strict=True)
+            if one.row is not None
+        }
 
     @property
     def verdict(self) -> Verdict:
@@ -80,7 +84,7 @@ class SweepState:
 
     def _tried(self, member: Member) -> Tried:
         outcome = self.outcomes.get(member.recipe.sha256(), {"status": WAITING})
-        return Tried(member, outcome["status"] in {SUCCEEDED, FAILED}, outcome.get("row"))
+        return Tried(member.fields, outcome["status"] in {SUCCEEDED, FAILED}, outcome.get("row"))
 
     def _member(self, member: Member) -> dict[str, Any]:
         digest = member.recipe.sha256()
@@ -264,13 +268,9 @@ def _outcome(
     if result.missing is not None:
         missing = {"code": result.missing.code, "message": result.missing.message}
         return {"status": FAILED, "error": missing}
-    rows = {row.name: row.document() for row in result.rows}
-    size = rows[SOURCE]["bytes_on_disk"]
-    for row in rows.values():
-        row["bytes_ratio"] = row["bytes_on_disk"] / size
-    state.beside |= {name: rows[name] for name in (SOURCE, INT8) if name in rows}
-    seconds = {"seconds": round(result.seconds, 1)}
-    return {"status": SUCCEEDED, "row": rows[RESULT] | seconds}
+    row, beside = compared([one.document() for one in result.rows])
+    state.beside |= beside
+    return {"status": SUCCEEDED, "row": row | {"seconds": round(result.seconds, 1)}}
 
 
 def _drop_artifacts(state: SweepState, out: Path) -> None:

@@ -88,22 +88,27 @@ def database_url(tmp_path):
 
 
 def test_random_requests_get_documented_answers(api):
-    job = api.submit()
+    known = {"job_id": api.submit()["id"], "sweep_id": _sweep(api)}
     schema = schemathesis.openapi.from_asgi("/openapi.json", api.client.app)
     for result in schema.get_all_operations():
         operation = result.ok()
-        fuzz(operation, api.headers(), job["id"])
+        fuzz(operation, api.headers(), known)
 
 
-def fuzz(operation, headers, job_id):
+def _sweep(api):
+    body = {"model": {"repo_id": "org/tiny"}, "sweep": "baselines"}
+    return api.client.post("/sweeps", json=body, headers=api.headers()).json()["id"]
+
+
+def fuzz(operation, headers, ids):
     @settings(
         max_examples=EXAMPLES, deadline=None, database=None, phases=[Phase.explicit, Phase.generate],
         suppress_health_check=list(HealthCheck), derandomize=True,
     )  # fmt: skip
     @given(case=operation.as_strategy(), known=st.booleans())
     def run(case, known):
-        if known and "job_id" in (case.path_parameters or {}):
-            case.path_parameters["job_id"] = job_id
+        for name in set(ids) & set(case.path_parameters or {}) if known else ():
+            case.path_parameters[name] = ids[name]
         case.headers = {
             **{
                 name: value

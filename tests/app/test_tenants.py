@@ -15,8 +15,10 @@ CHANGING = [
     (method, path) for method, path in ROUTES if method in ("post", "delete") and path != "/estimates"
 ]  # fmt: skip
 OF_ONE_TENANT = [
-    (method, path) for method, path in ROUTES if re.search(r"\{(job|delivery)_id\}", path)
+    (method, path) for method, path in ROUTES if re.search(r"\{(job|delivery|sweep)_id\}", path)
 ]
+
+PREFIXES = {"job": "job", "delivery": "msg", "sweep": "swp"}
 
 
 @pytest.fixture
@@ -38,12 +40,22 @@ def finished(api):
         files=[FinishedFile(path="config.json", bytes=6, sha256="0" * 64)],
     )  # fmt: skip
     message = api.client.get("/webhook_deliveries", headers=api.headers()).json()["data"][0]
-    return {"job_id": job["id"], "delivery_id": message["id"], "path": "config.json"}
+    sweep = {"model": {"repo_id": "org/canary"}, "sweep": "baselines"}
+    swept = api.client.post("/sweeps", json=sweep, headers=api.headers()).json()
+    return {
+        "job_id": job["id"],
+        "delivery_id": message["id"],
+        "path": "config.json",
+        "sweep_id": swept["id"],
+    }
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_only_a_few_routes_need_no_key(api, method, path):
-    url = path.format(job_id="job_" + "0" * 32, delivery_id="m", path="p", name="int8")
+    nobody = "0" * 32
+    url = path.format(
+        job_id=f"job_{nobody}", sweep_id=f"swp_{nobody}", delivery_id="m", path="p", name="int8"
+    )
     answer = api.client.request(method, url, json={})
     assert (answer.status_code == 401) == (path not in PUBLIC), answer.text
 
@@ -52,7 +64,7 @@ def test_only_a_few_routes_need_no_key(api, method, path):
 def test_what_is_another_tenants_does_not_exist(api, finished, method, path):
     url = path.format(**finished)
     theirs = api.client.request(method, url, headers=api.headers("mallory"))
-    made_up = {"job_id": "job_" + "f" * 32, "delivery_id": "msg_" + "f" * 32}
+    made_up = {f"{name}_id": f"{short}_{'f' * 32}" for name, short in PREFIXES.items()}
     nothing = api.client.request(
         method, path.format(**finished | made_up), headers=api.headers("mallory")
     )
@@ -63,12 +75,13 @@ def test_what_is_another_tenants_does_not_exist(api, finished, method, path):
 
 
 def test_lists_show_a_tenants_own(api, finished):
-    for path in ("/jobs", "/webhook_deliveries"):
+    for path in ("/jobs", "/webhook_deliveries", "/sweeps"):
         for query in (
             "",
             "?status=succeeded",
             "?label.secret=canary",
             f"?job_id={finished['job_id']}",
+            f"?sweep={finished['sweep_id']}",
         ):
             page = api.client.get(path + query, headers=api.headers("mallory")).json()
             assert page["data"] == []

@@ -8,6 +8,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 from sqlalchemy.exc import OperationalError
 
+from app.db import sweep_models  # noqa: F401 - tables
 from app.db.base import Base
 from app.db.jobs import JobFilter, JobRepository
 from app.db.migrate import alembic_config, at_head

@@ -25,11 +25,11 @@ def searched(sweep, figure):
     while found:
         rows = [figure(one.fields["target.bytes_ratio"]) for one in found]
         ended += [
-            Tried(one, True, None if row is None else {"kl": row})
+            Tried(one.fields, True, None if row is None else {"kl": row})
             for one, row in zip(found, rows, strict=True)
         ]
         found = list(next_members(sweep, ended, None))
-    return [one.member.fields["target.bytes_ratio"] for one in ended], ended
+    return [one.fields["target.bytes_ratio"] for one in ended], ended
 
 
 @given(st.floats(0.21, 0.49), st.floats(0.002, 0.05))
@@ -54,9 +54,9 @@ def test_a_bisection_waits_for_what_is_under_way_and_looks_at_its_own_members_on
         {"base": "balanced", "over": {"target.bytes_ratio": [0.3]}}]})  # fmt: skip
     first = members(sweep)
     assert [one.fields["recipe"] for one in first] == ["int8", "balanced", "small", "small"]
-    ended = [Tried(one, one.number != 4, {"kl": 0.01}) for one in first]
+    ended = [Tried(one.fields, one.number != 4, {"kl": 0.01}) for one in first]
     assert next_members(sweep, ended, None) == ()
-    ended[3] = Tried(first[3], True, {"kl": 0.03})
+    ended[3] = Tried(first[3].fields, True, {"kl": 0.03})
     (more,) = next_members(sweep, ended, "wikitext2")
     assert more.number == 5
     assert more.fields == {"recipe": "small", "target.bytes_ratio": 0.35}
@@ -102,7 +102,7 @@ def test_a_sweep_stops_at_its_target_or_after_failures(figures, most):
     rules = {"target": 0.05, "stop_after_failures": most}
     sweep = parse_sweep({"recipes": ["int8", "small", "balanced", "spq"], "early_stop": rules})
     tried = [
-        Tried(member, True, None if value is None else {"kl": value})
+        Tried(member.fields, True, None if value is None else {"kl": value})
         for member, value in zip(members(sweep), figures, strict=False)
     ]
     wanted = None
