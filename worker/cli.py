@@ -35,6 +35,10 @@ COMMANDS = {
     "migrate": ("app.cli:migrate_command", "Bring the database to the newest schema."),
     "keys": ("app.cli:keys_group", "Create, list and revoke API keys."),
     "tenants": ("app.cli:tenants_group", "Set what tenants may have."),
+    "sweeps": (
+        "app.client.sweeps:sweeps_group",
+        "Compare many recipes through the service.",
+    ),
     "jobs": ("app.client.cli:jobs_group", "Submit and follow jobs over HTTP."),
 }
 

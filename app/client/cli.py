@@ -1,16 +1,14 @@
 """`spq jobs`: submit and follow jobs over HTTP. The exit code of `watch` says how the job ended."""
 
 import json
-import os
 import sys
 import tempfile
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
+from app.client.connection import JSON_OPTION, connection_options, pass_client
 from app.client.follow import follow
 from app.client.http import ApiError, Client
 from spq_core.artifact.manifest import is_inside
@@ -18,48 +16,14 @@ from spq_core.recipe.catalog import DEFAULT, read_request
 from spq_core.workflow.card import figures_table, measured_on
 
 EXIT_CODES = {"succeeded": 0, "failed": 1, "canceled": 3}
-KEY_FILE = Path("~/.spq/api-key")
-JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
 @click.group("jobs")
-@click.option("--url", envvar="SPQ_URL", default="http://127.0.0.1:8000", show_default=True)
-@click.option(
-    "--key-file",
-    envvar="SPQ_KEY_FILE",
-    default=KEY_FILE,
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="File with the API key; SPQ_API_KEY comes first.",
-)
+@connection_options
 @click.pass_context
 def jobs_group(context: click.Context, url: str, key_file: Path) -> None:
     """Submit and follow jobs over HTTP."""
     context.obj = (url, key_file)
-
-
-def pass_client(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command its client; only now is a key needed, so that --help works without one."""
-
-    @click.pass_obj
-    @wraps(command)
-    def with_client(where: tuple[str, Path], /, **options: Any) -> None:
-        command(_client(*where), **options)
-
-    return with_client
-
-
-def _client(url: str, key_file: Path) -> Client:
-    key = os.environ.get("SPQ_API_KEY", "")
-    path = key_file.expanduser()
-    if not key and path.is_file():
-        key = path.read_text(encoding="ascii").strip()
-    if not key:
-        raise ApiError(
-            "unauthenticated",
-            f"no API key: set SPQ_API_KEY, or name a file with --key-file ({path} does not exist)",
-        )
-    return Client(url, key)
 
 
 @jobs_group.command("submit")

@@ -40,6 +40,29 @@ class Client:
         answer = self._send(method, path, body, query, {})
         return dict(answer.json()) if answer.content else {}
 
+    def patient(self, method: str, path: str, **query: Any) -> dict[str, Any]:
+        """As `call`, through a restart or a deployment of the service.
+
+        Raises:
+            ApiError: the service refused, or was away for `PATIENCE_SECONDS`.
+        """
+        begun = time.monotonic()
+        while True:
+            try:
+                return self.call(method, path, **query)
+            except ApiError as error:
+                if error.code not in PASSING or time.monotonic() - begun > PATIENCE_SECONDS:
+                    raise
+            time.sleep(2.0)
+
+    def text(self, path: str) -> str:
+        """An answer that is no JSON.
+
+        Raises:
+            ApiError: with the service's own code and words.
+        """
+        return self._send("GET", path, None, {}, {}).text
+
     def download(self, path: str, target: Path, sha256: str) -> None:
         """Write one file of an artifact.
 

@@ -1,0 +1,237 @@
+"""`spq sweeps`: many recipes on one model, through the service."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from app.client.connection import JSON_OPTION, connection_options, pass_client
+from app.client.http import Client
+from spq_core.errors import RecipeError
+from spq_core.sweep.tables import STOPPED, member_name, sweep_table
+
+ENDED = frozenset({"finished", "failed", "canceled"})
+FAILED, CANCELED, NONE_FEASIBLE = 1, 3, 7
+POLL_SECONDS = 3.0
+
+
+@click.group("sweeps")
+@connection_options
+@click.pass_context
+def sweeps_group(context: click.Context, url: str, key_file: Path) -> None:
+    """Compare many recipes on one model, through the service (`spq sweep` does it without one)."""
+    context.obj = (url, key_file)
+
+
+@sweeps_group.command("submit")
+@click.argument("model")
+@click.argument("sweep")
+@click.option("--revision", default="main", show_default=True)
+@click.option(
+    "--local",
+    is_flag=True,
+    help="MODEL is a folder name in the service's SPQ_MODEL_DIRS (spq serve --models).",
+)
+@click.option("--dataset", help="Text to calibrate and evaluate on in place of the recipes' own.")
+@click.option(
+    "--windows", default=32, show_default=True, type=click.IntRange(1), help="Number of windows."
+)
+@click.option(
+    "--length", type=int, help="Tokens per window; 1024, or the model's context if shorter."
+)
+@click.option("--tasks", help="Tasks by name, separated by commas.")
+@click.option("--task-limit", type=click.IntRange(1), help="Questions of each task.")
+@click.option(
+    "--max-parallel",
+    default=4,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Members at a time.",
+)
+@click.option("--dry-run", is_flag=True, help="Only tell the members, and what each would take.")
+@click.option("--watch", is_flag=True, help="Follow the sweep to its end.")
+@JSON_OPTION
+@pass_client
+def submit_command(
+    client: Client,
+    model: str,
+    sweep: str,
+    revision: str,
+    local: bool,
+    dataset: str | None,
+    windows: int,
+    length: int | None,
+    tasks: str | None,
+    task_limit: int | None,
+    max_parallel: int,
+    dry_run: bool,
+    watch: bool,
+    as_json: bool,
+) -> None:
+    """Try every member of SWEEP (a shipped one by name, or a YAML file) on MODEL.
+
+    \b
+    spq sweeps submit HuggingFaceTB/SmolLM2-135M-Instruct baselines --watch
+    spq sweeps submit my-model ./sizes.yaml --local --windows 16 --dry-run
+    """
+    body = {
+        "model": {"path": model} if local else {"repo_id": model, "revision": revision},
+        "sweep": _document(sweep),
+        "evaluation": {
+            "perplexity": [dataset or "wikitext2"], "limit": windows, "length": length,
+            "tasks": [] if tasks is None else tasks.split(","), "task_limit": task_limit,
+        },
+        "dataset": dataset,
+        "max_parallel": max_parallel,
+    }  # fmt: skip
+    if dry_run:
+        plan = client.call("POST", "/sweeps", body, dry_run=True)
+        click.echo(json.dumps(plan, indent=1) if as_json else _plan_table(plan))
+        return
+    found = client.call("POST", "/sweeps", body)
+    if watch:
+        click.echo(found["id"], err=True)
+        _watch(client, found["id"], as_json=as_json)
+    click.echo(json.dumps(found) if as_json else found["id"])
+
+
+@sweeps_group.command("list")
+@click.option("--limit", default=20, show_default=True)
+@JSON_OPTION
+@pass_client
+def list_command(client: Client, limit: int, as_json: bool) -> None:
+    """List sweeps, newest first."""
+    page = client.call("GET", "/sweeps", limit=limit)
+    if as_json:
+        click.echo(json.dumps(page))
+        return
+    if not page["data"]:
+        click.echo("no sweeps", err=True)
+    for one in page["data"]:
+        counts = ", ".join(f"{count} {status}" for status, count in one["counts"].items())
+        click.echo(f"{one['id']}  {one['status']:10} {one['name']:16} {one['model']}  ({counts})")
+
+
+@sweeps_group.command("show")
+@click.argument("sweep_id")
+@JSON_OPTION
+@pass_client
+def show_command(client: Client, sweep_id: str, as_json: bool) -> None:
+    """Show a sweep's members, its front and its best, as far as they are known."""
+    found = client.call("GET", f"/sweeps/{sweep_id}")
+    click.echo(json.dumps(found, indent=1) if as_json else sweep_table(found))
+
+
+@sweeps_group.command("watch")
+@click.argument("sweep_id")
+@JSON_OPTION
+@pass_client
+def watch_command(client: Client, sweep_id: str, as_json: bool) -> None:
+    """Follow a sweep; exit code 0: there is a best member, 7: none keeps the limits, 1: all failed, 3: canceled."""
+    _watch(client, sweep_id, as_json=as_json)
+
+
+@sweeps_group.command("csv")
+@click.argument("sweep_id")
+@pass_client
+def csv_command(client: Client, sweep_id: str) -> None:
+    """Print a line a member, with every figure."""
+    click.echo(client.text(f"/sweeps/{sweep_id}/members.csv"), nl=False)
+
+
+def _action(name: str, words: str) -> None:
+    @sweeps_group.command(name, help=words)
+    @click.argument("sweep_id")
+    @pass_client
+    def command(client: Client, sweep_id: str) -> None:
+        click.echo(client.call("POST", f"/sweeps/{sweep_id}/{name}")["status"])
+
+
+_action("cancel", "Stop members that run, and make no more.")
+_action("pause", "Make no more members until it is resumed.")
+_action("resume", "Go on with a paused sweep.")
+_action("retry", "Try members again that failed or were stopped.")
+
+
+@sweeps_group.command("delete")
+@click.argument("sweep_id")
+@pass_client
+def delete_command(client: Client, sweep_id: str) -> None:
+    """Forget a sweep that has ended; its members' jobs stay."""
+    client.call("DELETE", f"/sweeps/{sweep_id}")
+
+
+def _document(name: str) -> Any:
+    """A shipped sweep's name as it is; a file's content."""
+    path = Path(name)
+    if path.suffix not in {".yaml", ".yml", ".json"}:
+        return name
+    if not path.is_file():
+        raise RecipeError(f"sweep file {name} does not exist")
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{name} is not YAML: {str(error).splitlines()[0]}") from None
+
+
+def _plan_table(plan: dict[str, Any]) -> str:
+    lines = []
+    for one in plan["members"]:
+        words = ""
+        if one["estimate"]:
+            size, seconds = (
+                one["estimate"][name]["expected"] for name in ("artifact_bytes", "seconds")
+            )
+            words = f"  {size / 1e6:,.0f} MB, {seconds / 60:,.1f} minutes"
+        if one["stopped"]:
+            words += f": skipped, {(one['error'] or {}).get('message') or STOPPED[one['stopped']]}"
+        lines.append(f"{one['number']:>3}  {member_name(one['fields'])}{words}")
+    if plan["seconds"] is not None:
+        lines.append(
+            f"together about {plan['seconds'] / 60:,.0f} minutes on two cores, less what members share"
+        )
+    return "\n".join(lines)
+
+
+def _watch(client: Client, sweep_id: str, *, as_json: bool) -> None:
+    """Tell each change of a member until the sweep has ended, then end with its exit code."""
+    seen = 0
+    found: dict[str, Any] = {"status": "running"}
+    while found["status"] not in ENDED:
+        page = client.patient("GET", f"/sweeps/{sweep_id}/events", after=seen, limit=1000)
+        for event in page["data"]:
+            _tell(client, sweep_id, event["data"])
+        seen = page["next_after"]
+        last = page["data"][-1]["data"] if page["data"] else {}
+        if last.get("status") in ENDED and not page["has_more"]:
+            found = client.patient("GET", f"/sweeps/{sweep_id}")
+        elif not page["has_more"]:
+            time.sleep(POLL_SECONDS)
+    click.echo(json.dumps(found) if as_json else sweep_table(found))
+    if found["status"] == "canceled":
+        sys.exit(CANCELED)
+    if found["status"] == "failed":
+        sys.exit(FAILED)
+    sys.exit(NONE_FEASIBLE if found["best"] is None else 0)
+
+
+def _tell(client: Client, sweep_id: str, data: dict[str, Any]) -> None:
+    """On stderr; of a member that has figures, those that people wait for."""
+    if "number" not in data:
+        click.echo(data["status"], err=True)
+        return
+    words = data["status"]
+    if data["status"] == "succeeded":
+        members = client.patient("GET", f"/sweeps/{sweep_id}")["members"]
+        row = members[data["number"] - 1]["row"] or {}
+        if row:
+            words += f": {row['bytes_ratio']:.1%} of the source, KL {row['kl']:.4f}"
+    elif data.get("error"):
+        words += f": {data['error']['message']}"
+    elif data.get("stopped"):
+        words += f": {STOPPED[data['stopped']]}"
+    click.echo(f"{data['number']}: {words}", err=True)
