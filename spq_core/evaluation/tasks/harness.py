@@ -4,6 +4,7 @@ Prompts, few-shot examples, filters and metrics are the harness's own: each task
 place of the Hub's. Nothing here reaches a network.
 """
 
+import inspect
 import io
 import json
 import re
@@ -24,6 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from spq_core.data.tasks import TaskData, read_rows
 from spq_core.errors import EvaluationError, SpqError
 from spq_core.evaluation.tasks.answers import Answers, TaskAnswers
+from spq_core.evaluation.tasks.prefixes import SharedPrefixes
 from spq_core.machine import machine_failure
 
 BATCH = 8
@@ -223,6 +225,7 @@ def _samples(
             batch_size=BATCH,
             max_length=length,
         )
+        _share_prefixes(harness_model, model, length)
         manager = TaskManager(include_defaults=False, include_path=str(work))
         results = evaluator.simple_evaluate(
             model=harness_model, tasks=[task], task_manager=manager, limit=limit,
@@ -230,6 +233,14 @@ def _samples(
         )  # fmt: skip
     samples: list[dict[str, Any]] = results["samples"][task]
     return samples
+
+
+def _share_prefixes(harness_model: Any, model: PreTrainedModel, length: int) -> None:
+    """Where the harness asks for likelihoods, answer with what contexts have in common computed once."""
+    if "logits_to_keep" not in inspect.signature(model.forward).parameters:
+        return
+    shared = SharedPrefixes(model, length, harness_model._loglikelihood_tokens)  # noqa: SLF001
+    harness_model._loglikelihood_tokens = shared.answer  # noqa: SLF001
 
 
 @contextmanager
