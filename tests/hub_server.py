@@ -41,7 +41,7 @@ class Repo:
     commits: list[Commit] = field(default_factory=list)
 
     def at(self, revision: str) -> Commit:
-        if revision == "main":
+        if revision in {"main", "refs/convert/parquet"}:
             return self.commits[-1]
         for commit in self.commits:
             if commit.oid == revision:
@@ -155,7 +155,7 @@ class StubHub:
             return {"errors": [], "warnings": []}
 
         @app.get("/api/{kind}/{owner}/{name}")
-        @app.get("/api/{kind}/{owner}/{name}/revision/{revision}")
+        @app.get("/api/{kind}/{owner}/{name}/revision/{revision:path}")
         async def info(request: Request, kind: str, owner: str, name: str, revision: str = "main"):
             repo = self._repo(kind, f"{owner}/{name}", request)
             commit = repo.at(revision)

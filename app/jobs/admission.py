@@ -18,6 +18,7 @@ from app.settings import ApiSettings
 from spq_core.data.tasks import find_task
 from spq_core.data.texts import is_known
 from spq_core.errors import DatasetError
+from spq_core.hub.tasks import is_on_hub
 from spq_core.recipe.document import Recipe
 from spq_core.recipe.suitable import require_gated_tasks
 
@@ -56,10 +57,12 @@ class Admission:
         """Refuse tasks without questions, and gates on tasks that are not asked for.
 
         Raises:
-            UnknownTaskError: a task's questions are not in the data folder.
+            UnknownTaskError: a task's questions are neither in the data folder nor known to be on the Hub.
             RecipeError: a gate is on a figure that there will not be.
         """
         for name in names:
+            if is_on_hub(name):
+                continue
             try:
                 find_task(name, self._data_folders)
             except DatasetError as error:

@@ -23,6 +23,7 @@ from spq_core.cli.options import (
     TASKS_OPTION,
     THROUGHPUT_OPTION,
     figures_shelf,
+    found_tasks,
     local_source,
     named_text,
     task_names,
@@ -31,7 +32,6 @@ from spq_core.data.texts import Text
 from spq_core.errors import OutputExistsError, RecipeError
 from spq_core.evaluation.gates import QualityGateError
 from spq_core.evaluation.loading import choose_device
-from spq_core.evaluation.measure import task_files
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.recipe.catalog import DEFAULT, read_request, resolve
 from spq_core.recipe.document import Recipe
@@ -129,7 +129,7 @@ def compress_command(
                     source, recipe, out, texts={text.name: text, recipe.calibration.dataset: text},
                     evaluation=settings, scratch=scratch, progress=progress,
                     device=choose_device(device), resume=resume,
-                    tasks=task_files(settings, [data_dir] if data_dir is not None else []),
+                    tasks=found_tasks(settings, data_dir, scratch),
                     shelf=figures_shelf(f"spq compress {out.name}"),
                 )  # fmt: skip
                 document = result.document()

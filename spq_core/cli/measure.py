@@ -23,6 +23,7 @@ from spq_core.cli.options import (
     TASK_LIMIT_OPTION,
     TASKS_OPTION,
     THROUGHPUT_OPTION,
+    found_tasks,
     named_text,
     task_names,
 )
@@ -32,7 +33,7 @@ from spq_core.errors import EvaluationError
 from spq_core.evaluation.figure import require_drawable, write_figure
 from spq_core.evaluation.gguf import SUFFIX
 from spq_core.evaluation.loading import choose_device
-from spq_core.evaluation.measure import Measurement, measure, task_files
+from spq_core.evaluation.measure import Measurement, measure
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.summary import summary_rows
 from spq_core.workflow.card import figures_table, measured_on
@@ -184,14 +185,16 @@ def _measured(
     logging.disable_progress_bar()
     progress = ConsoleProgress()
     wanted = EvaluationSettings(**settings)
-    files = task_files(wanted, [data_dir] if data_dir is not None else [])
     try:
-        if isinstance(data, Path):
-            text = _file_text(data)
-        else:
-            with tempfile.TemporaryDirectory(prefix="spq-") as scratch:
-                text = named_text(data, data_dir, Path(scratch))
-        with redirect_stdout(sys.stderr):  # other libraries talk while they load
+        with (
+            tempfile.TemporaryDirectory(prefix="spq-") as folder,
+            redirect_stdout(sys.stderr),  # other libraries talk while they load
+        ):
+            scratch = Path(folder)
+            files = found_tasks(wanted, data_dir, scratch)
+            text = (
+                _file_text(data) if isinstance(data, Path) else named_text(data, data_dir, scratch)
+            )
             return measure(
                 models, {text.name: text}, wanted.model_copy(update={"perplexity": (text.name,)}),
                 progress, reference=reference, device=choose_device(device), tasks=files,

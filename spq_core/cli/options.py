@@ -5,12 +5,18 @@ from pathlib import Path
 
 import click
 
+from spq_core.data.tasks import TaskData, find_task
 from spq_core.data.texts import BUILTIN, Text, builtin_text, find_text
+from spq_core.errors import DatasetError
 from spq_core.evaluation.known import Shelf, drop_oldest
+from spq_core.evaluation.measure import task_files
+from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.hub.datasets import fetch_text
 from spq_core.hub.errors import HubUnavailableError
 from spq_core.hub.fetch import FetchLimits, fetch_model, require_named
 from spq_core.hub.own_token import own_hub
+from spq_core.hub.task_data import fetch_task
+from spq_core.hub.tasks import is_on_hub
 from spq_core.models.clean_copy import SourceModel
 
 DEVICE_OPTION = click.option(
@@ -25,7 +31,7 @@ JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JS
 TASKS_OPTION = click.option(
     "--tasks",
     help="Also put tasks of lm-evaluation-harness, separated by commas: truthfulqa_mc1,gsm8k. Their questions come from "
-    "--data-dir (<task>.jsonl).",
+    "--data-dir (<task>.jsonl), or from the Hub.",
 )
 TASK_LIMIT_OPTION = click.option(
     "--task-limit", type=click.IntRange(1), help="Questions of each task; all by default."
@@ -89,6 +95,30 @@ def named_text(name: str, data_dir: Path | None, scratch: Path) -> Text:
         click.echo(f"{error}: using {text.origin} instead of {name}", err=True)
         return text
     return find_text(name, scratch)
+
+
+def found_tasks(
+    settings: EvaluationSettings, data_dir: Path | None, scratch: Path
+) -> dict[str, TaskData]:
+    """Files of the tasks that are asked for: from the data folder, else from the Hub.
+
+    Raises:
+        DatasetError: neither has a task's questions.
+        EvaluationError: see `task_files`.
+    """
+    local = [] if data_dir is None else [data_dir]
+    fetched = scratch / "questions"
+    for name in settings.tasks:
+        try:
+            find_task(name, [*local, fetched])
+        except DatasetError:
+            if not is_on_hub(name):
+                raise
+            fetched.mkdir(exist_ok=True)
+            with own_hub() as api:
+                origin = fetch_task(api, name, fetched)
+            click.echo(f"questions of {name} are those of {origin}", err=True)
+    return task_files(settings, [*local, fetched])
 
 
 def local_source(model: str, revision: str, scratch: Path) -> SourceModel:

@@ -22,6 +22,7 @@ from spq_core.cli.options import (
     TASK_LIMIT_OPTION,
     TASKS_OPTION,
     figures_shelf,
+    found_tasks,
     local_source,
     named_text,
     task_names,
@@ -30,7 +31,6 @@ from spq_core.data.texts import Text
 from spq_core.errors import RecipeError
 from spq_core.estimate.estimate import Estimate, estimate, folder_shapes
 from spq_core.evaluation.loading import choose_device
-from spq_core.evaluation.measure import task_files
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.models.shapes import ModelShapes
 from spq_core.sweep.document import Bisect, Member, Sweep, members, named_sweep
@@ -110,7 +110,7 @@ def sweep_command(
                 local_source(model, revision, scratch), chosen, out,
                 texts=text, evaluation=settings, scratch=scratch, progress=progress,
                 device=choose_device(device),
-                tasks=task_files(settings, [data_dir] if data_dir is not None else []),
+                tasks=found_tasks(settings, data_dir, scratch),
                 shelf=figures_shelf(f"spq sweep {out.name}"), dataset=dataset,
                 after_member=_tell_member,
             )  # fmt: skip

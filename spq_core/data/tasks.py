@@ -4,7 +4,8 @@
     <task>-train.jsonl     examples with answers, for tasks that show some first
 
 A .json file with a list will do, and `-test` or `-validation` behind the name. Both parts of TruthfulQA's multiple choice
-are in `truthfulqa`; its targets may be a mapping from choice to label, as the authors published them.
+are in `truthfulqa`; its targets may be a mapping from choice to label, as the authors published them. `mmlu` has the questions of all
+subjects, each with its `subject`.
 """
 
 import hashlib
@@ -18,12 +19,15 @@ from spq_core.errors import DatasetError
 
 FILES = {"truthfulqa_mc1": "truthfulqa", "truthfulqa_mc2": "truthfulqa"}
 """Tasks whose file is called otherwise."""
+PARTS = {"mmlu": "subject"}
+"""Tasks that the harness knows in parts, and the field of a question that says which it is of."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-]{0,63}")
 QUESTIONS = ("", "-test", "-validation", "-mc")
-EXAMPLES = ("-train", "-train-*")
+EXAMPLES = ("-train", "-train-*", "-dev")
 SUFFIXES = (".jsonl", ".json")
 TARGETS = ("mc1_targets", "mc2_targets")
 LARGEST_FILE = 256 << 20
+Rows = list[dict[str, Any]]
 
 
 class TaskData(NamedTuple):
@@ -57,7 +61,7 @@ def find_task(name: str, folders: Iterable[Path]) -> TaskData:
     )
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> Rows:
     """The objects of a file.
 
     Raises:
@@ -76,6 +80,24 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows) or not rows:
         raise DatasetError(f"{path.name} holds no questions: it must be a list of objects")
     return [_with_lists(row) for row in rows]
+
+
+def parts_of(name: str, rows: Rows) -> dict[str, Rows]:
+    """A task's rows by the name that the harness has for each part; one part for most tasks.
+
+    Raises:
+        DatasetError: a row does not say which part it is of.
+    """
+    field = PARTS.get(name)
+    if field is None:
+        return {name: rows}
+    found: dict[str, Rows] = {}
+    for row in rows:
+        part = row.get(field)
+        if not isinstance(part, str) or not NAME.fullmatch(f"{name}_{part}"):
+            raise DatasetError(f"task {name}: a question has no {field}: {str(row)[:100]}")
+        found.setdefault(f"{name}_{part}", []).append(row)
+    return dict(sorted(found.items()))
 
 
 def _with_lists(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from spq_core.artifact.read import load_model
 from spq_core.data.tasks import TaskData, find_task
 from spq_core.data.texts import Text, paper_text
 from spq_core.data.windows import consecutive_windows, first_tokens
+from spq_core.errors import DatasetError, EvaluationError
 from spq_core.evaluation.candidate import Candidate, at
 from spq_core.evaluation.comparable import common_tokenizer, require_whole
 from spq_core.evaluation.gguf import SUFFIX, require_gguf_reader
@@ -30,7 +31,8 @@ from spq_core.evaluation.scoring import Scoring
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.speeds import LoadedFigures, file_bytes, fits, load_and_time
 from spq_core.evaluation.tasks.answers import TaskAnswers, TaskFigures, compared_answers
-from spq_core.evaluation.tasks.harness import check_task, harness_version, put_tasks
+from spq_core.evaluation.tasks.definitions import check_task, harness_version
+from spq_core.evaluation.tasks.harness import put_tasks
 from spq_core.evaluation.throughput import Throughput
 from spq_core.evaluation.windows import fewest_positions, fitting, window_length
 from spq_core.memory import peak_rss_bytes
@@ -128,7 +130,7 @@ def measure(
         {name: text.fingerprint for name, text in texts.items()} | {PAPER: texts[first].fingerprint},
         reference, device, tokenizer.decode, known, progress, compared=frozenset(windows),
     ).run()  # fmt: skip
-    answers = _answered(candidates, tokenizer, tasks, settings, device, known, progress)
+    answers, refused = _answered(candidates, tokenizer, tasks, settings, device, known, progress)
     figures = compared_answers(answers, reference)
     opening = opening_tokens(tokenizer)
     return Measurement(
@@ -151,6 +153,7 @@ def measure(
             "threads": torch.get_num_threads(),
             "batch": 1,
             "reused": known.reused,
+            **({"tasks_missing": refused} if refused else {}),
         },
         peak_rss_bytes=peak_rss_bytes(),
     )  # fmt: skip
@@ -221,11 +224,16 @@ def _answered(
     device: str,
     known: Known,
     progress: Progress,
-) -> dict[str, dict[str, TaskAnswers]]:
-    """Answers by model and task; GGUF files have none, and nobody where a model does not fit into memory in float32."""
+) -> tuple[dict[str, dict[str, TaskAnswers]], dict[str, str]]:
+    """Answers by model and task, and why there are none to a task that cannot be put to every model.
+
+    GGUF files have none, and nobody where a model does not fit into memory in float32. A task that fails costs no other
+    figure.
+    """
     folders = [one.folder for one in models.values() if not one.is_made_late]
     length = min(TASK_LENGTH, fewest_positions(folders) or TASK_LENGTH)
     answers: dict[str, dict[str, TaskAnswers]] = {}
+    refused: dict[str, str] = {}
     for name, one in models.items():
         if not tasks or (not one.is_made_late and one.folder.suffix == SUFFIX):
             continue
@@ -245,11 +253,13 @@ def _answered(
             for task, document in found.items()
             if document is not None
         }
-        wanted = {task: data for task, data in tasks.items() if task not in given}
+        wanted = {
+            task: data for task, data in tasks.items() if task not in given and task not in refused
+        }
         if wanted and device == "cpu" and not fits(WIDENED * file_bytes(one.folder)):
             words = f"tasks were not put: {name} does not fit into memory whole"
             progress.record("missing", {"code": "insufficient_memory", "message": words})
-            return {}
+            return {}, dict.fromkeys(tasks, words)
         if wanted:
             progress.begin(
                 Phase(PhaseKind.SCORING, f"tasks/{name}", f"tasks ({name})"), len(wanted), "tasks"
@@ -257,11 +267,17 @@ def _answered(
             model = load_model(one.folder, device=device)
             widen(model, device)
             for task, data in wanted.items():  # one by one, so that each is kept when it is done
-                given |= put_tasks(
-                    name, model, tokenizer, {task: data}, length=length, limit=settings.task_limit,
-                    shots=settings.fewshot, after_task=progress.advance, while_busy=progress.busy,
-                )  # fmt: skip
+                try:
+                    given |= put_tasks(
+                        name, model, tokenizer, {task: data}, length=length, limit=settings.task_limit,
+                        shots=settings.fewshot, after_task=progress.advance, while_busy=progress.busy,
+                    )  # fmt: skip
+                except (EvaluationError, DatasetError) as error:
+                    refused[task] = str(error)
+                    progress.record("missing", {"code": error.code, "message": str(error)})
+                    continue
                 known.note("answers", keys[task], given[task]._asdict())
             del model
-        answers[name] = {task: given[task] for task in tasks}
-    return answers
+        answers[name] = given
+    put = [task for task in tasks if task not in refused]
+    return {name: {task: given[task] for task in put} for name, given in answers.items()}, refused

@@ -134,10 +134,12 @@ def _figure(row: Mapping[str, Any], metric: Metric) -> str:
 def measured_on(settings: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     """The text behind a row's perplexity, and how it was cut; `settings` are the measurement's."""
     origin = settings["datasets"][row["dataset"]]["origin"]
-    return (
+    words = (
         f"{row['dataset']} ({_plain(origin)}), {row['tokens']:,} predicted tokens, "
         f"windows of {settings['length']} tokens"
     )
+    missing = [f"{task} ({_plain(why)})" for task, why in settings.get("tasks_missing", {}).items()]
+    return f"{words}. Tasks without figures: {'; '.join(missing)}" if missing else words
 
 
 def work_done(modules: Sequence[Mapping[str, Any]]) -> str:

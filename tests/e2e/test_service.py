@@ -19,6 +19,7 @@ from spq_core.artifact.manifest import read_manifest, verify_files
 from tests.e2e.conftest import is_ready, wait_until
 from tests.hub_server import WRITE_TOKEN
 from tests.models import some_ids
+from tests.spq_core.hub.test_hub import converted
 from worker.storage.figures import FOLDER
 
 SLOW = {"perplexity": ["builtin"], "length": 64, "limit": 2, "trials": 12, "new_tokens": 150}
@@ -173,6 +174,36 @@ def test_an_artifact_is_measured_again_without_being_made_again(stack, tmp_path)
     assert not {stage for stage in stages if stage and stage.startswith(("svd", "quantize"))}
     layers = stack.client.call("GET", f"/jobs/{job['id']}/layers")["data"]
     assert {one["stage"] for one in layers} == {"svd", "prune", "quantize"}
+
+
+def test_questions_of_a_task_come_from_the_hub(stack):
+    """The fetcher brings them; the run, which has no network, puts them."""
+    rows = [
+        {
+            "question": f"{at}?",
+            "choices": {"text": ["a", "b"], "label": ["A", "B"]},
+            "answerKey": "A",
+        }
+        for at in range(4)
+    ]
+    commit = converted(stack.hub, "allenai/ai2_arc", "ARC-Easy", rows)
+    converted(stack.hub, "openai/gsm8k", "main")
+    few = {
+        "perplexity": ["builtin"], "length": 64, "limit": 2, "throughput": False,
+        "tasks": ["arc_easy", "gsm8k"], "task_limit": 2, "fewshot": 1, "int8_baseline": False,
+    }  # fmt: skip
+    job = stack.finish(stack.submit(evaluation=few))
+    assert job["status"] == "succeeded", job
+    row = job["result"]["rows"][-1]
+    assert row["tasks"]["arc_easy"]["questions"] == 2
+    assert list(row["tasks"]) == ["arc_easy"]
+    assert "gsm8k" in job["result"]["evaluation"]["tasks_missing"]["gsm8k"], "no room for an answer"
+    assert row["perplexity"], "a task that fails costs no other figure"
+    lines = [line["text"] for line in stack.client.call("GET", f"/jobs/{job['id']}/logs")["data"]]
+    assert f"questions of arc_easy are those of allenai/ai2_arc@{commit.oid}" in lines
+    del stack.hub.datasets["openai/gsm8k"]
+    lost = stack.finish(stack.submit(evaluation=few))
+    assert (lost["status"], lost["error"]["code"]) == ("failed", "model_not_found"), lost
 
 
 def test_figures_of_the_source_are_measured_once_for_all_jobs(stack):

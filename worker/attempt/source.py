@@ -8,7 +8,7 @@ from spq_core.models.clean_copy import refuse_links_outside
 from worker.children.messages import FetchSpec, Source
 from worker.errors import failed
 from worker.settings import WorkerSettings
-from worker.storage.inputs import missing_texts
+from worker.storage.inputs import missing_tasks, missing_texts
 
 
 def source_of(claimed: Claim, settings: WorkerSettings, folder: Path) -> Source:
@@ -55,6 +55,7 @@ def fetching_spec(
         model_folder=source.folder,
         output=request["output"],
         texts=missing_texts(settings.data_dir, request, claimed.recipe),
+        tasks=missing_tasks(settings.data_dir, request),
         text_folder=str(text_folder),
         max_bytes=settings.max_model_bytes,
     )

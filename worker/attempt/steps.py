@@ -55,9 +55,9 @@ class Steps:
         self.log.token = hub_token(settings, claimed)
         require_publishable(claimed, self.log.token)
         self.source = source_of(claimed, settings, self.scratch / "source")
-        if claimed.request["model"]["repo_id"] is None and claimed.request["output"] is None:
-            return
         spec = fetching_spec(claimed, settings, self.source, self.log.token, self.scratch / "texts")
+        if spec.repo_id is None and spec.output is None and not spec.tasks:
+            return
         with self.runtime.fetcher().started(spec, self.scratch) as child:
             self._follow(child)
 

@@ -1,5 +1,6 @@
 """Child program: fetch a model and the texts a job names. Has the Hub token, loads no model."""
 
+from functools import partial
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -11,6 +12,7 @@ from spq_core.hub.errors import HubError, HubUnavailableError
 from spq_core.hub.fetch import FetchLimits, fetch_model
 from spq_core.hub.headers import fetch_headers
 from spq_core.hub.publish import Publisher
+from spq_core.hub.task_data import fetch_task
 from spq_core.progress import PhaseKind, phase
 from spq_core.recipe.document import parse_recipe
 from spq_core.recipe.suitable import require_suitable
@@ -43,6 +45,10 @@ def fetch(spec: FetchSpec) -> None:
         except (HubUnavailableError, HubError) as error:
             # The built-in text takes its place, and the report says so.
             emit(Logged(text=f"dataset {name} cannot be fetched: {error}"))
+    for name in spec.tasks:
+        Path(spec.text_folder).mkdir(parents=True, exist_ok=True)
+        origin = with_retries(partial(fetch_task, api, name, Path(spec.text_folder)))
+        emit(Logged(text=f"questions of {name} are those of {origin}"))
     if spec.repo_id is None:
         return
     repo_id, downloading = spec.repo_id, phase(PhaseKind.DOWNLOADING)

@@ -44,7 +44,9 @@ class FetchSpec(Frozen):
     model_folder: str
     output: Output | None
     texts: tuple[str, ...]
+    tasks: tuple[str, ...] = ()
     text_folder: str
+    """Of questions, too."""
     max_bytes: int
 
 

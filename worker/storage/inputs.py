@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from spq_core.data.tasks import FILES, find_task
 from spq_core.data.texts import BUILTIN, find_text
 from spq_core.errors import DatasetError
 from spq_core.recipe.document import parse_recipe
@@ -27,6 +28,18 @@ def missing_texts(
     if parse_recipe(dict(recipe)).needs_calibration:
         names.add(recipe["calibration"]["dataset"])
     return sorted(name for name in names - {BUILTIN} if not _is_local(name, data_dir))
+
+
+def missing_tasks(data_dir: Path | None, request: Mapping[str, Any]) -> list[str]:
+    """Tasks of a job whose questions no local folder has; of those with the same questions, one."""
+    folders = [] if data_dir is None else [data_dir]
+    missing: dict[str, str] = {}
+    for name in request["evaluation"].get("tasks", ()):
+        try:
+            find_task(name, folders)
+        except DatasetError:
+            missing.setdefault(FILES.get(name, name), name)
+    return list(missing.values())
 
 
 def _is_local(name: str, data_dir: Path | None) -> bool:

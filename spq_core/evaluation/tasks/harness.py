@@ -7,24 +7,22 @@ place of the Hub's. Nothing here reaches a network.
 import inspect
 import io
 import json
-import re
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from spq_core.data.tasks import TaskData, read_rows
+from spq_core.data.tasks import Rows, TaskData, parts_of, read_rows
 from spq_core.errors import EvaluationError, SpqError
 from spq_core.evaluation.tasks.answers import Answers, TaskAnswers
+from spq_core.evaluation.tasks.definitions import OTHER_SPLITS, find_definition, settings_of
 from spq_core.evaluation.tasks.prefixes import SharedPrefixes
 from spq_core.machine import machine_failure
 
@@ -32,110 +30,6 @@ BATCH = 8
 HEARD_SECONDS = 30.0
 SEVERAL_RIGHT = {"truthfulqa_mc2": "mc2_targets"}
 """Tasks with more than one right choice, and where their labels are."""
-SPLITS = ("test_split", "validation_split")
-OTHER_SPLITS = ("training_split", "fewshot_split", *SPLITS)
-ANSWERED = frozenset({"multiple_choice", "generate_until", "loglikelihood"})
-"""Kinds of tasks that have questions."""
-
-
-class _Names(yaml.SafeLoader):
-    """Reads the harness's files without running what they name."""
-
-
-_Names.add_multi_constructor("!", lambda _loader, _suffix, _node: None)
-
-
-@dataclass(frozen=True, slots=True)
-class TaskFile:
-    """A task of the installed harness."""
-
-    name: str
-    path: Path
-    split: str
-    """Of the questions."""
-    examples: str | None
-    """The split that few-shot examples come from."""
-    shots: int
-    """Examples before each question, unless settings say otherwise."""
-
-
-def require_harness() -> Path:
-    """The folder of its tasks.
-
-    Raises:
-        EvaluationError: it is not installed.
-    """
-    try:
-        import lm_eval  # noqa: PLC0415 - an extra
-    except ImportError:
-        raise EvaluationError(
-            "tasks need lm-evaluation-harness: pip install -e '.[tasks]' in the checkout"
-        ) from None
-    return Path(lm_eval.__file__).parent / "tasks"
-
-
-def harness_version() -> str:
-    """Of the installed harness: its rules are part of every figure."""
-    return version("lm_eval")
-
-
-def find_definition(name: str) -> TaskFile:
-    """The task of that name.
-
-    Raises:
-        EvaluationError: the harness is not installed, or has none, or only a group of that name.
-    """
-    wanted = re.compile(rf"^['\"]?task['\"]?\s*:\s*['\"]?{re.escape(name)}['\"]?\s*$", re.MULTILINE)
-    for path in sorted(require_harness().rglob("*.yaml")):
-        if wanted.search(path.read_text(encoding="utf-8", errors="replace")):
-            document = _document(path)
-            split = next((document[key] for key in SPLITS if document.get(key)), None)
-            if document.get("output_type") not in ANSWERED:
-                raise EvaluationError(
-                    f"task {name} has no questions with answers ({document.get('output_type')}); "
-                    "perplexity of texts is measured with evaluation.perplexity"
-                )
-            if split is not None:
-                return TaskFile(
-                    name, path, split,
-                    document.get("fewshot_split") or document.get("training_split"),
-                    document.get("num_fewshot") or 0,
-                )  # fmt: skip
-    raise EvaluationError(
-        f"the installed lm-evaluation-harness has no task {name!r}; groups of tasks are named one by one"
-    )
-
-
-def check_task(name: str, data: TaskData, shots: int | None) -> None:
-    """Find out before hours of work whether a task can be put at all.
-
-    Args:
-        shots: few-shot examples; None for as many as the task says.
-
-    Raises:
-        EvaluationError: the harness does not know it, or there are too few examples.
-        DatasetError: a file is malformed.
-    """
-    found = find_definition(name)
-    read_rows(data.questions)
-    wanted = found.shots if shots is None else shots
-    count = 0 if data.examples is None else len(read_rows(data.examples))
-    if wanted > count:
-        raise EvaluationError(
-            f"task {name} shows {wanted} examples before each question, and its data folder has {count}; put "
-            f"{data.questions.stem}-train.jsonl there, or set fewshot to {count}"
-        )
-
-
-def _document(path: Path) -> dict[str, Any]:
-    """A task's settings, with what it includes."""
-    document: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), _Names)  # noqa: S506 - a safe loader
-    included = document.pop("include", None)
-    names = included if isinstance(included, list) else [included] if included else []
-    merged: dict[str, Any] = {}
-    for name in names:
-        merged |= _document(path.parent / name)
-    return {**merged, **document}
 
 
 def put_tasks(
@@ -167,10 +61,10 @@ def put_tasks(
     answers: dict[str, TaskAnswers] = {}
     work = Path(tempfile.mkdtemp(prefix="spq-tasks-"))
     try:
-        _write_tasks(tasks, work)
-        for task in tasks:
+        for task, data in tasks.items():
+            parts = _write_task(task, data, work)
             with _heard(model, partial(while_busy, f"{task}, {name}")), _said_of(task):
-                samples = _samples(model, tokenizer, task, work, length, limit, shots)
+                samples = _samples(model, tokenizer, parts, work, length, limit, shots)
                 answers[task] = TaskAnswers(_answers(samples), _chance(task, samples))
             after_task(f"{task}, {name}")
     finally:
@@ -178,31 +72,34 @@ def put_tasks(
     return answers
 
 
-def _write_tasks(tasks: Mapping[str, TaskData], work: Path) -> None:
-    for name, data in tasks.items():
-        found = find_definition(name)
-        files = {found.split: _rows_file(data.questions, work)}
-        if found.examples is not None and data.examples is not None:
-            files[found.examples] = _rows_file(data.examples, work)
-        document = _document(found.path)
+def _write_task(name: str, data: TaskData, work: Path) -> list[str]:
+    """Write a task's definition with local files, part by part; return the parts' names."""
+    examples = {} if data.examples is None else parts_of(name, read_rows(data.examples))
+    questions = parts_of(name, read_rows(data.questions))
+    for part, rows in questions.items():
+        found = find_definition(part)
+        files = {found.split: _rows_file(rows, work / f"{part}.questions.jsonl")}
+        if found.examples is not None and part in examples:
+            files[found.examples] = _rows_file(examples[part], work / f"{part}.examples.jsonl")
+        document = settings_of(found)
         absent = {key: None for key in OTHER_SPLITS if document.get(key) not in files}
         definition = {
-            "include": str(found.path), "task": name, "dataset_path": "json", "dataset_name": None,
+            "include": str(found.path), "task": part, "dataset_path": "json", "dataset_name": None,
             "dataset_kwargs": {"data_files": files}, **absent,
         }  # fmt: skip
-        (work / f"{name}.yaml").write_text(yaml.safe_dump(definition), encoding="utf-8")
+        (work / f"{part}.yaml").write_text(yaml.safe_dump(definition), encoding="utf-8")
+    return list(questions)
 
 
-def _rows_file(path: Path, work: Path) -> str:
-    rows = work / f"{path.stem}.jsonl"
-    rows.write_text("\n".join(map(json.dumps, read_rows(path))), encoding="utf-8")
-    return str(rows)
+def _rows_file(rows: Rows, file: Path) -> str:
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return str(file)
 
 
 def _samples(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    task: str,
+    parts: list[str],
     work: Path,
     length: int,
     limit: int | None,
@@ -228,11 +125,15 @@ def _samples(
         _share_prefixes(harness_model, model, length)
         manager = TaskManager(include_defaults=False, include_path=str(work))
         results = evaluator.simple_evaluate(
-            model=harness_model, tasks=[task], task_manager=manager, limit=limit,
+            model=harness_model, tasks=parts, task_manager=manager, limit=limit,
             num_fewshot=shots, bootstrap_iters=0, log_samples=True,
         )  # fmt: skip
-    samples: list[dict[str, Any]] = results["samples"][task]
-    return samples
+    # Numbered through, as each part has its own numbers.
+    return [
+        sample | {"doc_id": (number, sample["doc_id"])}
+        for number, part in enumerate(parts)
+        for sample in results["samples"][part]
+    ]
 
 
 def _share_prefixes(harness_model: Any, model: PreTrainedModel, length: int) -> None:
@@ -322,7 +223,7 @@ def _ties_kept(model: PreTrainedModel) -> Iterator[None]:
 def _answers(samples: list[dict[str, Any]]) -> Answers:
     """Values by figure; a task with several filters has a record of each question for each of them."""
     filters = {sample["filter"] for sample in samples}
-    found: dict[str, dict[int, float]] = {}
+    found: dict[str, dict[tuple[int, int], float]] = {}
     for sample in samples:
         for metric in sample["metrics"]:
             name = metric if len(filters) == 1 else f"{metric}_{sample['filter']}"

@@ -96,8 +96,8 @@ def test_bad_recipes_and_models_are_refused_at_once(api):
         "SPQ_MODEL_DIRS"
         in problem(post(model={"path": "unknown"}), 422, "model_not_found")["detail"]
     )
-    quiz = problem(post(evaluation={"tasks": ["gsm8k"]}), 422, "unknown_task")
-    assert "put gsm8k.jsonl into the folder that SPQ_DATA_DIR" in quiz["detail"]
+    quiz = problem(post(evaluation={"tasks": ["my_quiz"]}), 422, "unknown_task")
+    assert "put my_quiz.jsonl into the folder that SPQ_DATA_DIR" in quiz["detail"]
     limit = {"extends": "int8", "gates": {"min": {"gsm8k.exact_match_strict-match": 0.1}}}
     assert (
         "not among evaluation.tasks" in problem(post(recipe=limit), 422, "invalid_recipe")["detail"]

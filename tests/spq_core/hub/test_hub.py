@@ -8,8 +8,10 @@ import pytest
 from pyarrow import parquet
 from safetensors.torch import load, save
 
+from spq_core.data.tasks import find_task, read_rows
 from spq_core.errors import DatasetError, UnsafeModelError, UnsupportedModelError
 from spq_core.estimate.estimate import folder_shapes, headers_shapes
+from spq_core.evaluation.tasks.definitions import find_definition, settings_of
 from spq_core.hub.client import hub_api
 from spq_core.hub.datasets import fetch_text
 from spq_core.hub.errors import HubError, HubUnavailableError
@@ -17,6 +19,8 @@ from spq_core.hub.fetch import FetchLimits, fetch_model
 from spq_core.hub.headers import fetch_headers
 from spq_core.hub.own_token import own_hub, own_token
 from spq_core.hub.publish import Publisher
+from spq_core.hub.task_data import fetch_task
+from spq_core.hub.tasks import HUB_TASKS
 from tests.hub_server import READ_TOKEN, WRITE_TOKEN, Repo, stub_hub
 
 LIMITS = FetchLimits()
@@ -219,6 +223,57 @@ def test_wikitext_from_the_hub_equals_the_raw_file(hub, tmp_path):
     assert (tmp_path / "wikitext2-valid.txt").exists()
     with pytest.raises(DatasetError, match="unknown dataset 'pile'"):
         fetch_text(hub_api(hub.url, None), "pile", tmp_path)
+
+
+ROWS = [{"question": "1 + 1?", "answer": "#### 2"}, {"question": "2 + 1?", "answer": "#### 3"}]
+
+
+def converted(hub, repo, folder, rows=ROWS):
+    """A dataset on the branch that the Hub converts it on."""
+    files = {}
+    for split, part in (("test", 0), ("test", 1), ("train", 0)):
+        buffer = io.BytesIO()
+        parquet.write_table(pa.Table.from_pylist(rows), buffer)
+        files[f"{folder}/{split}/{part:04d}.parquet"] = buffer.getvalue()
+    hub.datasets[repo] = Repo()
+    return hub.datasets[repo].add(files, "convert")
+
+
+def test_questions_of_a_task_are_fetched_at_one_commit(hub, tmp_path):
+    commit = converted(hub, "openai/gsm8k", "main")
+    origin = fetch_task(hub_api(hub.url, None), "gsm8k", tmp_path)
+    assert origin == f"openai/gsm8k@{commit.oid}"
+    data = find_task("gsm8k", [tmp_path])
+    assert read_rows(data.questions) == [*ROWS, *ROWS]
+    assert read_rows(data.examples) == ROWS
+    asked = [path for _, path in hub.requests if "/resolve/" in path]
+    assert asked
+    assert all(commit.oid in path for path in asked), "not what the branch is by then"
+
+
+def test_questions_that_cannot_be_had_are_said_to(hub, tmp_path):
+    api = hub_api(hub.url, None)
+    with pytest.raises(DatasetError, match="not known to be on the Hub"):
+        fetch_task(api, "my_quiz", tmp_path)
+    with pytest.raises(HubError, match="openai/gsm8k does not exist"):
+        fetch_task(api, "gsm8k", tmp_path)
+    converted(hub, "openai/gsm8k", "socratic")
+    with pytest.raises(DatasetError, match=r"has no main/test/\*\.parquet"):
+        fetch_task(api, "gsm8k", tmp_path)
+
+
+def test_the_table_of_tasks_is_that_of_the_harness():
+    """Where both say something, they say the same."""
+    for name, task in HUB_TASKS.items():
+        known = {"truthfulqa": "truthfulqa_mc1", "mmlu": "mmlu_anatomy"}.get(name, name)
+        found = find_definition(known)
+        document = settings_of(found)
+        assert document["dataset_path"] == task.repo
+        assert found.split == task.questions
+        if name != "mmlu":
+            assert (document.get("dataset_name") or "default") == task.configuration
+        if task.examples is not None:
+            assert found.examples == task.examples
 
 
 def sharded(hub, tiny_llama, name, shards):

@@ -12,7 +12,8 @@ from spq_core.data.tasks import TaskData, find_task, read_rows
 from spq_core.errors import DatasetError, EvaluationError
 from spq_core.evaluation.tasks import harness
 from spq_core.evaluation.tasks.answers import compared_answers
-from spq_core.evaluation.tasks.harness import check_task, find_definition, put_tasks
+from spq_core.evaluation.tasks.definitions import check_task, find_definition
+from spq_core.evaluation.tasks.harness import put_tasks
 from spq_core.evaluation.tasks.table import tasks_table
 from spq_core.recipe.catalog import resolve
 from tests.models import save_tiny
@@ -186,6 +187,37 @@ def test_tasks_of_every_spelling_are_found_and_texts_are_none():
     assert find_definition("mmlu_anatomy").path.name == "mmlu_anatomy.yaml"
     with pytest.raises(EvaluationError, match=r"no questions .* evaluation\.perplexity"):
         find_definition("wikitext")
+
+
+def test_a_task_of_many_subjects_is_put_subject_by_subject(models, source, tmp_path):
+    """The harness by itself, on each subject, is what the whole is made of."""
+    rows = [
+        {"question": f"{subject} {at}?", "choices": ["a", "b", "c", "d"], "answer": at % 4, "subject": subject}
+        for subject in ("virology", "anatomy")
+        for at in range(5)
+    ]  # fmt: skip
+    (tmp_path / "mmlu.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = find_task("mmlu", [tmp_path])
+    check_task("mmlu", data, None)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    answers = put_tasks("source", models["source"], tokenizer, {"mmlu": data}, length=512)["mmlu"]
+    wanted = []
+    for subject in ("anatomy", "virology"):
+        for row in (one for one in rows if one["subject"] == subject):
+            letters = "\n".join(f"{letter}. {choice}" for letter, choice in zip("ABCD", row["choices"], strict=True))  # fmt: skip
+            context = (
+                f"The following are multiple choice questions (with answers) about {subject}.\n\n"
+                f"{row['question']}\n{letters}\nAnswer:"
+            )
+            scores = [likelihood(models["source"], tokenizer, context, f" {one}") for one in "ABCD"]
+            wanted.append(float(scores.index(max(scores)) == row["answer"]))
+    assert answers.answers["acc"] == wanted
+    assert answers.chance == 0.25
+    with pytest.raises(EvaluationError, match="mmlu_anatomy shows 2 examples"):
+        check_task("mmlu", data, 2)
+    (tmp_path / "mmlu.jsonl").write_text(json.dumps({"question": "?"}))
+    with pytest.raises(DatasetError, match="a question has no subject"):
+        check_task("mmlu", data, None)
 
 
 def test_files_of_questions_are_read_as_people_have_them(tmp_path):
