@@ -37,6 +37,9 @@ class CompressionReport:
     """Highest resident memory of the process while it compressed, interpreter included."""
     calibration: dict[str, Any] | None
     modules: tuple[ModuleReport, ...]
+    theoretical_rate: float | None = None
+    """1 − (bits / 16) (1 − sparsity) over the matrices of decoder layers: without scales, masks and padding. None in reports of
+    versions before it was counted."""
     notes: tuple[str, ...] = ()
     """What of the source was left out, and why."""
 

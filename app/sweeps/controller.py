@@ -159,7 +159,9 @@ class _Step:
         result = job.result or {}
         if result.get("rows"):
             row, beside = compared(result["rows"])
-            member.row = row | {"seconds": result["measured"]["seconds"]}
+            rate = result.get("compression", {}).get("theoretical_rate")
+            more = {"seconds": result["measured"]["seconds"], "theoretical_rate": rate}
+            member.row = row | more
             self.row.beside = {**self.row.beside, **beside}
         elif member.status == JobStatus.SUCCEEDED:
             missing = result.get("missing") or {"message": "it was not measured"}

@@ -3,8 +3,10 @@
 import math
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +19,7 @@ from spq_core.compression.decisions import Findings, look, make_plan
 from spq_core.compression.kept_findings import findings_name, keep_findings, kept_findings
 from spq_core.compression.provenance import dtype_name, fingerprint, manifest_of, weights_digest
 from spq_core.compression.run_samples import recovery_rows, rows_of, samples_for
+from spq_core.compression.theoretical_rate import theoretical_rate
 from spq_core.compression.walk import KL_INFLATION, BlockWalk
 from spq_core.data.samples import (
     CalibrationSamples,
@@ -26,6 +29,7 @@ from spq_core.data.texts import Text, held_out
 from spq_core.data.training_rows import TrainingRows
 from spq_core.errors import SpqError, TargetUnreachedError
 from spq_core.evaluation.known import NO_SHELF, Shelf
+from spq_core.formats.layer import Layout
 from spq_core.formats.profiles.registry import profile_named
 from spq_core.memory import peak_rss_bytes, reset_peak_rss
 from spq_core.methods.making import make_stage
@@ -122,7 +126,8 @@ def _compressed(
         samples=samples, unseen=unseen, recovery=recovery, progress=progress, states=states,
         probe_file=probe_file, shelf=shelf,
     )  # fmt: skip
-    modules = compression.run(states.load() if resume else None, resume=resume)
+    made = compression.run(states.load() if resume else None, resume=resume)
+    quantize = recipe.quantize
     return CompressionReport(
         recipe=recipe.document(),
         recipe_sha256=recipe.sha256(),
@@ -134,9 +139,19 @@ def _compressed(
         seconds=time.monotonic() - started,
         peak_rss_bytes=peak_rss_bytes(),
         calibration=None if samples is None else samples.description,
-        modules=tuple(modules),
+        modules=tuple(made.modules),
+        theoretical_rate=theoretical_rate(
+            skeleton.matrix_sizes(), made.layouts, 0.0 if quantize is None else quantize.sparsity
+        ),
         notes=notes,
     )
+
+
+class _Made(NamedTuple):
+    """A finished artifact."""
+
+    modules: list[ModuleReport]
+    layouts: Mapping[str, Layout]
 
 
 class _TooFarError(SpqError):
@@ -182,7 +197,7 @@ class _Compression:
         """How far from the source the result may be, if the recipe says so."""
         return None if self.recipe.target is None else self.recipe.target.max_kl
 
-    def run(self, found: RunState | None, *, resume: bool) -> list[ModuleReport]:
+    def run(self, found: RunState | None, *, resume: bool) -> _Made:
         """Compress, if need be again with more bytes, until a `max_kl` is kept.
 
         Leaves nothing behind after success, or after an error that would happen again; what a run leaves that was
@@ -194,16 +209,14 @@ class _Compression:
             if not resume:  # a training that was killed may have left its own state
                 self.states.remove()
         try:
-            modules = self._first_close_enough(kl_inflation, found)
+            made = self._first_close_enough(kl_inflation, found)
         except SpqError:  # others are of the machine, or bugs: what is done so far is worth keeping
             self._forget()
             raise
         self._forget()
-        return modules
+        return made
 
-    def _first_close_enough(
-        self, kl_inflation: float, found: RunState | None
-    ) -> list[ModuleReport]:
+    def _first_close_enough(self, kl_inflation: float, found: RunState | None) -> _Made:
         spent, reached = 0.0, math.inf
         found_out: Findings | None = None
         for _ in range(ATTEMPTS):
@@ -229,9 +242,7 @@ class _Compression:
         self.states.remove()
         shutil.rmtree(self.scratch, ignore_errors=True)
 
-    def _attempt(
-        self, plan: Plan, kl_inflation: float, found: RunState | None
-    ) -> list[ModuleReport]:
+    def _attempt(self, plan: Plan, kl_inflation: float, found: RunState | None) -> _Made:
         """Walk all passes and finish the artifact.
 
         Raises:
@@ -263,7 +274,7 @@ class _Compression:
                     self.source, self.checkpoint, self.skeleton, self.samples, self.recipe, modules
                 )
             )
-        return modules
+        return _Made(modules, writer.layouts)
 
     def _writer(self, found: RunState | None) -> ArtifactWriter:
         return ArtifactWriter(

@@ -55,6 +55,11 @@ class Layout(BaseModel):
         """Layouts of the layers it is composed of, by name."""
         return {}
 
+    @property
+    def weight_bits(self) -> float:
+        """Bits of its weights as they are stored, without scales, zero points and padding."""
+        return sum(layout.weight_bits for layout in self.within().values())
+
     def with_layers(self, layouts: "Mapping[str, Layout]") -> Self:
         """The same of other layers."""
         return self.model_copy(update=dict(layouts))

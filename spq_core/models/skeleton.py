@@ -46,6 +46,15 @@ class Skeleton:
         shapes += [part.weight.T.shape for part in layers.modules() if isinstance(part, Conv1D)]
         return max((int(n_in) for _, n_in in shapes), default=1)
 
+    def matrix_sizes(self) -> dict[str, int]:
+        """Weights of each matrix of the decoder layers, by full name."""
+        layers = self.model.get_submodule(self.layers_path)
+        return {
+            f"{self.layers_path}.{name}": part.weight.numel()
+            for name, part in layers.named_modules()
+            if isinstance(part, nn.Linear | Conv1D)
+        }
+
     def layer_path(self, index: int) -> str:
         """Dotted name of one decoder layer."""
         return f"{self.layers_path}.{index}"

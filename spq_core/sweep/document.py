@@ -32,7 +32,7 @@ def _require_figure(name: str) -> None:
         raise ValueError(
             f"{name} of members measured at different moments cannot be compared; `spq compare` takes speeds side by side"
         )
-    if name not in figure_names() | BYTES | {"bytes_ratio", "retention"}:
+    if name not in figure_names() | BYTES | {"bytes_ratio", "retention", "theoretical_rate"}:
         raise ValueError(f"no figure is called {name!r}")
 
 

@@ -12,9 +12,7 @@ from typing import Any, NamedTuple
 from spq_core.evaluation.certainty import student_t
 from spq_core.sweep.document import Objective, Sweep
 
-LARGER_IS_BETTER = frozenset(
-    {"top1", "retention", "prefill_tokens_per_second", "decode_tokens_per_second"}
-)
+LARGER_IS_BETTER = frozenset({"top1", "retention", "theoretical_rate"})
 Figures = Mapping[str, Any]
 """Of a member's result, as a row of a table has them."""
 

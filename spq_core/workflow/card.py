@@ -188,9 +188,18 @@ def _protocol(result: dict[str, Any]) -> str:
 
 def _source_ratio(result: dict[str, Any]) -> str:
     compression = result["compression"]
+    rate = compression.get("theoretical_rate")
+    theory = (
+        ""
+        if rate is None
+        else (
+            f" Theoretical compression rate {rate:.1%}: the share of 16 bits a weight that is gone from the matrices of "
+            "decoder layers, without scales, masks and padding."
+        )
+    )
     return (
         f"Size: {compression['ratio_to_source']:.1%} of the stored {compression['source_dtype']} "
-        f"checkpoint, {compression['ratio_to_fp32']:.1%} of float32."
+        f"checkpoint, {compression['ratio_to_fp32']:.1%} of float32.{theory}"
     )
 
 

@@ -109,12 +109,18 @@ def finished_before(
         ArtifactError: the folder is no artifact, or the report is none of it.
     """
     manifest = read_manifest(out)
-    names = {one.name for one in fields(CompressionReport)} - {"modules", "notes", "recipe"}
+    names = {one.name for one in fields(CompressionReport)} - {
+        "modules",
+        "notes",
+        "recipe",
+        "theoretical_rate",
+    }
     try:
         report = CompressionReport(
             **{name: compression[name] for name in names},
             recipe=manifest.recipe,
             modules=tuple(ModuleReport(**module) for module in manifest.modules),
+            theoretical_rate=compression.get("theoretical_rate"),
             notes=tuple(compression["notes"]),
         )
         check = LoadCheck(**load_check)

@@ -270,7 +270,10 @@ def _outcome(
         return {"status": FAILED, "error": missing}
     row, beside = compared([one.document() for one in result.rows])
     state.beside |= beside
-    return {"status": SUCCEEDED, "row": row | {"seconds": round(result.seconds, 1)}}
+    more = {
+        "seconds": round(result.seconds, 1), "theoretical_rate": result.report.theoretical_rate,
+    }  # fmt: skip
+    return {"status": SUCCEEDED, "row": row | more}
 
 
 def _drop_artifacts(state: SweepState, out: Path) -> None:

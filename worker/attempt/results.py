@@ -5,7 +5,7 @@ from typing import Any
 from app.db.attempts import FinishedFile
 from worker.children.messages import Files, Progressed
 
-RUN_FIGURES = ("seconds", "peak_rss_bytes", "ratio_to_source", "ratio_to_fp32")
+RUN_FIGURES = ("seconds", "peak_rss_bytes", "ratio_to_source", "ratio_to_fp32", "theoretical_rate")
 LONGEST_TEXT = 200
 UNMEASURED = frozenset({"name", "dataset", "tasks", "origin"})
 
@@ -20,7 +20,12 @@ def metric_rows(document: dict[str, Any]) -> list[dict[str, Any]]:
     if not document:
         return []
     compression = document["compression"]
-    rows = [_row("result", f"compression_{name}", "", compression[name]) for name in RUN_FIGURES]
+    known = {name: compression.get(name) for name in RUN_FIGURES}
+    rows = [
+        _row("result", f"compression_{name}", "", value)
+        for name, value in known.items()
+        if value is not None
+    ]
     if document["evaluation"] is None:
         return rows
     rows += [

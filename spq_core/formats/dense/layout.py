@@ -17,6 +17,11 @@ class DenseLayout(Layout):
     n_out: Size
     bias: bool
 
+    @property
+    def weight_bits(self) -> float:
+        """Of two bytes each, whatever the dtype."""
+        return 16.0 * self.n_in * self.n_out
+
     def build(self, dtype: torch.dtype) -> nn.Module:
         """An nn.Linear."""
         return nn.Linear(self.n_in, self.n_out, bias=self.bias, dtype=dtype, device="meta")

@@ -37,6 +37,11 @@ class _Bytes(Layout):
     base: Positive
     order: Order
 
+    @property
+    def weight_bits(self) -> float:
+        """Those of the stored bytes."""
+        return 8.0 * self.n_bytes
+
     def stored(self, layer: Any) -> StoredParts:
         """The same codes, encoded again."""
         coded = _encoded(layer, self.base)

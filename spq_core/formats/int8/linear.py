@@ -33,6 +33,11 @@ class Int8Layout(Layout):
     bias: bool
     scales: Size
 
+    @property
+    def weight_bits(self) -> float:
+        """A byte each."""
+        return 8.0 * self.n_in * self.n_out
+
     def build(self, dtype: torch.dtype) -> nn.Module:
         """An empty Int8Linear."""
         codes = empty(self.n_out, self.n_padded, dtype=torch.int8)

@@ -83,6 +83,11 @@ class PackedLayout(_Groups):
     def _groups_fit(self) -> Self:
         return self._within(self.n_in)
 
+    @property
+    def weight_bits(self) -> float:
+        """Of codes."""
+        return float(self.bits * self.n_in * self.n_out)
+
     def build(self, dtype: torch.dtype) -> nn.Module:
         """An empty PackedLinear."""
         bias = empty(self.n_out, dtype=dtype) if self.bias else None
