@@ -62,7 +62,7 @@ def put_tasks(
     work = Path(tempfile.mkdtemp(prefix="spq-tasks-"))
     try:
         for task, data in tasks.items():
-            parts = _write_task(task, data, work)
+            parts = write_task(task, data, work)
             with _heard(model, partial(while_busy, f"{task}, {name}")), _said_of(task):
                 samples = _samples(model, tokenizer, parts, work, length, limit, shots)
                 answers[task] = TaskAnswers(_answers(samples), _chance(task, samples))
@@ -72,8 +72,12 @@ def put_tasks(
     return answers
 
 
-def _write_task(name: str, data: TaskData, work: Path) -> list[str]:
-    """Write a task's definition with local files, part by part; return the parts' names."""
+def write_task(name: str, data: TaskData, work: Path) -> list[str]:
+    """Write a task's definition with local files, part by part; return the parts' names.
+
+    Args:
+        work: an existing folder.
+    """
     examples = {} if data.examples is None else parts_of(name, read_rows(data.examples))
     questions = parts_of(name, read_rows(data.questions))
     for part, rows in questions.items():
