@@ -37,7 +37,8 @@ from spq_core.estimate.estimate import estimate
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.models.shapes import ModelShapes
 from spq_core.recipe.suitable import require_suitable
-from spq_core.sweep.document import Member, Sweep, members, parse_sweep, shipped_sweep
+from spq_core.sweep.document import Sweep, parse_sweep, shipped_sweep
+from spq_core.sweep.members import Member, members
 from spq_core.sweep.search import is_too_large
 
 

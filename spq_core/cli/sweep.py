@@ -33,7 +33,8 @@ from spq_core.estimate.estimate import Estimate, estimate, folder_shapes
 from spq_core.evaluation.loading import choose_device
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.models.shapes import ModelShapes
-from spq_core.sweep.document import Bisect, Member, Sweep, members, named_sweep
+from spq_core.sweep.document import Bisect, Sweep, named_sweep
+from spq_core.sweep.members import Member, members
 from spq_core.sweep.search import is_too_large
 from spq_core.sweep.tables import STOPPED, SUCCEEDED, member_name, sweep_table
 from spq_core.workflow.interruption import scratch_folder, stopped_like_by_hand

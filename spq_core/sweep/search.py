@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from spq_core.recipe.catalog import resolve
-from spq_core.sweep.document import Bisect, Member, Objective, Sweep, bisected_member
+from spq_core.sweep.document import Bisect, Objective, Sweep
 from spq_core.sweep.front import Figures, keeps_limits
+from spq_core.sweep.members import Member, bisected_member
 
 DIGITS = 9
 """That a halved value is rounded to, so that it reads like a value."""

@@ -28,8 +28,9 @@ from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.machine import machine_failure
 from spq_core.models.clean_copy import SourceModel
 from spq_core.progress import Progress
-from spq_core.sweep.document import Member, Sweep, members
+from spq_core.sweep.document import Sweep
 from spq_core.sweep.front import Verdict, judge
+from spq_core.sweep.members import Member, members
 from spq_core.sweep.outcome import compared
 from spq_core.sweep.search import Tried, is_too_large, next_members, stops
 from spq_core.sweep.tables import SUCCEEDED, write_table

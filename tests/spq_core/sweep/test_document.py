@@ -4,7 +4,8 @@ import pytest
 
 from spq_core.errors import RecipeError
 from spq_core.recipe.catalog import resolve
-from spq_core.sweep.document import members, named_sweep, parse_sweep
+from spq_core.sweep.document import named_sweep, parse_sweep
+from spq_core.sweep.members import members
 
 
 def expanded(document):

@@ -7,7 +7,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from spq_core.errors import RecipeError
-from spq_core.sweep.document import Objective, members, parse_sweep
+from spq_core.sweep.document import Objective, parse_sweep
+from spq_core.sweep.members import members
 from spq_core.sweep.search import Tried, is_too_large, next_members, stops
 
 SMALLEST = {
