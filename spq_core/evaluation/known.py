@@ -109,7 +109,8 @@ class Known:
             with suppress(OSError, ValueError, KeyError, TypeError):
                 if json.loads(file.read_text(encoding="utf-8"))["key"]["model"] in identities:
                     file.replace(target / file.name)
-        for file in (self.states_folder or self.folder).glob(f"*{STATES}"):
+        states = self.states_folder or self.folder
+        for file in states.glob(f"*{STATES}") if states != target else ():
             with suppress(OSError):
                 shutil.move(file, target / file.name)
 

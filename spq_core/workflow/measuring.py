@@ -126,7 +126,8 @@ def _measured(
     corpora = {texts[name].name: texts[name] for name in evaluation.perplexity}
     known = Known(
         folder=figures_path(out), shared=shelf.shared(digest) if evaluation.reuse else (),
-        states_folder=scratch, by=shelf.by,
+        # On the shelf at once: a run that is killed later need not ask the source again.
+        states_folder=scratch if shelf.leave is None else shelf.leave / digest, by=shelf.by,
     )  # fmt: skip
     measurement = measure(
         models, corpora, evaluation, progress, reference=SOURCE, device=device, tasks=tasks,

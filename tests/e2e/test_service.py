@@ -478,9 +478,9 @@ def test_commands_explain_themselves(arguments):
 MEASURED = {"perplexity": ["builtin"], "length": 64, "limit": 900, "throughput": False}
 
 
-def kill_while_measuring(stack, job_id):
+def kill_while_measuring(stack, job_id, stage="perplexity"):
     """End the runner as the kernel does when memory runs out."""
-    stack.wait_for_stage(job_id, "perplexity")
+    stack.wait_for_stage(job_id, stage)
     attempt = stack.job(job_id)["attempt"]
     for runner in stack.runners():
         runner.kill()
@@ -490,13 +490,17 @@ def kill_while_measuring(stack, job_id):
 def test_a_finished_artifact_survives_every_kill_of_what_measures_it(stack):
     """Once: the next attempt measures and compresses nothing again. Twice: a result that says what it lacks."""
     once = stack.submit(evaluation=MEASURED)
-    kill_while_measuring(stack, once)
+    kill_while_measuring(stack, once, "perplexity on builtin (result)")
     job = stack.finish(once)
     assert (job["status"], job["attempt"]) == ("succeeded", 2), job
     assert job["result"]["missing"] is None
     assert len(job["result"]["rows"]) == 2
     log = stack.client.call("GET", f"/jobs/{once}/logs")
     assert "going on with what an earlier attempt has finished" in str(log)
+    events = stack.client.call("GET", f"/jobs/{once}/events", limit=1000)["data"]
+    again = {one["data"].get("stage", "") for one in events if one["attempt"] == 2}
+    assert "perplexity on builtin (result)" in again
+    assert not {stage for stage in again if "(source)" in stage or "quantize" in stage}, again
     twice = stack.submit(evaluation=MEASURED)
     kill_while_measuring(stack, twice)
     kill_while_measuring(stack, twice)
