@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
 from app.client.connection import JSON_OPTION, connection_options, pass_client
 from app.client.http import Client
-from spq_core.errors import RecipeError
+from spq_core.sweep.document import read_document
 from spq_core.sweep.tables import STOPPED, member_name, sweep_table
 
 ENDED = frozenset({"finished", "failed", "canceled"})
@@ -167,15 +166,8 @@ def delete_command(client: Client, sweep_id: str) -> None:
 
 def _document(name: str) -> Any:
     """A shipped sweep's name as it is; a file's content."""
-    path = Path(name)
-    if path.suffix not in {".yaml", ".yml", ".json"}:
-        return name
-    if not path.is_file():
-        raise RecipeError(f"sweep file {name} does not exist")
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{name} is not YAML: {str(error).splitlines()[0]}") from None
+    found = read_document(name)
+    return name if found is None else found
 
 
 def _plan_table(plan: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ from app.db.models import (
     WebhookDelivery,
 )
 from app.db.session import now
+from app.db.sweep_models import SweepMember
 from app.domain.errors import JobActiveError, JobNotFoundError, PublishInProgressError
 from app.domain.job_status import TERMINAL, JobStatus, sources_of
 
@@ -195,12 +196,20 @@ class JobRepository:
             raise JobNotFoundError(job_id)  # somebody else was faster
         if job.status not in TERMINAL:
             raise JobActiveError(job_id, job.status)
+        if job.sweep_id is not None and self._is_awaited(job_id):
+            raise JobActiveError(job_id, "about to be taken in by its sweep")
         remember_usage(self.session, job)
         own = WebhookDelivery.job_id == job_id
         self.session.execute(
             delete(WebhookDelivery).where(own, WebhookDelivery.next_try_at.is_(None))
         )
         self.session.execute(delete(Job).where(Job.id == job_id, Job.tenant == self.tenant))
+
+    def _is_awaited(self, job_id: str) -> bool:
+        """Whether a sweep has not taken in yet what the job came to."""
+        query = select(SweepMember.status).where(SweepMember.job_id == job_id)
+        status = self.session.scalar(query)
+        return status is not None and status not in TERMINAL
 
     def events(self, job_id: str, *, after: int, limit: int) -> list[JobEvent]:
         """Events with a number above `after`, in order."""

@@ -88,7 +88,7 @@ class Job(Base):
     """Its files were removed from the store, for their age."""
     traceparent: Mapped[str | None] = mapped_column(String(64))
     """The trace of the request that made it (W3C), for spans of its attempts."""
-    sweep_id: Mapped[str | None] = mapped_column(String(40))
+    sweep_id: Mapped[str | None] = mapped_column(String(40), index=True)
     sweep_member: Mapped[int | None]
     """The sweep that it is a member of, and which."""
 

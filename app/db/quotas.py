@@ -77,7 +77,7 @@ def require_room(session: Session, tenant: str) -> None:
     limits = session.get(TenantLimits, tenant)
     if limits is None:
         return
-    _one_at_a_time(session, tenant)
+    one_at_a_time(session, tenant)
     since = now(session) - DAY
     own = Job.tenant == tenant
     used = {
@@ -157,7 +157,8 @@ def _minutes(session: Session, tenant: str, since: datetime) -> float:
     return (sum(span.total_seconds() for span in spans) + (deleted or 0)) / 60
 
 
-def _one_at_a_time(session: Session, tenant: str) -> None:
+def one_at_a_time(session: Session, tenant: str) -> None:
+    """Let the requests of a tenant that count something wait for one another, until this transaction ends."""
     if not is_sqlite(session):  # which has one writer
         digest = hashlib.sha256(f"quota {tenant}".encode()).digest()
         number = int.from_bytes(digest[:8], "big", signed=True)

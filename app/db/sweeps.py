@@ -6,11 +6,22 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, func, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    case,
+    delete,
+    func,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from app.db.jobs import new_id
-from app.db.models import Job, TenantLimits
+from app.db.models import ArtifactFile, Job, TenantLimits
+from app.db.quotas import one_at_a_time
 from app.db.session import now
 from app.db.sweep_models import SweepEvent, SweepMember, SweepRow
 from app.domain.errors import (
@@ -20,7 +31,7 @@ from app.domain.errors import (
     SweepNotFoundError,
     SweepNotRetryableError,
 )
-from app.domain.job_status import JobStatus
+from app.domain.job_status import TERMINAL, JobStatus
 from app.domain.sweep_status import ENDED, SKIPPED, WAITING, SweepStatus
 
 SWEEP_ID = re.compile(r"swp_[0-9a-f]{32}")
@@ -75,7 +86,7 @@ class SweepRepository:
         Raises:
             QuotaExceededError: the tenant has as many unfinished sweeps as it may have unfinished jobs.
         """
-        self._require_room()
+        require_sweep_room(self.session, self.tenant)
         row = SweepRow(
             id=new_id("swp"), tenant=self.tenant, status=SweepStatus.RUNNING, version=1, last_event=0,
             request=new.request, sweep=new.sweep, model_name=new.model_name,
@@ -155,8 +166,9 @@ class SweepRepository:
         for member in again:
             member.status, member.job_id, member.stopped = WAITING, None, None
             member.row, member.error = None, None
-        row.finished_at = None
-        row.status = SweepStatus.RUNNING
+        if row.status in ENDED:
+            require_sweep_room(self.session, self.tenant)
+            row.finished_at, row.status = None, SweepStatus.RUNNING
         numbers = [member.number for member in again]
         append_sweep_event(self.session, row, "status", {"status": row.status, "again": numbers})
         return row
@@ -172,14 +184,34 @@ class SweepRepository:
             raise SweepActiveError(sweep_id, row.status)
         self.session.execute(delete(SweepRow).where(SweepRow.id == sweep_id))
 
-    def _require_room(self) -> None:
-        limits = self.session.get(TenantLimits, self.tenant)
-        if limits is None or limits.max_active_jobs is None:
-            return
-        own = (SweepRow.tenant == self.tenant, SweepRow.status.not_in(ENDED))
-        count = self.session.scalar(select(func.count()).where(*own)) or 0
-        if count >= limits.max_active_jobs:
-            raise QuotaExceededError("max_active_jobs", limits.max_active_jobs)
+
+def require_sweep_room(session: Session, tenant: str) -> None:
+    """Make sure that a tenant may have one more unfinished sweep; two requests at once see one another.
+
+    Raises:
+        QuotaExceededError: it has as many as it may have unfinished jobs.
+    """
+    limits = session.get(TenantLimits, tenant)
+    if limits is None or limits.max_active_jobs is None:
+        return
+    one_at_a_time(session, tenant)
+    own = (SweepRow.tenant == tenant, SweepRow.status.not_in(ENDED))
+    count = session.scalar(select(func.count()).where(*own)) or 0
+    if count >= limits.max_active_jobs:
+        raise QuotaExceededError("max_active_jobs", limits.max_active_jobs)
+
+
+def member_counts(session: Session, sweeps: Sequence[str]) -> dict[str, dict[str, int]]:
+    """By sweep, how many members have each status."""
+    query = (
+        select(SweepMember.sweep_id, SweepMember.status, func.count())
+        .where(SweepMember.sweep_id.in_(sweeps))
+        .group_by(SweepMember.sweep_id, SweepMember.status)
+    )
+    found: dict[str, dict[str, int]] = {}
+    for sweep_id, status, count in session.execute(query):
+        found.setdefault(sweep_id, {})[status] = count
+    return found
 
 
 def add_members(session: Session, sweep_id: str, new: Sequence[NewMember]) -> None:
@@ -225,10 +257,57 @@ def append_sweep_event(session: Session, row: SweepRow, kind: str, data: Mapping
     )
 
 
-def unsettled_sweeps(session: Session) -> list[str]:
-    """Sweeps that have not ended, the oldest first."""
-    query = select(SweepRow.id).where(SweepRow.status.not_in(ENDED))
-    return list(session.scalars(query.order_by(SweepRow.created_at)))
+class Unsettled(NamedTuple):
+    """How a sweep that has not ended stands, as far as tells whether a step would change something."""
+
+    id: str
+    status: str
+    max_parallel: int
+    waits_for: str | None
+    source_commit: str | None
+    request: dict[str, Any]
+    waiting: int
+    active: int
+    stopping: int
+    """Of the active ones."""
+    succeeded: int
+    changed: int
+    """Members whose jobs have another status, or are gone."""
+
+
+def unsettled_sweeps(session: Session) -> list[Unsettled]:
+    """Sweeps that have not ended, the oldest first; one statement, whatever their number."""
+    active = and_(SweepMember.job_id.is_not(None), SweepMember.status.not_in(TERMINAL))
+    news = and_(active, func.coalesce(Job.status, "") != SweepMember.status)
+
+    def many(what: ColumnElement[bool]) -> ColumnElement[int]:
+        return func.coalesce(func.sum(case((what, 1), else_=0)), 0)
+
+    counts = (
+        select(
+            SweepMember.sweep_id.label("id"),
+            many(SweepMember.status == WAITING).label("waiting"),
+            many(active).label("active"),
+            many(and_(active, SweepMember.status == JobStatus.CANCELING)).label("stopping"),
+            many(SweepMember.status == JobStatus.SUCCEEDED).label("succeeded"),
+            many(news).label("changed"),
+        )
+        .join(SweepRow, SweepRow.id == SweepMember.sweep_id)
+        .outerjoin(Job, Job.id == SweepMember.job_id)
+        .where(SweepRow.status.not_in(ENDED))
+        .group_by(SweepMember.sweep_id)
+        .subquery()
+    )
+    query = (
+        select(
+            SweepRow.id, SweepRow.status, SweepRow.max_parallel, SweepRow.waits_for,
+            SweepRow.source_commit, SweepRow.request, counts.c.waiting, counts.c.active,
+            counts.c.stopping, counts.c.succeeded, counts.c.changed,
+        )
+        .join(counts, counts.c.id == SweepRow.id)
+        .order_by(SweepRow.created_at)
+    )  # fmt: skip
+    return [Unsettled(*row) for row in session.execute(query)]
 
 
 def lock_sweep(session: Session, sweep_id: str) -> SweepRow | None:
@@ -249,13 +328,25 @@ def ended_job(session: Session, job_id: str) -> Job | None:
     return session.get(Job, job_id)
 
 
-def pin_commit(session: Session, row: SweepRow) -> None:
-    """Note what a first member was made of, for those after it."""
-    if row.source_commit is None:
-        query = select(Job.source_commit).where(
-            Job.sweep_id == row.id, Job.source_commit.is_not(None)
-        )
-        row.source_commit = session.scalar(query.order_by(Job.created_at).limit(1))
+def first_commit(session: Session, sweep_id: str) -> str | None:
+    """The commit that a member was made of, once one knows."""
+    query = (
+        select(Job.source_commit)
+        .join(SweepMember, SweepMember.job_id == Job.id)
+        .where(SweepMember.sweep_id == sweep_id, Job.source_commit.is_not(None))
+    )
+    return session.scalar(query.order_by(Job.created_at).limit(1))
+
+
+def droppable_jobs(session: Session, tenant: str, jobs: Sequence[str]) -> list[str]:
+    """Those of some ended jobs that have files, which no unfinished job measures."""
+    measured = select(Job.request["measure_of"].as_string()).where(
+        Job.tenant == tenant,
+        Job.status.not_in(TERMINAL),
+        Job.request["measure_of"].as_string().is_not(None),
+    )
+    query = select(ArtifactFile.job_id).distinct().where(ArtifactFile.job_id.in_(jobs))
+    return list(session.scalars(query.where(ArtifactFile.job_id.not_in(measured))))
 
 
 def forget_tokens_of_ended_sweeps(session: Session) -> None:

@@ -4,7 +4,8 @@ It runs in the housekeeping thread of every API process; a row lock gives each s
 decides by is in the database, so that a process may die anywhere.
 """
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -16,16 +17,18 @@ from app.artifacts.store import ArtifactStore
 from app.db.jobs import JobRepository, NewJob
 from app.db.quotas import require_room
 from app.db.retention import drop_files
-from app.db.session import Database, now
+from app.db.session import Database, is_away, now
 from app.db.sweep_models import SweepMember, SweepRow
 from app.db.sweeps import (
     NewMember,
+    Unsettled,
     add_members,
     append_sweep_event,
+    droppable_jobs,
     ended_job,
+    first_commit,
     job_states,
     lock_sweep,
-    pin_commit,
     sweep_members,
     unsettled_sweeps,
 )
@@ -33,15 +36,17 @@ from app.db.webhooks import enqueue_message
 from app.domain.errors import PublishInProgressError, QuotaExceededError, StoreAwayError
 from app.domain.job_status import TERMINAL, JobStatus
 from app.domain.sweep_status import MEMBER_ENDED, SKIPPED, WAITING, SweepStatus
-from app.sweeps.views import sweep_url, tried
+from app.sweeps.views import sweep_url, tried, verdict
 from app.telemetry import log
 from spq_core.errors import RecipeError
 from spq_core.sweep.document import Sweep, parse_sweep
-from spq_core.sweep.front import judge
 from spq_core.sweep.outcome import compared
 from spq_core.sweep.search import next_members, stops
 
 GONE = {"code": "job_not_found", "message": "its job was deleted before it ended"}
+BLOCKED_SECONDS = 10.0
+"""How long a sweep that waits for a quota is not looked at, unless a member changes."""
+RELEASED_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +57,38 @@ class SweepController:
     wake: Callable[[], None]
     store: ArtifactStore
     max_attempts: int
+    _blocked: dict[str, float] = field(default_factory=dict)
+    """When sweeps that wait for a quota were looked at."""
 
     def advance(self) -> None:
         """Move every sweep that has news on by one step."""
         with self.database.read() as session:
-            ids = [one for one in unsettled_sweeps(session) if _has_news(session, one)]
-        for sweep_id in ids:
-            self._advance(sweep_id)
+            found = unsettled_sweeps(session)
+        for one in found:
+            if not self._has_news(one):
+                continue
+            try:
+                self._advance(one.id)
+            except Exception as error:
+                if is_away(error):
+                    raise
+                # A bug, or a document of another version: the sweeps of others go on.
+                log.error("sweep_step_failed", sweep_id=one.id, exc_info=error)
+
+    def _has_news(self, one: Unsettled) -> bool:
+        """Whether a step would change something; looking costs no writer anything."""
+        if one.changed:
+            return True
+        if one.status == SweepStatus.CANCELING:
+            return bool(one.waiting) or one.stopping < one.active or not one.active
+        if not one.active and not one.waiting:
+            return True
+        if one.status == SweepStatus.PAUSED or not one.waiting:
+            return False
+        if one.active >= _places(one, one.succeeded):
+            return False
+        looked = self._blocked.get(one.id, -BLOCKED_SECONDS)
+        return one.waits_for is None or time.monotonic() - looked >= BLOCKED_SECONDS
 
     def _advance(self, sweep_id: str) -> None:
         with self.database.write() as session:
@@ -67,6 +97,9 @@ class SweepController:
                 return
             step = _Step(session, row, self.max_attempts)
             step.take()
+            self._blocked.pop(sweep_id, None)
+            if row.waits_for is not None:
+                self._blocked[sweep_id] = time.monotonic()
         if step.released:
             self.wake()
         for job_id in step.dropped:
@@ -74,29 +107,14 @@ class SweepController:
                 self.store.remove(job_id)
 
 
-def _has_news(session: Session, sweep_id: str) -> bool:
-    """Whether a step would change something; looking costs no writer anything."""
-    row = session.get(SweepRow, sweep_id)
-    if row is None:
-        return False
-    members, states = sweep_members(session, sweep_id), job_states(session, sweep_id)
-    active = [one for one in members if one.job_id and one.status not in TERMINAL]
-    if any(states.get(one.number) != one.status for one in active):
-        return True
-    if row.status == SweepStatus.PAUSED:
-        return False
-    waiting = any(one.status == WAITING for one in members)
-    if row.status == SweepStatus.CANCELING:
-        asked = all(one.status == JobStatus.CANCELING for one in active)
-        return waiting or not active or not asked
-    return not active or (waiting and len(active) < _places(row, members))
+def _places(sweep: Unsettled | SweepRow, succeeded: int) -> int:
+    """How many members may be on their way.
 
-
-def _places(row: SweepRow, members: Sequence[SweepMember]) -> int:
-    """How many members may be on their way: one until figures that all have in common are there."""
-    shares = row.request["evaluation"].get("reuse", True)
-    first = not any(one.status in TERMINAL for one in members)
-    return 1 if shares and first else row.max_parallel
+    One until figures that all have in common are there, and until the commit is known that all are made of.
+    """
+    shares = sweep.request["evaluation"].get("reuse", True) and not succeeded
+    unpinned = sweep.request["model"].get("repo_id") is not None and sweep.source_commit is None
+    return 1 if shares or unpinned else sweep.max_parallel
 
 
 @dataclass(slots=True)
@@ -112,17 +130,20 @@ class _Step:
     """Jobs whose artifacts are not kept."""
 
     def take(self) -> None:
-        """Look, release, end."""
+        """Look, release, drop, end."""
+        version = self.row.version
         self._look()
         if self.row.status == SweepStatus.CANCELING:
             self._cancel()
-        elif self.row.status == SweepStatus.RUNNING:
-            self._search_on()
+        else:
             self._stop_early()
-            self._release()
-        active = [one for one in self.members if one.status not in MEMBER_ENDED]
-        self.row.estimated_finish_at = self._expected_end()
-        if not active:
+            self._search_on()
+            if self.row.status == SweepStatus.RUNNING:
+                self._release()
+            self._drop_beaten()
+        if self.row.version != version:
+            self.row.estimated_finish_at = self._expected_end()
+        if not any(one.status not in MEMBER_ENDED for one in self.members):
             self._end()
 
     @property
@@ -148,7 +169,10 @@ class _Step:
                 if status in TERMINAL:
                     self._take_in(member, member.job_id)
             self._tell(member)
-        pin_commit(self.session, self.row)
+        on_hub = self.row.request["model"].get("repo_id") is not None
+        if on_hub and self.row.source_commit is None:
+            self.row.source_commit = first_commit(self.session, self.row.id)
+            self.row.version += self.row.source_commit is not None
 
     def _take_in(self, member: SweepMember, job_id: str) -> None:
         """Keep what a job found, also one that failed."""
@@ -160,7 +184,8 @@ class _Step:
         if result.get("rows"):
             row, beside = compared(result["rows"])
             rate = result.get("compression", {}).get("theoretical_rate")
-            more = {"seconds": result["measured"]["seconds"], "theoretical_rate": rate}
+            seconds = result.get("measured", {}).get("seconds")
+            more = {"seconds": seconds, "theoretical_rate": rate}
             member.row = row | more
             self.row.beside = {**self.row.beside, **beside}
         elif member.status == JobStatus.SUCCEEDED:
@@ -173,7 +198,10 @@ class _Step:
         for member in self.members:
             if member.status == WAITING:
                 self._skip(member, "canceled")
-            elif member.job_id is not None and member.status not in TERMINAL:
+            elif member.job_id is not None and member.status not in {
+                *TERMINAL,
+                JobStatus.CANCELING,
+            }:
                 with suppress(PublishInProgressError):
                     member.status = jobs.cancel(member.job_id).status
                     self._tell(member)
@@ -205,7 +233,8 @@ class _Step:
         """Make jobs of members that wait, as many as may be on their way."""
         members = self.members
         active = sum(bool(one.job_id) and one.status not in TERMINAL for one in members)
-        free = _places(self.row, members) - active
+        succeeded = sum(one.status == JobStatus.SUCCEEDED for one in members)
+        free = min(_places(self.row, succeeded) - active, RELEASED_AT_ONCE)
         waits_for = None
         for member in [one for one in members if one.status == WAITING][: max(0, free)]:
             try:
@@ -254,36 +283,35 @@ class _Step:
     def _expected_end(self) -> datetime | None:
         """When the rest will be done if it takes as long as members took."""
         members = self.members
-        taken = [one.row["seconds"] for one in members if one.row is not None]
+        rows = [one.row for one in members if one.row is not None]
+        taken = [row["seconds"] for row in rows if row["seconds"] is not None]
         left = sum(one.status not in MEMBER_ENDED for one in members)
         if not taken or not left:
             return None
         rounds = -(-left // self.row.max_parallel)
         return now(self.session) + timedelta(seconds=fmean(taken) * rounds)
 
+    def _drop_beaten(self) -> None:
+        """Let go of artifacts that will not be kept: what is beaten stays beaten, whatever comes after it."""
+        members = [one for one in self.members if one.job_id is not None and one.status in TERMINAL]
+        done = {one.number for one in members if one.status == JobStatus.SUCCEEDED and one.row}
+        kept = verdict(self.row, members).kept(self.sweep, done)
+        jobs = [one.job_id for one in members if one.number not in kept and one.job_id is not None]
+        spared = droppable_jobs(self.session, self.row.tenant, jobs)
+        self.dropped = drop_files(self.session, spared) if spared else []
+
     def _end(self) -> None:
-        if self.row.status == SweepStatus.PAUSED:
-            return  # a search may go on from here
         members = self.members
-        done = {
-            one.number: one.row for one in members if one.status == JobStatus.SUCCEEDED and one.row
-        }
-        ended = SweepStatus.FINISHED if done else SweepStatus.FAILED
+        has_figures = any(one.status == JobStatus.SUCCEEDED and one.row for one in members)
+        ended = SweepStatus.FINISHED if has_figures else SweepStatus.FAILED
         if self.row.status == SweepStatus.CANCELING:
             ended = SweepStatus.CANCELED
         self.row.finished_at, self.row.status = now(self.session), ended
-        self.row.sealed_token = None
-        self.row.waits_for = None
-        verdict = judge(self.sweep, done)
-        told = {"status": self.row.status, **verdict.document()}
+        self.row.sealed_token = self.row.waits_for = self.row.estimated_finish_at = None
+        told = {"status": self.row.status, **verdict(self.row, members).document()}
         append_sweep_event(self.session, self.row, "status", told)
         self._tell_webhook(told)
         log.info("sweep_ended", sweep_id=self.row.id, status=self.row.status, members=len(members))
-        if self.row.status == SweepStatus.CANCELED:
-            return
-        kept = verdict.kept(self.sweep, done)
-        jobs = [one.job_id for one in members if one.number in done and one.number not in kept]
-        self.dropped = drop_files(self.session, [job for job in jobs if job is not None])
 
     def _tell_webhook(self, told: dict[str, object]) -> None:
         hook = self.row.request.get("webhook")

@@ -79,7 +79,7 @@ def submit_sweep(
     which then run `max_parallel` at a time on all workers. All are made of one commit of the model.
     """
     if dry_run:
-        return JSONResponse(sweeps.plan(body).model_dump(mode="json"))
+        return JSONResponse(sweeps.plan(caller, body).model_dump(mode="json"))
     return accepted(sweeps.submit(caller, body, key))
 
 

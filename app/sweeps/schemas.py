@@ -47,7 +47,7 @@ class SweepSubmission(Submission):
     """A shipped sweep by name, or a document."""
     evaluation: EvaluationSettings = EvaluationSettings(throughput=False, tuned_control=False)
     """Of every member. Speeds are not measured: members run at different moments, on different workers."""
-    dataset: Annotated[str, Field(max_length=64)] | None = None
+    dataset: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     """What all members are calibrated on, in place of their recipes' text."""
     max_parallel: Annotated[int, Field(ge=1, le=MOST_MEMBERS)] = 4
     """Members that are queued or run at a time; one at first, whose figures of the source serve the others."""

@@ -16,6 +16,7 @@ from app.db.sweeps import (
     NewSweep,
     SweepGlance,
     SweepRepository,
+    member_counts,
     sweep_glance,
     sweep_members,
 )
@@ -37,7 +38,7 @@ from spq_core.estimate.estimate import estimate
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.models.shapes import ModelShapes
 from spq_core.recipe.suitable import require_suitable
-from spq_core.sweep.document import Sweep, parse_sweep, shipped_sweep
+from spq_core.sweep.document import Sweep, parse_sweep, require_measured, shipped_sweep
 from spq_core.sweep.members import Member, members
 from spq_core.sweep.search import is_too_large
 
@@ -55,13 +56,14 @@ class SweepService:
     check_webhook: Callable[[Session, str, str], None]
     feasibility: Feasibility
 
-    def plan(self, body: SweepSubmission) -> SweepPlan:
-        """What `submit` would accept.
+    def plan(self, caller: Principal, body: SweepSubmission) -> SweepPlan:
+        """What `submit` would accept; counts as a submission, for it takes as long.
 
         Raises:
             RecipeError, UnsupportedModelError, UnsafeModelError, ArtifactError, HubError, ModelNotAllowedError,
             UnknownDatasetError, UnknownTaskError: as for `submit`.
         """
+        count_request(self.database, caller.key_id, self.submissions_per_minute)
         sweep, found, commit = self._looked_at(body)
         known = [one.estimate["seconds"]["expected"] for one in found if one.estimate]
         return SweepPlan(
@@ -91,6 +93,7 @@ class SweepService:
         asked = idempotency(caller.tenant, key, {"sweep": asked_document(caller.tenant, body)})
         if (before := self._replayed(caller, asked)) is not None:
             return before
+        rate = count_request(self.database, caller.key_id, self.submissions_per_minute)
         sweep, found, commit = self._looked_at(body)
         request = body.model_dump(mode="json")
         request["evaluation"] = body.settings().model_dump(mode="json")
@@ -99,7 +102,6 @@ class SweepService:
             source_commit=commit, max_parallel=body.max_parallel, members=found,
             sealed_token=self.admission.sealed(body.hub_token), traceparent=current_traceparent(),
         )  # fmt: skip
-        rate = count_request(self.database, caller.key_id, self.submissions_per_minute)
         with self.database.write() as session:
             earlier = None if asked is None else recall(session, asked)
             if earlier is not None:
@@ -122,7 +124,9 @@ class SweepService:
         first = members(sweep, body.dataset)
         self.admission.check_local_model(body.model)
         texts = {one.recipe.calibration.dataset for one in first if one.recipe.needs_calibration}
-        self.admission.check_datasets({*body.evaluation.perplexity, *texts})
+        named = set() if body.dataset is None else {body.dataset}
+        self.admission.check_datasets({*body.evaluation.perplexity, *texts, *named})
+        require_measured(sweep, body.evaluation.tasks)
         for one in first:
             self.admission.check_tasks(body.evaluation.tasks, one.recipe)
         token = None if body.hub_token is None else body.hub_token.get_secret_value()
@@ -154,12 +158,13 @@ class SweepService:
 
     def page(
         self, tenant: str, *, limit: int, after: str | None
-    ) -> tuple[list[tuple[SweepRow, list[SweepMember]]], str | None]:
+    ) -> tuple[list[tuple[SweepRow, dict[str, int]]], str | None]:
         """Return a page of sweeps and the cursor of the next one, if there is one."""
         position = cursor.decode(after) if after else None
         with self.database.read() as session:
             rows = SweepRepository(session, tenant).page(limit=limit + 1, after=position)
-            shown = [(row, sweep_members(session, row.id)) for row in rows[:limit]]
+            counts = member_counts(session, [row.id for row in rows])
+        shown = [(row, counts.get(row.id, {})) for row in rows[:limit]]
         more = len(rows) > limit
         return shown, cursor.encode(shown[-1][0].created_at, shown[-1][0].id) if more else None
 

@@ -33,7 +33,7 @@ from spq_core.estimate.estimate import Estimate, estimate, folder_shapes
 from spq_core.evaluation.loading import choose_device
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.models.shapes import ModelShapes
-from spq_core.sweep.document import Bisect, Sweep, named_sweep
+from spq_core.sweep.document import Bisect, Sweep, named_sweep, require_measured
 from spq_core.sweep.members import Member, members
 from spq_core.sweep.search import is_too_large
 from spq_core.sweep.tables import STOPPED, SUCCEEDED, member_name, sweep_table
@@ -92,6 +92,7 @@ def sweep_command(
         perplexity=(dataset or DATASET,), limit=windows, length=length, throughput=False, reuse=reuse,
         tuned_control=False, tasks=task_names(tasks), task_limit=task_limit,
     )  # fmt: skip
+    require_measured(chosen, settings.tasks)
     if dry_run:
         _foretell(chosen, model, settings)
         return

@@ -21,7 +21,9 @@ def theoretical_rate(
         sparsity: share of codes that are zero because the recipe asks for it.
     """
     bits = sum(
-        layouts[name].weight_bits * (1 - sparsity) if name in layouts else REFERENCE_BITS * size
+        layouts[name].weight_bits * (1 - sparsity) + layouts[name].adapter_bits
+        if name in layouts
+        else REFERENCE_BITS * size
         for name, size in sizes.items()
     )
     return 1 - bits / (REFERENCE_BITS * sum(sizes.values()))

@@ -60,6 +60,11 @@ class Layout(BaseModel):
         """Bits of its weights as they are stored, without scales, zero points and padding."""
         return sum(layout.weight_bits for layout in self.within().values())
 
+    @property
+    def adapter_bits(self) -> float:
+        """Bits of adapters beside them."""
+        return sum(layout.adapter_bits for layout in self.within().values())
+
     def with_layers(self, layouts: "Mapping[str, Layout]") -> Self:
         """The same of other layers."""
         return self.model_copy(update=dict(layouts))

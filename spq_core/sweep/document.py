@@ -1,6 +1,8 @@
 """What a sweep tries and what it looks for: a document, validated. Free of torch."""
 
+import json
 import math
+from collections.abc import Collection
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -13,7 +15,10 @@ from spq_core.errors import RecipeError
 from spq_core.evaluation.metrics.registry import figure_names
 
 MOST_MEMBERS = 64
+MOST_COMBINATIONS = 512
+"""That are looked at; of those there may be as many members as are allowed."""
 MOST_HALVINGS = 16
+LEAST_STEP = 1e-8
 BYTES = frozenset({"bytes_on_disk", "resident_bytes"})
 SPEEDS = frozenset({"prefill_tokens_per_second", "decode_tokens_per_second"})
 RequestedRecipe = Annotated[str, Field(max_length=64)] | dict[str, Any]
@@ -45,7 +50,17 @@ class Grid(Document):
             raise ValueError("lists under zip must be of one length")
         if not self.over and not self.zip:
             raise ValueError("give paths under over or zip; a recipe alone goes under recipes")
+        paths = [*self.over, *self.zip]
+        for one in paths:
+            if sum(other == one or other.startswith(f"{one}.") for other in paths) > 1:
+                raise ValueError(f"path {one!r} is given twice, or holds another path")
         return self
+
+    @property
+    def count(self) -> int:
+        """How many combinations there are."""
+        moved = len(next(iter(self.zip.values()), [None]))
+        return moved * math.prod(map(len, self.over.values()))
 
 
 class Range(Document):
@@ -53,6 +68,12 @@ class Range(Document):
 
     min: Annotated[float, Field(allow_inf_nan=False)] | None = None
     max: Annotated[float, Field(allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _leave_something(self) -> Self:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError("min is above max")
+        return self
 
 
 class Objective(Document):
@@ -97,15 +118,18 @@ class Bisect(Document):
     method: Literal["bisect"]
     base: RequestedRecipe
     field: FieldPath
-    low: Annotated[float, Field(allow_inf_nan=False)]
-    high: Annotated[float, Field(allow_inf_nan=False)]
-    tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    low: Annotated[int, Field(strict=True)] | Annotated[float, Field(allow_inf_nan=False)]
+    high: Annotated[int, Field(strict=True)] | Annotated[float, Field(allow_inf_nan=False)]
+    """Two whole numbers: only whole numbers between them are tried."""
+    tolerance: Annotated[float, Field(ge=1e-6, allow_inf_nan=False)]
     """How near to the true bound it goes."""
 
     @model_validator(mode="after")
     def _from_low_to_high(self) -> Self:
         if self.low >= self.high:
             raise ValueError("low must be below high")
+        if self.tolerance < LEAST_STEP * max(abs(self.low), abs(self.high)):
+            raise ValueError("tolerance is too small beside low and high")
         if math.log2((self.high - self.low) / self.tolerance) > MOST_HALVINGS:
             raise ValueError(f"that is more than {MOST_HALVINGS} halvings; take a larger tolerance")
         return self
@@ -149,7 +173,17 @@ class Sweep(Document):
             raise ValueError("to bisect there must be limits to keep: give objective.subject_to")
         for name in self.front:
             _require_figure(name)
+        if len(set(self.front)) < len(self.front):
+            raise ValueError("front names a figure twice")
+        count = len(self.recipes) + sum(grid.count for grid in self.grid)
+        if count > MOST_COMBINATIONS:
+            raise ValueError(f"that is {count:,} combinations; {MOST_COMBINATIONS} are looked at")
         return self
+
+    @property
+    def figures(self) -> frozenset[str]:
+        """All that something is decided by."""
+        return frozenset({*self.front, self.objective.figure, *self.objective.subject_to})
 
 
 def parse_sweep(document: object) -> Sweep:
@@ -168,21 +202,46 @@ def parse_sweep(document: object) -> Sweep:
         ) from None
 
 
+def require_measured(sweep: Sweep, tasks: Collection[str]) -> None:
+    """Refuse a sweep that is decided by what nobody measures.
+
+    Raises:
+        RecipeError: it is.
+    """
+    if "retention" in sweep.figures and not tasks:
+        raise RecipeError(
+            "sweep: retention is measured by tasks; name some (evaluation.tasks, --tasks)"
+        )
+
+
 def named_sweep(name: str) -> Sweep:
     """A shipped sweep by name, or one in a YAML or JSON file.
 
     Raises:
         RecipeError: there is none, or it is malformed.
     """
+    found = read_document(name)
+    return shipped_sweep(name) if found is None else parse_sweep(found)
+
+
+def read_document(name: str) -> Any:
+    """What a YAML or JSON file holds, as JSON has it; None where the name is not a file's.
+
+    Raises:
+        RecipeError: it is not there, or holds something else.
+    """
     path = Path(name)
     if path.suffix not in {".yaml", ".yml", ".json"}:
-        return shipped_sweep(name)
+        return None
     if not path.is_file():
         raise RecipeError(f"sweep file {name} does not exist")
     try:
-        return parse_sweep(yaml.safe_load(path.read_text(encoding="utf-8")))
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return json.loads(json.dumps(document, allow_nan=False))
     except yaml.YAMLError as error:
         raise RecipeError(f"{name} is not YAML: {str(error).splitlines()[0]}") from None
+    except (ValueError, TypeError, RecursionError) as error:
+        raise RecipeError(f"{name} holds what JSON does not: {error}") from None
 
 
 def shipped_sweep(name: str) -> Sweep:

@@ -7,12 +7,13 @@ not, and the true error of a difference is smaller: ties are called more often t
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from spq_core.evaluation.certainty import student_t
 from spq_core.sweep.document import Objective, Sweep
 
 LARGER_IS_BETTER = frozenset({"top1", "retention", "theoretical_rate"})
+EXACT = frozenset({"bytes_on_disk", "bytes_ratio", "resident_bytes", "theoretical_rate"})
 Figures = Mapping[str, Any]
 """Of a member's result, as a row of a table has them."""
 
@@ -40,9 +41,10 @@ class Verdict(NamedTuple):
 
     def kept(self, sweep: Sweep, numbers: Collection[int]) -> set[int]:
         """Of the members with those numbers, the ones whose artifacts stay."""
-        best = set() if self.best is None else {self.best}
-        rules = {"all": set(numbers), "front": {*self.front} | best, "best": best, "none": set()}
-        return rules[sweep.keep]
+        front = {*self.front} or {*numbers}  # where nothing can be told, nothing is dropped
+        best = {self.best} if self.best is not None else front
+        chosen = {"all": {*numbers}, "front": front | best, "best": best, "none": set[int]()}
+        return chosen[sweep.keep]
 
 
 def judge(sweep: Sweep, figures: Mapping[int, Figures]) -> Verdict:
@@ -64,7 +66,7 @@ def pareto_front(figures: Mapping[int, Figures], names: Sequence[str]) -> tuple[
     whole = {
         number: row
         for number, row in figures.items()
-        if all(isinstance(row.get(name), int | float) for name in names)
+        if all(_is_number(row.get(name)) for name in names)
     }
     return tuple(
         number
@@ -84,7 +86,7 @@ def best_member(figures: Mapping[int, Figures], objective: Objective) -> Best:
     feasible = {
         number: row
         for number, row in figures.items()
-        if keeps_limits(row, objective) and isinstance(row.get(name), int | float)
+        if keeps_limits(row, objective) and _is_number(row.get(name))
     }
     if not feasible:
         return Best(None, ())
@@ -101,13 +103,17 @@ def keeps_limits(row: Figures, objective: Objective) -> bool:
     """Whether a member has every figure that is limited, and within its limits."""
     for name, limits in objective.subject_to.items():
         value = row.get(name)
-        if not isinstance(value, int | float) or not math.isfinite(value):
+        if not _is_number(value):
             return False
         if limits.min is not None and value < limits.min:
             return False
         if limits.max is not None and value > limits.max:
             return False
     return True
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _beats(one: Figures, other: Figures, names: Sequence[str]) -> bool:
@@ -123,8 +129,13 @@ def _better_or_equal(one: float, other: float, name: str) -> bool:
 
 
 def _differs(one: Figures, other: Figures, name: str) -> bool:
-    """Whether two figures differ by more than their errors allow; those without an error are exact."""
-    errors = [row.get(f"{name}_se") or 0.0 for row in (one, other)]
+    """Whether two figures differ by more than their errors allow; where errors are not known, nothing is told apart."""
+    known = [row.get(f"{name}_se") for row in (one, other)]
+    if name in EXACT:
+        return bool(one[name] != other[name])
+    errors = [float(error) for error in known if error is not None]
+    if len(errors) < len(known):
+        return False
     windows = min(int(row.get("windows") or 0) for row in (one, other))
     margin = student_t(windows - 1) if windows > 1 else 0.0
     difference = abs(float(one[name]) - float(other[name]))

@@ -34,10 +34,13 @@ def members(sweep: Sweep, dataset: str | None = None) -> tuple[Member, ...]:
         RecipeError: a recipe or a path is wrong, or there are more than 64.
     """
     found: dict[str, tuple[Recipe, dict[str, JsonValue]]] = {}
+    drawn = isinstance(sweep.search, RandomMembers)
     for recipe, fields in _variants(sweep):
         calibrated = _calibrated(recipe, dataset)
-        found.setdefault(calibrated.sha256(), (calibrated, fields))
-        if len(found) > MOST_MEMBERS:
+        digest = calibrated.sha256()
+        before = found.get(digest, (calibrated, {}))[1]
+        found[digest] = (calibrated, {**fields, **before})
+        if len(found) > MOST_MEMBERS and not drawn:
             raise RecipeError(f"sweep: it has more than {MOST_MEMBERS} members")
     chosen = list(found.values())
     if isinstance(sweep.search, RandomMembers) and sweep.search.samples < len(chosen):
@@ -80,12 +83,13 @@ def _calibrated(recipe: Recipe, dataset: str | None) -> Recipe:
     return recipe.model_copy(update={"calibration": calibration})
 
 
-def _combinations(grid: Grid) -> list[dict[str, JsonValue]]:
+def _combinations(grid: Grid) -> Iterator[dict[str, JsonValue]]:
     moved: list[dict[str, JsonValue]] = [
         dict(zip(grid.zip, values, strict=True)) for values in zip(*grid.zip.values(), strict=True)
     ]
-    crossed = [dict(zip(grid.over, values, strict=True)) for values in product(*grid.over.values())]
-    return [{**one, **other} for one in moved or [{}] for other in crossed]
+    for one in moved or [{}]:
+        for values in product(*grid.over.values()):
+            yield copy.deepcopy({**one, **dict(zip(grid.over, values, strict=True))})
 
 
 def _varied(base: Recipe, fields: Mapping[str, JsonValue]) -> Recipe:
@@ -102,7 +106,9 @@ def _varied(base: Recipe, fields: Mapping[str, JsonValue]) -> Recipe:
             at = _below(at, part, path)
         if isinstance(at, list):
             raise RecipeError(f"sweep: path {path!r} names a whole stage; name a setting of it")
-        at[last] = value
+        if not isinstance(at, dict):
+            raise RecipeError(f"sweep: the recipe has nothing below {'.'.join(parents)!r}")
+        at[last] = copy.deepcopy(value)
     shown = ", ".join(f"{path} {value}" for path, value in fields.items())
     try:
         return parse_recipe(document)

@@ -4,6 +4,7 @@ Both read the document of a sweep: `beside`, `members` with `number`, `fields`, 
 and `tied`, and the sweep itself.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ def write_table(document: Mapping[str, Any], writer: Any) -> None:
         error = (one.get("error") or {}).get("message", "")
         on_front = one["number"] in document["front"]
         cells = [row.get(name, "") for name in figures]
+        own, error = [_plain(value) for value in own], _plain(error)
         stopped = one.get("stopped") or ""
         writer.writerow([one["number"], *own, one["status"], stopped, on_front, error, *cells])
 
@@ -103,6 +105,20 @@ def member_name(fields: Mapping[str, Any]) -> str:
     """A member in words: its recipe, and what was varied."""
     rest = ", ".join(f"{path} {value}" for path, value in fields.items() if path != "recipe")
     return f"{fields['recipe']}{f': {rest}' if rest else ''}"
+
+
+def _plain(value: object) -> object:
+    """Text that no spreadsheet takes for a formula."""
+    text = (
+        value
+        if isinstance(value, str)
+        else json.dumps(value)
+        if isinstance(value, dict | list)
+        else None
+    )
+    if text is None:
+        return value
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 STOPPED = {

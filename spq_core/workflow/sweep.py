@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from spq_core.compression.provenance import weights_digest
 from spq_core.data.tasks import TaskData
 from spq_core.data.texts import Text
 from spq_core.errors import RecipeError, SpqError, StateMismatchError
@@ -53,6 +54,8 @@ class SweepState:
     """By the recipe's digest: `status`, and `row` or `error`."""
     beside: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Figures of the source and of plain INT8."""
+    inputs: dict[str, Any] = field(default_factory=dict)
+    """Digests of weights and texts."""
 
     @property
     def figures(self) -> dict[int, dict[str, Any]]:
@@ -60,7 +63,7 @@ class SweepState:
         return {
             member.number: dict(one.row)
             for member, one in zip(self.members, self.tried(), strict=True)
-            if one.row is not None
+            if one.stands and one.row is not None
         }
 
     @property
@@ -78,6 +81,7 @@ class SweepState:
             "sweep": self.sweep.model_dump(mode="json"),
             "model": self.model,
             "evaluation": self.evaluation.model_dump(mode="json"),
+            "inputs": self.inputs,
             "beside": self.beside,
             "members": [self._member(one) for one in self.members],
             **self.verdict.document(),
@@ -85,7 +89,14 @@ class SweepState:
 
     def _tried(self, member: Member) -> Tried:
         outcome = self.outcomes.get(member.recipe.sha256(), {"status": WAITING})
-        return Tried(member.fields, outcome["status"] in {SUCCEEDED, FAILED}, outcome.get("row"))
+        status = outcome["status"]
+        return Tried(
+            member.fields,
+            member.recipe.sha256(),
+            status != WAITING,
+            status == FAILED,
+            outcome.get("row"),
+        )
 
     def _member(self, member: Member) -> dict[str, Any]:
         digest = member.recipe.sha256()
@@ -129,7 +140,7 @@ def run_sweep(
         OSError, MemoryError: the machine lacks something that may be there later; the sweep can be gone on with.
     """
     state = SweepState(sweep, source.name, evaluation, members(sweep, dataset))
-    _take_up(state, out)
+    _take_up(state, out, _identity(state, source, texts))
     too_large = _size_rule(source.folder, sweep)
     while (member := _next(state, dataset)) is not None:
         if too_large is not None and too_large(member):
@@ -204,23 +215,43 @@ def member_folder(out: Path, member: Member) -> Path:
     return out / f"{member.number:02d}-{member.recipe.metadata.name}"
 
 
-def _take_up(state: SweepState, out: Path) -> None:
+def _identity(
+    state: SweepState, source: SourceModel, texts: Callable[[str], Text]
+) -> dict[str, Any]:
+    """Digests of the weights and of the texts: names say little of them."""
+    return {
+        "weights": weights_digest(source.folder),
+        "texts": {name: texts(name).fingerprint for name in state.evaluation.perplexity},
+    }
+
+
+def _take_up(state: SweepState, out: Path, inputs: dict[str, Any]) -> None:
     """Go on where an earlier run of the same sweep stopped; failed members are tried again."""
+    state.inputs = inputs
     out.mkdir(parents=True, exist_ok=True)
     try:
         before = json.loads((out / NOTES).read_text(encoding="utf-8"))
+        now = json.loads(json.dumps(state.document()))
+        same = all(before[part] == now[part] for part in ("sweep", "model", "evaluation", "inputs"))
+        done = {
+            one["recipe_sha256"]: {"status": SUCCEEDED, "row": one["row"]}
+            for one in before["members"]
+            if one["status"] == SUCCEEDED
+        }
+        beside = before["beside"]
     except FileNotFoundError:
         write_sweep(state, out)
         return
-    now = json.loads(json.dumps(state.document()))
-    if any(before[part] != now[part] for part in ("sweep", "model", "evaluation")):
+    except (ValueError, KeyError, TypeError) as error:
         raise StateMismatchError(
-            f"{out} holds another sweep, or one with other settings; name a new folder"
+            f"{out / NOTES} cannot be read ({type(error).__name__}); remove it, or name a new folder"
+        ) from None
+    if not same:
+        raise StateMismatchError(
+            f"{out} holds another sweep, one of other weights or texts, or one with other settings; name a new folder"
         )
-    state.beside = before["beside"]
-    for one in before["members"]:
-        if one["status"] == SUCCEEDED:
-            state.outcomes[one["recipe_sha256"]] = {"status": SUCCEEDED, "row": one["row"]}
+    state.beside = beside
+    state.outcomes |= done
 
 
 @contextmanager

@@ -27,10 +27,10 @@ class AdaptedLayout(Layout):
         return AdaptedLinear(base, down, empty(base.out_features, self.rank, dtype=dtype))
 
     @property
-    def weight_bits(self) -> float:
-        """Those of the layer, and an adapter of two bytes a value."""
+    def adapter_bits(self) -> float:
+        """Two bytes a value."""
         base: Any = self.base.build(torch.float32)
-        return self.base.weight_bits + 16.0 * self.rank * int(base.in_features + base.out_features)
+        return self.base.adapter_bits + 16.0 * self.rank * int(base.in_features + base.out_features)
 
     def within(self) -> Mapping[str, Layout]:
         """The layer under the adapter."""

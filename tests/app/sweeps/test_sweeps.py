@@ -6,7 +6,7 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 
 from app.db.attempts import Attempt, FinishedFile, claim
 from app.db.models import Job, JobSecret, WebhookDelivery
@@ -19,10 +19,16 @@ from app.sweeps.schemas import EXAMPLES
 from tests.app.jobs.test_router import problem
 
 RECIPES = ["int8", "balanced", "small", "spq-paper"]
+LOCAL = {
+    "model": {"path": "tiny-llama"},
+    "sweep": {"recipes": ["int8", "gptq-8", "gptq-4", "spq-paper"]},
+}
+"""Of which no commit is to be found out."""
 
 
 def submit(api, sweep=None, headers=None, **changes):
-    body = {"model": {"repo_id": "org/tiny"}, "sweep": sweep or {"recipes": RECIPES}} | changes
+    changes |= {} if sweep is None else {"sweep": sweep}
+    body = {"model": {"repo_id": "org/tiny"}, "sweep": {"recipes": RECIPES}} | changes
     answer = api.client.post("/sweeps", json=body, headers=headers or api.headers())
     assert answer.status_code == 202, answer.text
     return answer.json()
@@ -110,9 +116,32 @@ def test_one_member_goes_first_and_the_others_share_what_it_measured(api):
 
 
 def test_without_reuse_nobody_waits_for_anybody(api):
-    sweep = submit(api, max_parallel=3, evaluation={"reuse": False})
+    sweep = submit(api, max_parallel=3, evaluation={"reuse": False}, **LOCAL)
     advance(api)
     assert list(queued(api, sweep)) == [1, 2, 3]
+
+
+def test_all_members_are_made_of_one_commit(api):
+    """Nobody else begins before it is known, though the first one fails before it is."""
+    sweep = submit(api, max_parallel=3, evaluation={"reuse": False})
+    advance(api)
+    first = queued(api, sweep)
+    assert list(first) == [1]
+    work(api, first[1], error="hub_unavailable")
+    advance(api)
+    second = queued(api, sweep)
+    assert list(second) == [2]
+    begun = begin(api, second[2])
+    begun.source_commit("abc123")
+    version = get(api, sweep)["version"]
+    advance(api)
+    found = get(api, sweep)
+    assert found["source_commit"] == "abc123"
+    assert found["version"] > version
+    assert list(queued(api, sweep)) == [3, 4]
+    for job in queued(api, sweep).values():
+        request = api.client.get(f"/jobs/{job}", headers=api.headers()).json()["request"]
+        assert request["model"]["revision"] == "abc123"
 
 
 def test_the_front_the_best_and_what_is_kept(api):
@@ -207,7 +236,7 @@ def test_a_sweep_without_any_figures_has_failed(api):
 
 
 def test_cancelling_stops_what_runs_and_makes_nothing_more(api):
-    sweep = submit(api, max_parallel=2, evaluation={"reuse": False})
+    sweep = submit(api, max_parallel=2, evaluation={"reuse": False}, **LOCAL)
     advance(api)
     jobs = queued(api, sweep)
     running = begin(api, jobs[1])
@@ -245,7 +274,7 @@ def test_a_paused_sweep_makes_nothing_until_it_is_resumed(api):
 def test_members_count_for_quotas_when_they_are_released(api):
     with api.database.write() as session:
         set_limits(session, "alice", {"max_active_jobs": 2})
-    sweep = submit(api, evaluation={"reuse": False}, max_parallel=4)
+    sweep = submit(api, evaluation={"reuse": False}, max_parallel=4, **LOCAL)
     advance(api)
     assert list(queued(api, sweep)) == [1, 2]
     assert "max_active_jobs" in get(api, sweep)["waits_for"]
@@ -277,6 +306,80 @@ def test_the_smallest_member_that_keeps_a_limit_is_searched_for(api):
     assert list(values.values())[:3] == [0.5, 0.2, 0.35]
     assert 0.24 <= values[done["best"]] <= 0.26
     assert len(values) <= 7
+
+
+def test_one_sweep_that_cannot_be_moved_on_keeps_no_other_from_it(api):
+    broken, other = submit(api), submit(api)
+    advance(api)
+    with api.database.write() as session:
+        session.get(SweepRow, broken["id"]).sweep = {"name": "mine", "colour": 1}
+    work(api, queued(api, broken)[1])
+    assert finish(api, other)["status"] == "finished"
+    assert get(api, broken)["best"] is None, "it is still shown"
+
+
+def test_artifacts_that_are_beaten_go_at_once_and_those_being_measured_stay(api):
+    objective = {"name": "mine", "recipes": RECIPES, "keep": "best"}
+    sweep = submit(api, objective, max_parallel=1)
+
+    def files(number):
+        job = get(api, sweep)["members"][number - 1]["job_id"]
+        return len(api.client.get(f"/jobs/{job}/artifacts", headers=api.headers()).json()["data"])
+
+    advance(api)
+    work(api, queued(api, sweep)[1], kl=0.1)
+    advance(api)
+    first = get(api, sweep)["members"][0]["job_id"]
+    with api.database.write() as session:
+        session.get(Job, first).result = {
+            **session.get(Job, first).result,
+            "load_check": {"seconds": 1},
+        }
+    measuring = api.client.post(f"/jobs/{first}/measure", json={}, headers=api.headers())
+    assert measuring.status_code == 202, measuring.text
+    work(api, queued(api, sweep)[2], kl=0.01)
+    advance(api)
+    assert files(1) == 1, "somebody measures it"
+    api.client.post(f"/jobs/{measuring.json()['id']}/cancel", headers=api.headers())
+    work(api, queued(api, sweep)[3], kl=0.001)
+    advance(api)
+    assert (files(1), files(2), files(3)) == (0, 0, 1)
+
+
+def test_a_job_that_its_sweep_has_not_seen_the_end_of_is_not_deleted(api):
+    sweep = submit(api)
+    advance(api)
+    job = queued(api, sweep)[1]
+    work(api, job)
+    url = f"/jobs/{job}"
+    assert (
+        "its sweep"
+        in problem(api.client.delete(url, headers=api.headers()), 409, "job_active")["detail"]
+    )
+    advance(api)
+    assert api.client.delete(url, headers=api.headers()).status_code == 204
+    assert get(api, sweep)["members"][0]["row"]["kl"] == 0.01, "figures outlive it"
+
+
+def test_what_it_costs_to_look_does_not_grow_with_sweeps(api):
+    seen = []
+
+    def note(_connection, _cursor, statement, *_rest):
+        seen.append(statement)
+
+    def looked():
+        seen.clear()
+        event.listen(api.database.engine, "before_cursor_execute", note)
+        advance(api)
+        api.client.get("/sweeps", headers=api.headers())
+        event.remove(api.database.engine, "before_cursor_execute", note)
+        return len(seen)
+
+    post(api, submit(api), "pause")
+    one = looked()
+    for _ in range(5):
+        post(api, submit(api), "pause")
+    assert looked() == one
 
 
 def test_a_sweep_stops_at_its_target(api):
@@ -404,7 +507,7 @@ def test_the_examples_of_the_document_are_accepted(api):
 
 
 def test_controllers_at_once_make_each_member_once(api):
-    sweeps = [submit(api, evaluation={"reuse": False}) for _ in range(4)]
+    sweeps = [submit(api, evaluation={"reuse": False}, **LOCAL) for _ in range(4)]
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda _: advance(api), range(24)))
     with api.database.read() as session:
@@ -422,7 +525,8 @@ def test_whatever_happens_in_whatever_order_the_rules_hold(api, seed):
     """Random requests, workers and lost jobs between steps of the controller."""
     chance = random.Random(seed)
     parallel = chance.randint(1, 3)
-    sweep = submit(api, max_parallel=parallel, evaluation={"reuse": chance.random() < 0.5})
+    body = LOCAL if chance.random() < 0.5 else {}
+    sweep = submit(api, max_parallel=parallel, evaluation={"reuse": chance.random() < 0.5}, **body)
     attempts = []
     for _ in range(60):
         _happen(api, sweep, chance, attempts)

@@ -50,4 +50,7 @@ def test_pairs_count_as_two_matrices_and_adapters_as_more(tmp_path):
         "adapters": "kept",
     }
     plain = rate(tmp_path / "plain", GRID | {"bits": 4})
-    assert rate(tmp_path / "beside", GRID | {"bits": 4}, recover) < plain
+    beside = rate(tmp_path / "beside", GRID | {"bits": 4}, recover)
+    assert beside < plain
+    thin = rate(tmp_path / "thin", GRID | {"bits": 4, "sparsity": 0.5}, recover)
+    assert thin - beside == pytest.approx(0.25 * 0.5), "adapters have no zeros"

@@ -66,6 +66,11 @@ def test_a_target_may_be_given_to_a_recipe_that_has_none():
         ({"grid": [{"base": "small", "over": {"target.bytes_ratio": [0.2 + at / 1000 for at in range(64)]}},
                    {"base": "int8", "over": {"calibration.length": [64]}}]}, "more than 64"),
         ("nonsense", "sweep: "),
+        ({"grid": [{"base": "int8", "over": {f"metadata.x{at}": list(range(64)) for at in range(5)}}]}, "1,073,741,824 combinations"),
+        ({"grid": [{"base": "int8", "over": {"profile.x": [1]}}]}, "nothing (at|below) 'profile"),
+        ({"grid": [{"base": "small", "over": {"target": [{"bytes_ratio": 0.5}], "target.bytes_ratio": [0.3]}}]}, "holds another path"),
+        ({"recipes": ["int8"], "front": ["kl", "kl"]}, "names a figure twice"),
+        ({"recipes": ["int8"], "objective": {"minimize": "kl", "subject_to": {"kl": {"min": 1, "max": 0}}}}, "min is above max"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_its_place(document, words):
@@ -89,3 +94,14 @@ def test_a_sweep_that_is_not_there_is_told_what_is(tmp_path):
     (tmp_path / "x.yaml").write_text("a: [")
     with pytest.raises(RecipeError, match="is not YAML"):
         named_sweep(str(tmp_path / "x.yaml"))
+
+
+def test_files_of_every_kind_are_read_or_refused(tmp_path):
+    for content, words in (
+        (b"name: sizes\nrecipes: [int8]\nday: 2026-01-01", "holds what JSON does not"),
+        (b"name: .inf", "holds what JSON does not"),
+        ("name: caf\u00e9".encode("latin-1"), "holds what JSON does not"),
+    ):
+        (tmp_path / "x.yaml").write_bytes(content)
+        with pytest.raises(RecipeError, match=words):
+            named_sweep(str(tmp_path / "x.yaml"))

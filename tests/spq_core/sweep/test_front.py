@@ -3,10 +3,25 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spq_core.sweep.document import Objective
-from spq_core.sweep.front import best_member, pareto_front
+from spq_core.sweep.document import Objective, parse_sweep
+from spq_core.sweep.front import best_member, judge, pareto_front
 
 NAMES = ["bytes_on_disk", "kl"]
+
+
+def test_a_figure_whose_error_nobody_knows_tells_nothing_apart():
+    one = {"bytes_on_disk": 100, "kl": 0.1, "kl_se": None, "windows": 1}
+    figures = {1: one, 2: one | {"kl": 0.2}, 3: one | {"kl": float("nan")}}
+    assert best_member(figures, Objective(minimize="kl")) == (1, (2,))
+    assert pareto_front(figures, NAMES) == (1, 2)
+    beaten = {1: row(50, 0.1, 0.01), 2: row(100, 0.1, 0.01)}
+    assert pareto_front(beaten, NAMES) == (1,)
+
+
+def test_where_nothing_can_be_told_nothing_is_dropped():
+    for keep in ("front", "best"):
+        sweep = parse_sweep({"recipes": ["int8"], "keep": keep})
+        assert judge(sweep, {}).kept(sweep, [1, 2]) == {1, 2}
 
 
 def row(size, kl, error=0.0, **more):

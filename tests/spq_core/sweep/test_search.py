@@ -7,7 +7,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from spq_core.errors import RecipeError
-from spq_core.sweep.document import Objective, parse_sweep
+from spq_core.recipe.catalog import resolve
+from spq_core.sweep.document import Objective, parse_sweep, require_measured
 from spq_core.sweep.members import members
 from spq_core.sweep.search import Tried, is_too_large, next_members, stops
 
@@ -26,7 +27,13 @@ def searched(sweep, figure):
     while found:
         rows = [figure(one.fields["target.bytes_ratio"]) for one in found]
         ended += [
-            Tried(one.fields, True, None if row is None else {"kl": row})
+            Tried(
+                one.fields,
+                one.recipe.sha256(),
+                True,
+                row is None,
+                None if row is None else {"kl": row},
+            )
             for one, row in zip(found, rows, strict=True)
         ]
         found = list(next_members(sweep, ended, None))
@@ -47,7 +54,7 @@ def test_a_bisection_whose_ends_tell_everything_ends_there():
     sweep = parse_sweep(SMALLEST)
     assert searched(sweep, lambda _value: 0.01)[0] == [0.5, 0.2]
     assert searched(sweep, lambda _value: 0.03)[0] == [0.5, 0.2]
-    assert searched(sweep, lambda _value: None)[0] == [0.5, 0.2], "a failed member keeps no limit"
+    assert searched(sweep, lambda _value: None)[0] == [0.5, 0.2]
 
 
 def test_a_bisection_waits_for_what_is_under_way_and_looks_at_its_own_members_only():
@@ -55,10 +62,13 @@ def test_a_bisection_waits_for_what_is_under_way_and_looks_at_its_own_members_on
         {"base": "balanced", "over": {"target.bytes_ratio": [0.3]}}]})  # fmt: skip
     first = members(sweep)
     assert [one.fields["recipe"] for one in first] == ["int8", "balanced", "small", "small"]
-    ended = [Tried(one.fields, one.number != 4, {"kl": 0.01}) for one in first]
+    ended = [
+        Tried(one.fields, one.recipe.sha256(), one.number != 4, False, {"kl": 0.01})
+        for one in first
+    ]
     assert next_members(sweep, ended, None) == ()
-    ended[3] = Tried(first[3].fields, True, {"kl": 0.03})
-    (more,) = next_members(sweep, ended, "wikitext2")
+    ended[3] = Tried(first[3].fields, first[3].recipe.sha256(), True, False, {"kl": 0.03})
+    (more,) = next_members(sweep, ended, None)
     assert more.number == 5
     assert more.fields == {"recipe": "small", "target.bytes_ratio": 0.35}
     assert more.recipe.target.bytes_ratio == 0.35
@@ -68,8 +78,9 @@ def test_a_bisection_waits_for_what_is_under_way_and_looks_at_its_own_members_on
     ("change", "words"),
     [
         ({"low": 0.5}, "low must be below high"),
-        ({"tolerance": 1e-9}, "more than 16 halvings"),
-        ({"tolerance": 0}, "greater than 0"),
+        ({"tolerance": 2e-6}, "more than 16 halvings"),
+        ({"tolerance": 0}, "greater than or equal to"),
+        ({"low": 1e8, "high": 2e8, "tolerance": 1}, "too small beside"),
         ({"field": "target.bites"}, "bites"),
         ({"method": "guess"}, "search"),
     ],
@@ -81,6 +92,55 @@ def test_what_is_wrong_with_a_search_is_said(change, words):
         parse_sweep({"search": SMALLEST["search"]})
     with pytest.raises(RecipeError, match="cannot be compared"):
         parse_sweep({"recipes": ["int8"], "objective": {"maximize": "decode_tokens_per_second"}})
+
+
+def known(sweep, figures):
+    """Members of a search, by value."""
+    found = {one.fields["target.bytes_ratio"]: one for one in members(sweep)}
+    return [
+        Tried(found[value].fields, found[value].recipe.sha256(), True, row is None, row)
+        for value, row in figures.items()
+    ]
+
+
+def test_a_member_that_failed_holds_the_search_and_one_that_its_gates_refuse_does_not():
+    sweep = parse_sweep(SMALLEST)
+    good, bad = {"kl": 0.01}, {"kl": 0.5}
+    assert next_members(sweep, known(sweep, {0.5: good, 0.2: None}), None) == ()
+    refused = known(sweep, {0.5: good, 0.2: bad})
+    refused[1] = refused[1]._replace(failed=True)
+    assert next_members(sweep, refused, None)[0].fields["target.bytes_ratio"] == 0.35
+
+
+def test_a_search_knows_its_own_members_by_what_they_are():
+    """One that another list names already, and not one that differs in something else, too."""
+    search = SMALLEST["search"] | {"high": resolve("small").target.bytes_ratio, "low": 0.1}
+    same = parse_sweep(SMALLEST | {"recipes": ["small"], "search": search})
+    assert len(members(same)) == 2
+    ended = [
+        Tried(
+            one.fields, one.recipe.sha256(), True, False, {"kl": 0.01 if one.number == 1 else 0.5}
+        )
+        for one in members(same)
+    ]
+    assert next_members(same, ended, None)[0].fields["target.bytes_ratio"] == 0.19
+    other = {"base": "small", "over": {"target.bytes_ratio": [0.3], "calibration.samples": [1]}}
+    foreign = parse_sweep(SMALLEST | {"grid": [other]})
+    kls = {0.3: 0.9, 0.5: 0.01, 0.2: 0.5}
+    assert next_members(foreign, known(foreign, {value: {"kl": kl} for value, kl in kls.items()}), None)[0].fields["target.bytes_ratio"] == 0.35  # fmt: skip
+
+
+def test_a_search_over_whole_numbers_tries_whole_numbers_and_ends():
+    search = {"method": "bisect", "base": "small", "field": "calibration.samples", "low": 1, "high": 9, "tolerance": 0.5}  # fmt: skip
+    sweep = parse_sweep(SMALLEST | {"search": search})
+    found, tried = list(members(sweep)), []
+    while found:
+        tried += [
+            Tried(one.fields, one.recipe.sha256(), True, False, {"kl": 0.01 if one.fields["calibration.samples"] >= 4 else 0.5})
+            for one in found
+        ]  # fmt: skip
+        found = list(next_members(sweep, tried, None))
+    assert [one.fields["calibration.samples"] for one in tried] == [9, 1, 5, 3, 4]
 
 
 def test_some_members_are_drawn_the_same_each_time():
@@ -103,7 +163,7 @@ def test_a_sweep_stops_at_its_target_or_after_failures(figures, most):
     rules = {"target": 0.05, "stop_after_failures": most}
     sweep = parse_sweep({"recipes": ["int8", "small", "balanced", "spq"], "early_stop": rules})
     tried = [
-        Tried(member.fields, True, None if value is None else {"kl": value})
+        Tried(member.fields, "", True, value is None, None if value is None else {"kl": value})
         for member, value in zip(members(sweep), figures, strict=False)
     ]
     wanted = None
@@ -127,3 +187,10 @@ def test_only_what_breaks_a_limit_of_bytes_is_too_large(least, source, most):
     )
     assert is_too_large(by_bytes, least, source) == (least > most)
     assert not is_too_large(Objective(minimize="kl"), least, source)
+
+
+def test_what_nobody_measures_decides_nothing():
+    sweep = parse_sweep({"recipes": ["int8"], "front": ["bytes_on_disk", "retention"]})
+    with pytest.raises(RecipeError, match="retention is measured by tasks"):
+        require_measured(sweep, [])
+    require_measured(sweep, ["gsm8k"])
