@@ -154,7 +154,9 @@ def retry_command(client: Client, job_id: str, watch: bool, as_json: bool) -> No
 @click.argument("job_id")
 @click.option("--dataset", help="Another text than the job's.")
 @click.option("--limit", type=click.IntRange(1), help="Windows of it.")
+@click.option("--length", type=click.IntRange(16), help="Tokens per window.")
 @click.option("--tasks", help="Tasks by name, separated by commas.")
+@click.option("--task-limit", type=click.IntRange(1), help="Questions of each task.")
 @click.option("--watch", is_flag=True, help="Follow the new job to its end.")
 @JSON_OPTION
 @pass_client
@@ -163,15 +165,17 @@ def measure_command(
     job_id: str,
     dataset: str | None,
     limit: int | None,
+    length: int | None,
     tasks: str | None,
+    task_limit: int | None,
     watch: bool,
     as_json: bool,
 ) -> None:
     """Measure the artifact of a job that has ended, as a new job that compresses nothing."""
     body: dict[str, Any] = {}
-    if dataset or limit or tasks:
+    if dataset or limit or length or tasks or task_limit:
         before = client.call("GET", f"/jobs/{job_id}")["request"]["evaluation"]
-        changes = {"perplexity": [dataset] if dataset else None, "limit": limit,
+        changes = {"perplexity": [dataset] if dataset else None, "limit": limit, "length": length, "task_limit": task_limit,
                    "tasks": tasks.split(",") if tasks else None}  # fmt: skip
         chosen = {name: value for name, value in changes.items() if value}
         body["evaluation"] = before | chosen

@@ -10,11 +10,12 @@ import click
 
 from app.client.connection import JSON_OPTION, connection_options, pass_client
 from app.client.http import Client
+from spq_core.evaluation.certainty import shown
 from spq_core.sweep.document import read_document
 from spq_core.sweep.tables import STOPPED, member_name, sweep_table
 
 ENDED = frozenset({"finished", "failed", "canceled"})
-FAILED, CANCELED, NONE_FEASIBLE = 1, 3, 7
+FAILED, CANCELED, NONE_FEASIBLE, INTERRUPTED = 1, 3, 7, 130
 POLL_SECONDS = 3.0
 
 
@@ -122,7 +123,9 @@ def list_command(client: Client, limit: int, as_json: bool) -> None:
 def show_command(client: Client, sweep_id: str, as_json: bool) -> None:
     """Show a sweep's members, its front and its best, as far as they are known."""
     found = client.call("GET", f"/sweeps/{sweep_id}")
-    click.echo(json.dumps(found, indent=1) if as_json else sweep_table(found))
+    click.echo(
+        json.dumps(found, indent=1) if as_json else f"{_heading(found)}\n\n{sweep_table(found)}"
+    )
 
 
 @sweeps_group.command("watch")
@@ -131,7 +134,11 @@ def show_command(client: Client, sweep_id: str, as_json: bool) -> None:
 @pass_client
 def watch_command(client: Client, sweep_id: str, as_json: bool) -> None:
     """Follow a sweep; exit code 0: there is a best member, 7: none keeps the limits, 1: all failed, 3: canceled."""
-    _watch(client, sweep_id, as_json=as_json)
+    try:
+        _watch(client, sweep_id, as_json=as_json)
+    except KeyboardInterrupt:
+        click.echo(f"the sweep goes on; spq sweeps watch {sweep_id} follows it again", err=True)
+        sys.exit(INTERRUPTED)
 
 
 @sweeps_group.command("csv")
@@ -186,6 +193,8 @@ def _plan_table(plan: dict[str, Any]) -> str:
         lines.append(
             f"together about {plan['seconds'] / 60:,.0f} minutes on two cores, less what members share"
         )
+    else:
+        lines.append("no estimates: the headers of the model could not be had now")
     return "\n".join(lines)
 
 
@@ -211,6 +220,13 @@ def _watch(client: Client, sweep_id: str, *, as_json: bool) -> None:
     sys.exit(NONE_FEASIBLE if found["best"] is None else 0)
 
 
+def _heading(sweep: dict[str, Any]) -> str:
+    counts = ", ".join(f"{count} {status}" for status, count in sweep["counts"].items())
+    words = f"{sweep['id']} {sweep['name']} on {sweep['model']}: {sweep['status']} ({counts})"
+    more = {"waits for": sweep["waits_for"], "done at about": sweep["estimated_finish_at"]}
+    return words + "".join(f"; {name} {value}" for name, value in more.items() if value)
+
+
 def _tell(client: Client, sweep_id: str, data: dict[str, Any]) -> None:
     """On stderr; of a member that has figures, those that people wait for."""
     if "number" not in data:
@@ -221,7 +237,7 @@ def _tell(client: Client, sweep_id: str, data: dict[str, Any]) -> None:
         members = client.patient("GET", f"/sweeps/{sweep_id}")["members"]
         row = members[data["number"] - 1]["row"] or {}
         if row:
-            words += f": {row['bytes_ratio']:.1%} of the source, KL {row['kl']:.4f}"
+            words += f": {row['bytes_ratio']:.1%} of the source, KL {shown(row['kl'], '.4f')}"
     elif data.get("error"):
         words += f": {data['error']['message']}"
     elif data.get("stopped"):

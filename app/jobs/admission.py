@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -18,7 +19,7 @@ from app.settings import ApiSettings
 from spq_core.data.tasks import find_task
 from spq_core.data.texts import is_known
 from spq_core.errors import DatasetError
-from spq_core.hub.tasks import is_on_hub
+from spq_core.hub.tasks import is_on_hub, on_hub
 from spq_core.recipe.document import Recipe
 from spq_core.recipe.suitable import require_gated_tasks
 
@@ -66,7 +67,9 @@ class Admission:
             try:
                 find_task(name, self._data_folders)
             except DatasetError as error:
-                raise UnknownTaskError(str(error)) from None
+                near = ", ".join(get_close_matches(name, on_hub()))
+                meant = f"; did you mean {near}?" if near else ""
+                raise UnknownTaskError(f"{error}{meant}") from None
         require_gated_tasks(recipe, names)
 
     def sealed(self, token: SecretStr | None) -> str | None:

@@ -48,7 +48,8 @@ class SweepSubmission(Submission):
     evaluation: EvaluationSettings = EvaluationSettings(throughput=False, tuned_control=False)
     """Of every member. Speeds are not measured: members run at different moments, on different workers."""
     dataset: Annotated[str, Field(min_length=1, max_length=64)] | None = None
-    """What all members are calibrated on, in place of their recipes' text."""
+    """What all members are calibrated on, in place of their recipes' text; and evaluated on, unless
+    `evaluation.perplexity` names other texts."""
     max_parallel: Annotated[int, Field(ge=1, le=MOST_MEMBERS)] = 4
     """Members that are queued or run at a time; one at first, whose figures of the source serve the others."""
     webhook: SweepWebhook | None = None
@@ -65,6 +66,8 @@ class SweepSubmission(Submission):
     def settings(self) -> EvaluationSettings:
         """Of every member, with what sweeps do not measure."""
         changes: dict[str, Any] = {"throughput": False}
+        if self.dataset is not None and "perplexity" not in self.evaluation.model_fields_set:
+            changes["perplexity"] = (self.dataset,)
         if "tuned_control" not in self.evaluation.model_fields_set:
             changes["tuned_control"] = False
         return self.evaluation.model_copy(update=changes)

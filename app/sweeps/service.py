@@ -125,7 +125,7 @@ class SweepService:
         self.admission.check_local_model(body.model)
         texts = {one.recipe.calibration.dataset for one in first if one.recipe.needs_calibration}
         named = set() if body.dataset is None else {body.dataset}
-        self.admission.check_datasets({*body.evaluation.perplexity, *texts, *named})
+        self.admission.check_datasets({*body.settings().perplexity, *texts, *named})
         require_measured(sweep, body.evaluation.tasks)
         for one in first:
             self.admission.check_tasks(body.evaluation.tasks, one.recipe)

@@ -30,18 +30,34 @@ from spq_core.cli.options import (
 from spq_core.data.texts import Text
 from spq_core.errors import RecipeError
 from spq_core.estimate.estimate import Estimate, estimate, folder_shapes
+from spq_core.evaluation.certainty import shown
 from spq_core.evaluation.loading import choose_device
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.models.shapes import ModelShapes
 from spq_core.sweep.document import Bisect, Sweep, named_sweep, require_measured
 from spq_core.sweep.members import Member, members
 from spq_core.sweep.search import is_too_large
-from spq_core.sweep.tables import STOPPED, SUCCEEDED, member_name, sweep_table
+from spq_core.sweep.tables import (
+    FAILED,
+    SKIPPED,
+    STOPPED,
+    SUCCEEDED,
+    member_name,
+    sweep_table,
+)
 from spq_core.workflow.interruption import scratch_folder, stopped_like_by_hand
 from spq_core.workflow.output_lock import output_lock
-from spq_core.workflow.sweep import SKIPPED, run_sweep
+from spq_core.workflow.sweep import run_sweep
 
 NONE_FEASIBLE = 7
+
+
+class _InterruptedError(click.ClickException):
+    """As shells have it: 128 and the signal's number."""
+
+    exit_code = 130
+
+
 DATASET = "wikitext2"
 
 
@@ -117,14 +133,14 @@ def sweep_command(
                 after_member=_tell_member,
             )  # fmt: skip
     except KeyboardInterrupt:
-        raise click.ClickException(
+        raise _InterruptedError(
             f"interrupted; the same command goes on with what is in {out}"
         ) from None
     finally:
         progress.close()
     document = state.document()
     click.echo(json.dumps(document, indent=1) if as_json else sweep_table(document))
-    if not state.figures:
+    if not state.figures and any(one["status"] == FAILED for one in document["members"]):
         sys.exit(1)
     if document["best"] is None:
         sys.exit(NONE_FEASIBLE)
@@ -139,7 +155,9 @@ def _foretell(sweep: Sweep, model: str, settings: EvaluationSettings) -> None:
             found, words = _foretold(sweep, member, shapes, settings)
             minutes += 0.0 if found is None else found.seconds.expected / 60
         click.echo(f"{member.number:>3}  {member_name(member.fields)}{words}")
-    if shapes is not None:
+    if shapes is None:
+        click.echo(f"no estimates: {model} is no folder here", err=True)
+    else:
         click.echo(f"together about {minutes:,.0f} minutes on two cores, less what members share")
     if isinstance(sweep.search, Bisect):
         click.echo("and others between the last two, as their figures ask for")
@@ -166,9 +184,10 @@ def _tell_member(member: Member, outcome: Mapping[str, Any]) -> None:
     """On stderr, as progress is."""
     if outcome["status"] == SUCCEEDED:
         row = outcome["row"]
-        words = f"{row['bytes_ratio']:.1%} of the source, KL {row['kl']:.4f}"
+        words = f"{row['bytes_ratio']:.1%} of the source, KL {shown(row['kl'], '.4f')}"
     elif outcome["status"] == SKIPPED:
-        words = f"skipped: {STOPPED[outcome['stopped']]}"
+        why = (outcome.get("error") or {}).get("message") or STOPPED[outcome["stopped"]]
+        words = f"skipped: {why}"
     else:
         words = f"failed: {outcome['error']['message']}"
     click.echo(f"{member.number}: {member_name(member.fields)}: {words}", err=True)

@@ -54,3 +54,11 @@ def warning(row: Mapping[str, Any]) -> str | None:
         f"A try, not a result: {tokens:,} predicted tokens in {windows} windows. Measure on "
         f"{LEAST_TOKENS:,} tokens and {LEAST_WINDOWS} windows at least (`limit`, `length`) before you compare models."
     )
+
+
+SMALL = 1e-3
+
+
+def shown(value: float, form: str) -> str:
+    """A figure in a form as `format` takes it; below `SMALL`, with two digits that count."""
+    return format(value, ".2g" if 0 < abs(value) < SMALL and form.endswith("f") else form)

@@ -30,6 +30,12 @@ HUB_TASKS = {
 """By the name of the local file."""
 
 
+def on_hub() -> list[str]:
+    """Names of tasks whose questions can be fetched."""
+    others = set(HUB_TASKS) - set(FILES.values())
+    return sorted(others | {name for name, stem in FILES.items() if stem in HUB_TASKS})
+
+
 def is_on_hub(name: str) -> bool:
     """Whether a task's questions can be fetched."""
     return FILES.get(name, name) in HUB_TASKS

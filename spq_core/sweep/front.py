@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 from spq_core.evaluation.certainty import student_t
-from spq_core.sweep.document import Objective, Sweep
+from spq_core.sweep.document import Objective, Range, Sweep
 
 LARGER_IS_BETTER = frozenset({"top1", "retention", "theoretical_rate"})
 EXACT = frozenset({"bytes_on_disk", "bytes_ratio", "resident_bytes", "theoretical_rate"})
@@ -101,15 +101,21 @@ def best_member(figures: Mapping[int, Figures], objective: Objective) -> Best:
 
 def keeps_limits(row: Figures, objective: Objective) -> bool:
     """Whether a member has every figure that is limited, and within its limits."""
-    for name, limits in objective.subject_to.items():
+    return not broken_limits(row, objective)
+
+
+def broken_limits(row: Figures, objective: Objective) -> tuple[str, ...]:
+    """Figures that are not within their limits, or that a member does not have."""
+
+    def keeps(name: str, limits: Range) -> bool:
         value = row.get(name)
-        if not _is_number(value):
-            return False
-        if limits.min is not None and value < limits.min:
-            return False
-        if limits.max is not None and value > limits.max:
-            return False
-    return True
+        return (
+            _is_number(value)
+            and (limits.min is None or value >= limits.min)
+            and (limits.max is None or value <= limits.max)
+        )
+
+    return tuple(name for name, limits in objective.subject_to.items() if not keeps(name, limits))
 
 
 def _is_number(value: object) -> TypeGuard[float]:

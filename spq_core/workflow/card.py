@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from spq_core.artifact.manifest import CARD_FILE
-from spq_core.evaluation.certainty import compared_with_source, warning
+from spq_core.evaluation.certainty import compared_with_source, shown, warning
 from spq_core.evaluation.metrics.registry import METRICS, Metric
 from spq_core.evaluation.tasks.table import tasks_table
 from spq_core.formats.profiles.registry import profile_named
@@ -91,13 +91,13 @@ def _figures(result: dict[str, Any]) -> str:
 
 def figures_table(rows: list[dict[str, Any]]) -> str:
     """The before/after table in Markdown: figures ± their standard errors."""
-    shown = [metric for metric in METRICS if any(row.get(metric.name) is not None for row in rows)]
-    titles = ["model", "bytes on disk", "bytes resident", *(metric.title for metric in shown)]
+    known = [metric for metric in METRICS if any(row.get(metric.name) is not None for row in rows)]
+    titles = ["model", "bytes on disk", "bytes resident", *(metric.title for metric in known)]
     titles += ["against the source", "prefill tok/s", "decode tok/s"]
     lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
     for row in rows:
         cells = [row["name"], f"{row['bytes_on_disk']:,}", _number(row["resident_bytes"], ",")]
-        cells += [_figure(row, metric) for metric in shown]
+        cells += [_figure(row, metric) for metric in known]
         cells.append(compared_with_source(row) or "")
         cells.append(_number(row["prefill_tokens_per_second"], ".0f"))
         cells.append(_number(row["decode_tokens_per_second"], ".1f"))
@@ -127,8 +127,8 @@ def _origins(rows: list[dict[str, Any]]) -> str:
 
 def _figure(row: Mapping[str, Any], metric: Metric) -> str:
     value, error = row.get(metric.name), row.get(f"{metric.name}_se")
-    shown = _number(value, metric.form)
-    return shown if value is None or error is None else f"{shown} ± {error:{metric.form}}"
+    words = _number(value, metric.form)
+    return words if value is None or error is None else f"{words} ± {shown(error, metric.form)}"
 
 
 def measured_on(settings: Mapping[str, Any], row: Mapping[str, Any]) -> str:
@@ -238,7 +238,7 @@ def _model_index(base_model: str, result: dict[str, Any]) -> list[dict[str, Any]
 
 
 def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
+    return "–" if value is None else shown(value, form)
 
 
 def _plain(text: str | None) -> str:

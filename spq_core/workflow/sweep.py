@@ -34,12 +34,16 @@ from spq_core.sweep.front import Verdict, judge
 from spq_core.sweep.members import Member, members
 from spq_core.sweep.outcome import compared
 from spq_core.sweep.search import Tried, is_too_large, next_members, stops
-from spq_core.sweep.tables import SUCCEEDED, write_table
+from spq_core.sweep.tables import FAILED, SKIPPED, SUCCEEDED, write_table
 from spq_core.workflow.finished import finished_run
 from spq_core.workflow.job import compress_and_measure
 
 NOTES, TABLE = "sweep.json", "members.csv"
-FAILED, WAITING, SKIPPED = "failed", "waiting", "skipped"
+WAITING = "waiting"
+PARTS = {
+    "sweep": "its document differs", "model": "of another model",
+    "evaluation": "with other windows, lengths or tasks", "inputs": "of other weights or texts",
+}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -143,8 +147,8 @@ def run_sweep(
     _take_up(state, out, _identity(state, source, texts))
     too_large = _size_rule(source.folder, sweep)
     while (member := _next(state, dataset)) is not None:
-        if too_large is not None and too_large(member):
-            outcome = {"status": SKIPPED, "stopped": "infeasible"}
+        if (infeasible := too_large(member)) is not None:
+            outcome = {"status": SKIPPED, "stopped": "infeasible", **infeasible}
         elif (why := stops(sweep, state.tried())) is not None:
             outcome = {"status": SKIPPED, "stopped": why}
         else:
@@ -181,23 +185,24 @@ def _next(state: SweepState, dataset: str | None) -> Member | None:
         state.members += more
 
 
-def _size_rule(folder: Path, sweep: Sweep) -> Callable[[Member], bool] | None:
-    """Tells members that are too large whatever their figures; None where nothing is to be told before."""
-    if not sweep.early_stop.skip_infeasible_estimates:
-        return None
+def _size_rule(folder: Path, sweep: Sweep) -> Callable[[Member], dict[str, Any] | None]:
+    """Tells why a member need not be made whatever its figures, as far as headers tell; None if it must."""
     try:
         shapes = folder_shapes(folder)
     except SpqError:
-        return None  # each member says what is wrong with the model
+        return lambda _member: None  # each member says what is wrong with the model
 
-    def is_infeasible(member: Member) -> bool:
+    def infeasible(member: Member) -> dict[str, Any] | None:
         try:
             size = artifact_bytes(member.recipe, shapes)
-        except RecipeError:
-            return False  # making it says what is wrong
-        return is_too_large(sweep.objective, size.low, shapes.source_bytes)
+        except RecipeError as error:
+            return {"error": {"code": error.code, "message": str(error)}}
+        skips = sweep.early_stop.skip_infeasible_estimates
+        if skips and is_too_large(sweep.objective, size.low, shapes.source_bytes):
+            return {"estimate": {"artifact_bytes": {"expected": round(size.expected)}}}
+        return None
 
-    return is_infeasible
+    return infeasible
 
 
 def write_sweep(state: SweepState, out: Path) -> None:
@@ -232,7 +237,7 @@ def _take_up(state: SweepState, out: Path, inputs: dict[str, Any]) -> None:
     try:
         before = json.loads((out / NOTES).read_text(encoding="utf-8"))
         now = json.loads(json.dumps(state.document()))
-        same = all(before[part] == now[part] for part in ("sweep", "model", "evaluation", "inputs"))
+        other = [part for part in PARTS if before[part] != now[part]]
         done = {
             one["recipe_sha256"]: {"status": SUCCEEDED, "row": one["row"]}
             for one in before["members"]
@@ -246,9 +251,12 @@ def _take_up(state: SweepState, out: Path, inputs: dict[str, Any]) -> None:
         raise StateMismatchError(
             f"{out / NOTES} cannot be read ({type(error).__name__}); remove it, or name a new folder"
         ) from None
-    if not same:
+    if other and not done:  # nothing of it is worth keeping
+        write_sweep(state, out)
+        return
+    if other:
         raise StateMismatchError(
-            f"{out} holds another sweep, one of other weights or texts, or one with other settings; name a new folder"
+            f"{out} holds members of another sweep ({', '.join(PARTS[part] for part in other)}); name a new folder"
         )
     state.beside = beside
     state.outcomes |= done

@@ -157,7 +157,9 @@ def _said_of(task: str) -> Iterator[None]:
         if isinstance(error, SpqError) or machine_failure(error) is not None:
             raise
         raise EvaluationError(
-            f"task {task}: its questions do not fit it ({type(error).__name__}: {error})"[:500]
+            f"task {task} cannot be put with these questions to this model ({type(error).__name__}: {error})"[
+                :500
+            ]
         ) from None
 
 

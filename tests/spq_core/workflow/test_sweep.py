@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 from click.testing import CliRunner
@@ -104,13 +105,17 @@ def test_figures_of_all_stay_and_artifacts_as_asked_for(tmp_path):
 
 
 def test_a_member_that_fails_keeps_nobody_from_being_made_and_is_tried_again(tmp_path, work):
+    trained = {"type": "recover", "steps": 2, "batch": 2, "length": 32, "adapters": "kept", "trains": ["embedding"]}  # fmt: skip
+    impossible = {"stages": [{"type": "quantize"}, trained], "calibration": CALIBRATION}
     hopeless = {"extends": "small", "calibration": CALIBRATION, "target": {"bytes_ratio": 0.01}}
-    state = run(tmp_path, {"recipes": [hopeless, "int8"]})
+    recipes = [impossible, hopeless, "int8"]
+    state = run(tmp_path, {"recipes": recipes})
     outcomes = [one["status"] for one in state.document()["members"]]
-    assert outcomes == ["failed", "succeeded"]
-    assert "at least" in state.document()["members"][0]["error"]["message"]
+    assert outcomes == ["failed", "skipped", "succeeded"]
+    assert "embedding" in state.document()["members"][0]["error"]["message"]
+    assert "at least" in state.document()["members"][1]["error"]["message"]
     del work["asked"][:]
-    again = run(tmp_path, {"recipes": [hopeless, "int8"]})
+    again = run(tmp_path, {"recipes": recipes})
     assert work["asked"] == [], "what is done is not done again"
     assert again.figures == state.figures
 
@@ -136,6 +141,17 @@ def test_an_interrupted_sweep_goes_on_with_what_is_not_done(tmp_path, work):
     assert work["walks"] == 1
     with pytest.raises(StateMismatchError, match="another sweep"):
         run(tmp_path, SIZES | {"keep": "none"})
+
+
+def test_figures_of_other_weights_are_not_taken_for_these(tmp_path):
+    run(tmp_path, {"recipes": ["int8"]})
+    shutil.rmtree(tmp_path / "source")
+    save_tiny(tmp_path / "source", "qwen2")
+    with pytest.raises(StateMismatchError, match="of other weights or texts"):
+        run(tmp_path, {"recipes": ["int8"]})
+    (tmp_path / "out" / "sweep.json").write_text("[")
+    with pytest.raises(StateMismatchError, match="cannot be read"):
+        run(tmp_path, {"recipes": ["int8"]})
 
 
 def test_the_command_shows_a_table_and_says_what_was_chosen(tmp_path):

@@ -140,7 +140,7 @@ def test_what_is_not_there_is_named_with_what_to_do(folder, tmp_path):
 def test_questions_that_do_not_fit_a_task_are_said_to(models, source, tmp_path):
     (tmp_path / "gsm8k.jsonl").write_text('{"query": "1 and 1?"}\n')
     tokenizer = AutoTokenizer.from_pretrained(source)
-    with pytest.raises(EvaluationError, match="gsm8k: its questions do not fit"):
+    with pytest.raises(EvaluationError, match="gsm8k cannot be put with these questions"):
         measure_tasks(
             {"source": models["source"]}, tokenizer,
             {"gsm8k": TaskData(tmp_path / "gsm8k.jsonl", None)}, reference=None, length=512, shots=0,
