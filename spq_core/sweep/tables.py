@@ -61,7 +61,7 @@ def sweep_table(document: Mapping[str, Any]) -> str:
         if one["status"] == SUCCEEDED:
             lines.append(_line(number, name, one["row"], tasks, _marks(document, one)))
         else:
-            empty = " |" * (len(titles) - 3)
+            empty = " |" * (len(titles) - 2)
             lines.append(f"| {number} | {name} | {_status(one)}{empty}")
     return "\n".join([*lines, "", _verdict(document), *_measured_on(rows)])
 
