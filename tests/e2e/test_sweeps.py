@@ -67,8 +67,9 @@ def test_two_workers_make_a_sweep_and_measure_the_source_once(stack):
         stack.submit(recipe=jobs[2]["recipe"], evaluation=jobs[2]["request"]["evaluation"] | {"reuse": False})
     )  # fmt: skip
     assert files(stack, alone["id"]) == files(stack, jobs[2]["id"]), "sharing changes no byte"
-    own = {name: value for name, value in rows[2].items() if name not in {"seconds", "bytes_ratio"}}
-    assert own == alone["result"]["rows"][-1]
+    figures = alone["result"]["rows"][-1]
+    assert {name: rows[2][name] for name in figures} == figures
+    assert rows[2]["theoretical_rate"] == alone["result"]["compression"]["theoretical_rate"]
     wait_until(lambda: nothing_left(stack), 10, "an empty scratch folder")
 
 
