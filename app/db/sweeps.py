@@ -7,10 +7,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
-    and_,
-    case,
     delete,
     func,
     select,
@@ -20,18 +17,20 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from app.db.jobs import new_id
-from app.db.models import ArtifactFile, Job, TenantLimits
+from app.db.models import TenantLimits
 from app.db.quotas import one_at_a_time
 from app.db.session import now
 from app.db.sweep_models import SweepEvent, SweepMember, SweepRow
 from app.domain.errors import (
     QuotaExceededError,
+)
+from app.domain.job_status import JobStatus
+from app.domain.sweep_errors import (
     SweepActiveError,
     SweepEndedError,
     SweepNotFoundError,
     SweepNotRetryableError,
 )
-from app.domain.job_status import TERMINAL, JobStatus
 from app.domain.sweep_status import ENDED, SKIPPED, WAITING, SweepStatus
 
 SWEEP_ID = re.compile(r"swp_[0-9a-f]{32}")
@@ -255,98 +254,6 @@ def append_sweep_event(session: Session, row: SweepRow, kind: str, data: Mapping
     session.add(
         SweepEvent(sweep_id=row.id, seq=row.last_event, at=now(session), type=kind, data=dict(data))
     )
-
-
-class Unsettled(NamedTuple):
-    """How a sweep that has not ended stands, as far as tells whether a step would change something."""
-
-    id: str
-    status: str
-    max_parallel: int
-    waits_for: str | None
-    source_commit: str | None
-    request: dict[str, Any]
-    waiting: int
-    active: int
-    stopping: int
-    """Of the active ones."""
-    succeeded: int
-    changed: int
-    """Members whose jobs have another status, or are gone."""
-
-
-def unsettled_sweeps(session: Session) -> list[Unsettled]:
-    """Sweeps that have not ended, the oldest first; one statement, whatever their number."""
-    active = and_(SweepMember.job_id.is_not(None), SweepMember.status.not_in(TERMINAL))
-    news = and_(active, func.coalesce(Job.status, "") != SweepMember.status)
-
-    def many(what: ColumnElement[bool]) -> ColumnElement[int]:
-        return func.coalesce(func.sum(case((what, 1), else_=0)), 0)
-
-    counts = (
-        select(
-            SweepMember.sweep_id.label("id"),
-            many(SweepMember.status == WAITING).label("waiting"),
-            many(active).label("active"),
-            many(and_(active, SweepMember.status == JobStatus.CANCELING)).label("stopping"),
-            many(SweepMember.status == JobStatus.SUCCEEDED).label("succeeded"),
-            many(news).label("changed"),
-        )
-        .join(SweepRow, SweepRow.id == SweepMember.sweep_id)
-        .outerjoin(Job, Job.id == SweepMember.job_id)
-        .where(SweepRow.status.not_in(ENDED))
-        .group_by(SweepMember.sweep_id)
-        .subquery()
-    )
-    query = (
-        select(
-            SweepRow.id, SweepRow.status, SweepRow.max_parallel, SweepRow.waits_for,
-            SweepRow.source_commit, SweepRow.request, counts.c.waiting, counts.c.active,
-            counts.c.stopping, counts.c.succeeded, counts.c.changed,
-        )
-        .join(counts, counts.c.id == SweepRow.id)
-        .order_by(SweepRow.created_at)
-    )  # fmt: skip
-    return [Unsettled(*row) for row in session.execute(query)]
-
-
-def lock_sweep(session: Session, sweep_id: str) -> SweepRow | None:
-    """A sweep that has not ended and that nobody else is moving on."""
-    query = select(SweepRow).where(SweepRow.id == sweep_id, SweepRow.status.not_in(ENDED))
-    return session.scalar(query.with_for_update(skip_locked=True))
-
-
-def job_states(session: Session, sweep_id: str) -> dict[int, str]:
-    """By member, the status of its job, while the member does not know its end."""
-    query = select(SweepMember.number, Job.status).join(Job, Job.id == SweepMember.job_id)
-    found = session.execute(query.where(SweepMember.sweep_id == sweep_id)).all()
-    return {number: status for number, status in found}  # noqa: C416 - rows are no pairs to mypy
-
-
-def ended_job(session: Session, job_id: str) -> Job | None:
-    """A member's job, with what it came to; None if somebody deleted it."""
-    return session.get(Job, job_id)
-
-
-def first_commit(session: Session, sweep_id: str) -> str | None:
-    """The commit that a member was made of, once one knows."""
-    query = (
-        select(Job.source_commit)
-        .join(SweepMember, SweepMember.job_id == Job.id)
-        .where(SweepMember.sweep_id == sweep_id, Job.source_commit.is_not(None))
-    )
-    return session.scalar(query.order_by(Job.created_at).limit(1))
-
-
-def droppable_jobs(session: Session, tenant: str, jobs: Sequence[str]) -> list[str]:
-    """Those of some ended jobs that have files, which no unfinished job measures."""
-    measured = select(Job.request["measure_of"].as_string()).where(
-        Job.tenant == tenant,
-        Job.status.not_in(TERMINAL),
-        Job.request["measure_of"].as_string().is_not(None),
-    )
-    query = select(ArtifactFile.job_id).distinct().where(ArtifactFile.job_id.in_(jobs))
-    return list(session.scalars(query.where(ArtifactFile.job_id.not_in(measured))))
 
 
 def forget_tokens_of_ended_sweeps(session: Session) -> None:

@@ -13,10 +13,6 @@ DomainError
 ├── UnknownDatasetError       an evaluation or calibration text nobody knows
 ├── UnknownTaskError          a task whose questions are not in the data folder
 ├── JobNotMeasurableError     there is no artifact, or it has not ended
-├── SweepNotFoundError        no such sweep, or another tenant's
-├── SweepActiveError          the sweep must have ended for this
-├── SweepEndedError           the sweep must not have ended for this
-├── SweepNotRetryableError    no member failed, or it had a Hub token of its own
 ├── JobNotRetryableError      only failed and canceled jobs can be tried again
 ├── IdempotencyKeyReusedError the key came with another request before
 ├── RequestInProgressError    the first request with this key is being answered
@@ -32,6 +28,7 @@ DomainError
 ├── TooManyStreamsError       as many event streams are open as may be at once
 ├── AuthenticationError       no valid key
 ├── PermissionDeniedError     the key lacks a scope
+├── those of sweeps            see `sweep_errors`
 └── FencedError               an attempt that no longer owns its job tried to write
 """
 
@@ -196,58 +193,6 @@ class UnknownDatasetError(DomainError):
             f"unknown dataset {self.name[:80]!r}; GET /capabilities lists those known, and others "
             "can be put into SPQ_DATA_DIR as <name>-test.txt and <name>-valid.txt"
         )
-
-
-class SweepNotFoundError(DomainError):
-    """There is no such sweep."""
-
-    code = "sweep_not_found"
-
-    def __init__(self, sweep_id: str) -> None:
-        super().__init__(sweep_id)
-        self.sweep_id = sweep_id
-
-    def __str__(self) -> str:
-        return f"there is no sweep {self.sweep_id[:80]!r}"
-
-
-class SweepActiveError(DomainError):
-    """The sweep must have ended for this."""
-
-    code = "sweep_active"
-
-    def __init__(self, sweep_id: str, status: str) -> None:
-        super().__init__(sweep_id, status)
-        self.sweep_id, self.status = sweep_id, status
-
-    def __str__(self) -> str:
-        return f"sweep {self.sweep_id} is {self.status}; cancel it first, or wait for its end"
-
-
-class SweepEndedError(DomainError):
-    """The sweep must not have ended for this."""
-
-    code = "sweep_ended"
-
-    def __init__(self, sweep_id: str, status: str) -> None:
-        super().__init__(sweep_id, status)
-        self.sweep_id, self.status = sweep_id, status
-
-    def __str__(self) -> str:
-        return f"sweep {self.sweep_id} is {self.status}"
-
-
-class SweepNotRetryableError(DomainError):
-    """There is nothing of the sweep to try again."""
-
-    code = "sweep_not_retryable"
-
-    def __init__(self, sweep_id: str, why: str) -> None:
-        super().__init__(sweep_id, why)
-        self.sweep_id, self.why = sweep_id, why
-
-    def __str__(self) -> str:
-        return f"sweep {self.sweep_id} {self.why}"
 
 
 class JobNotRetryableError(DomainError):

@@ -5,11 +5,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple
 
+from fastapi import Response, status
+from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from app.db.session import is_away
+from app.domain.errors import TooManyStreamsError
 from app.http.waiting import WaitingRoom
 
 LOOK_SECONDS = 0.5
@@ -34,6 +37,28 @@ class News(NamedTuple):
     """`PAGE` at most."""
     ended: bool
     """Nothing will happen any more."""
+
+
+def streamed(
+    waiting: WaitingRoom, key_id: str, look: Callable[[int], News | None], after: int, *, over: bool
+) -> Response:
+    """The answer to a request for a stream.
+
+    Args:
+        over: nothing will come behind `after` any more, which clients are told so that they do not come back.
+
+    Raises:
+        TooManyStreamsError: there is no place to wait.
+    """
+    if over:
+        return Response(status_code=status.HTTP_204_NO_CONTENT)
+    if waiting.is_full(key_id):
+        raise TooManyStreamsError
+    return StreamingResponse(
+        event_stream(waiting, key_id, look, after),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+    )
 
 
 async def event_stream(

@@ -38,10 +38,6 @@ from app.domain.errors import (
     RequestInProgressError,
     SecretUnreadableError,
     StoreAwayError,
-    SweepActiveError,
-    SweepEndedError,
-    SweepNotFoundError,
-    SweepNotRetryableError,
     TokensDisabledError,
     TooManyLabelsError,
     TooManyStreamsError,
@@ -49,6 +45,12 @@ from app.domain.errors import (
     UnknownTaskError,
     UnsafeWebhookError,
     WebhooksDisabledError,
+)
+from app.domain.sweep_errors import (
+    SweepActiveError,
+    SweepEndedError,
+    SweepNotFoundError,
+    SweepNotRetryableError,
 )
 from app.telemetry import log
 from spq_core.errors import (

@@ -14,8 +14,8 @@ from app.db.jobs import Glance
 from app.db.models import Job
 from app.domain.job_status import TERMINAL
 from app.http.problems import rate_headers
+from app.jobs.repeated import Accepted
 from app.jobs.schemas import Listing
-from app.jobs.service import Accepted
 from app.jobs.views import job_view
 
 View = TypeVar("View", bound=BaseModel)
@@ -26,7 +26,7 @@ NO_CACHE = "private, no-cache"
 
 def accepted(answer: Accepted) -> JSONResponse:
     """202 with the job, and how often the key may still submit."""
-    job, rate = answer.job, answer.rate
+    job, rate = answer.document, answer.rate
     headers = {
         "ETag": f'"{job["version"]}"',
         "Cache-Control": NO_CACHE,

@@ -2,9 +2,13 @@
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import Any
 
-from app.db.idempotency import Idempotency
+from app.db.idempotency import Idempotency, known_answer
+from app.db.keys import Principal
+from app.db.quotas import RateState, count_request
+from app.db.session import Database
 from app.jobs.schemas import Submission
 
 
@@ -15,6 +19,34 @@ def asked_document(tenant: str, body: Submission) -> dict[str, Any]:
         secret = body.hub_token.get_secret_value()
         document["hub_token"] = hashlib.sha256(f"{tenant} {secret}".encode()).hexdigest()
     return document
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The answer to a submission."""
+
+    document: dict[str, Any]
+    """As its view has it."""
+    rate: RateState
+    replayed: bool
+    """It was given before, to the same request."""
+
+
+def replayed(
+    database: Database, caller: Principal, asked: Idempotency | None, per_minute: int
+) -> Accepted | None:
+    """The answer to an earlier request, though what it named may be gone by now.
+
+    Raises:
+        RateLimitedError, IdempotencyKeyReusedError, RequestInProgressError: see `count_request`, `recall`.
+    """
+    if asked is None:
+        return None
+    with database.read() as session:
+        before = known_answer(session, asked)
+    if before is None:
+        return None
+    return Accepted(before, count_request(database, caller.key_id, per_minute), replayed=True)
 
 
 def idempotency(tenant: str, key: str | None, request: dict[str, Any]) -> Idempotency | None:

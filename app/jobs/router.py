@@ -33,7 +33,7 @@ from app.domain.errors import (
 from app.domain.job_status import TERMINAL
 from app.http.auth import Reader, Writer
 from app.http.downloads import ranged
-from app.http.event_stream import event_stream
+from app.http.event_stream import streamed
 from app.http.problems import documented
 from app.jobs.answers import accepted, cached, etag_of, job_answer, job_headers, listing
 from app.jobs.labels import wanted_labels
@@ -251,21 +251,11 @@ def list_events(
     broke goes on behind `Last-Event-ID`.
     """
     if "text/event-stream" in request.headers.get("accept", ""):
-        job = jobs.get(caller.tenant, job_id)
+        job = jobs.glance(caller.tenant, job_id)
         begin = after if last_event_id is None else last_event_id
-        if job.status in TERMINAL and begin >= job.last_event:
-            return Response(
-                status_code=status.HTTP_204_NO_CONTENT
-            )  # tells clients not to come back
-        if jobs.waiting.is_full(caller.key_id):
-            raise TooManyStreamsError
-        return StreamingResponse(
-            event_stream(
-                jobs.waiting, caller.key_id, partial(job_news, jobs, caller.tenant, job_id), begin
-            ),
-            media_type="text/event-stream",
-            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
-        )
+        look = partial(job_news, jobs, caller.tenant, job_id)
+        over = job.status in TERMINAL and begin >= job.last_event
+        return streamed(jobs.waiting, caller.key_id, look, begin, over=over)
     rows = jobs.read(caller.tenant, lambda repo: repo.events(job_id, after=after, limit=limit + 1))
     return listing(rows, EventView, limit, after, lambda row: row.seq)
 

@@ -8,11 +8,11 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.artifacts.store import ArtifactStore, StoredFile
-from app.db.idempotency import Idempotency, known_answer, recall, remember
+from app.db.idempotency import Idempotency, recall, remember
 from app.db.jobs import Glance, JobFilter, JobRepository, NewJob, glance
 from app.db.keys import Principal
 from app.db.models import Job
-from app.db.quotas import RateState, count_request, require_room
+from app.db.quotas import count_request, require_room
 from app.db.session import Database
 from app.domain.errors import (
     ArtifactExpiredError,
@@ -25,7 +25,7 @@ from app.domain.job_status import RETRYABLE, TERMINAL
 from app.http.waiting import WaitingRoom
 from app.jobs import cursor
 from app.jobs.admission import Admission
-from app.jobs.repeated import asked_document, idempotency
+from app.jobs.repeated import Accepted, asked_document, idempotency, replayed
 from app.jobs.schemas import JobSubmission, Measuring, ModelReference
 from app.jobs.views import job_view
 from app.telemetry import JOBS_CREATED, log
@@ -33,17 +33,6 @@ from app.tracing import current_traceparent
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.recipe.catalog import resolve
 from spq_core.recipe.document import Recipe, parse_recipe
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """The answer to a submission."""
-
-    job: dict[str, Any]
-    """As `JobView` has it."""
-    rate: RateState
-    replayed: bool
-    """It was given before, to the same request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,15 +168,7 @@ class JobService:
         return old
 
     def _replayed(self, caller: Principal, asked: Idempotency | None) -> Accepted | None:
-        """The answer to an earlier request, though what it named may be gone by now."""
-        if asked is None:
-            return None
-        with self.database.read() as session:
-            before = known_answer(session, asked)
-        if before is None:
-            return None
-        rate = count_request(self.database, caller.key_id, self.submissions_per_minute)
-        return Accepted(before, rate, replayed=True)
+        return replayed(self.database, caller, asked, self.submissions_per_minute)
 
     def _accept(
         self, caller: Principal, new: NewJob, asked: Idempotency | None, kind: str

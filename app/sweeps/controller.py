@@ -19,19 +19,16 @@ from app.db.quotas import require_room
 from app.db.retention import drop_files
 from app.db.session import Database, is_away, now
 from app.db.sweep_models import SweepMember, SweepRow
-from app.db.sweeps import (
-    NewMember,
+from app.db.sweep_steps import (
     Unsettled,
-    add_members,
-    append_sweep_event,
     droppable_jobs,
     ended_job,
     first_commit,
     job_states,
     lock_sweep,
-    sweep_members,
     unsettled_sweeps,
 )
+from app.db.sweeps import NewMember, add_members, append_sweep_event, sweep_members
 from app.db.webhooks import enqueue_message
 from app.domain.errors import PublishInProgressError, QuotaExceededError, StoreAwayError
 from app.domain.job_status import TERMINAL, JobStatus

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response, status
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 
 from app.db.sweep_models import SweepMember, SweepRow
 from app.domain.errors import (
@@ -14,19 +14,21 @@ from app.domain.errors import (
     InvalidCursorError,
     ModelNotAllowedError,
     QuotaExceededError,
-    SweepActiveError,
-    SweepEndedError,
-    SweepNotFoundError,
-    SweepNotRetryableError,
     TokensDisabledError,
     TooManyStreamsError,
     UnknownDatasetError,
     UnknownTaskError,
     UnsafeWebhookError,
 )
+from app.domain.sweep_errors import (
+    SweepActiveError,
+    SweepEndedError,
+    SweepNotFoundError,
+    SweepNotRetryableError,
+)
 from app.domain.sweep_status import ENDED, SweepStatus
 from app.http.auth import Reader, Writer
-from app.http.event_stream import event_stream
+from app.http.event_stream import streamed
 from app.http.problems import documented
 from app.jobs.answers import NO_CACHE, QUICK_POLL_SECONDS, accepted, cached, listing
 from app.jobs.parameters import After, Cursor, IdempotencyKey, LastEventId, Limit, LongLimit
@@ -194,16 +196,9 @@ def list_sweep_events(
     if "text/event-stream" in request.headers.get("accept", ""):
         seen = sweeps.glance(caller.tenant, sweep_id)
         begin = after if last_event_id is None else last_event_id
-        if seen.status in ENDED and begin >= seen.last_event:
-            return Response(status_code=status.HTTP_204_NO_CONTENT)
-        if sweeps.waiting.is_full(caller.key_id):
-            raise TooManyStreamsError
         look = partial(sweeps.news, caller.tenant, sweep_id)
-        return StreamingResponse(
-            event_stream(sweeps.waiting, caller.key_id, look, begin),
-            media_type="text/event-stream",
-            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
-        )
+        over = seen.status in ENDED and begin >= seen.last_event
+        return streamed(sweeps.waiting, caller.key_id, look, begin, over=over)
     rows = sweeps.events(caller.tenant, sweep_id, after=after, limit=limit + 1)
     return listing(rows, SweepEventView, limit, after, lambda row: row.seq)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.db.idempotency import Idempotency, known_answer, recall, remember
+from app.db.idempotency import recall, remember
 from app.db.keys import Principal
 from app.db.quotas import count_request
 from app.db.session import Database
@@ -20,15 +20,16 @@ from app.db.sweeps import (
     sweep_glance,
     sweep_members,
 )
-from app.domain.errors import SweepNotFoundError
+from app.domain.sweep_errors import (
+    SweepNotFoundError,
+)
 from app.domain.sweep_status import ENDED, SKIPPED, WAITING, SweepStatus
 from app.estimates.service import Feasibility
 from app.http.event_stream import PAGE, News, StreamedEvent
 from app.http.waiting import WaitingRoom
 from app.jobs import cursor
 from app.jobs.admission import Admission
-from app.jobs.repeated import asked_document, idempotency
-from app.jobs.service import Accepted
+from app.jobs.repeated import Accepted, asked_document, idempotency, replayed
 from app.sweeps.schemas import MemberView, SweepEventView, SweepPlan, SweepSubmission
 from app.sweeps.views import sweep_view
 from app.telemetry import log
@@ -91,7 +92,9 @@ class SweepService:
             IdempotencyKeyReusedError, RequestInProgressError: see `recall`.
         """
         asked = idempotency(caller.tenant, key, {"sweep": asked_document(caller.tenant, body)})
-        if (before := self._replayed(caller, asked)) is not None:
+        if (
+            before := replayed(self.database, caller, asked, self.submissions_per_minute)
+        ) is not None:
             return before
         rate = count_request(self.database, caller.key_id, self.submissions_per_minute)
         sweep, found, commit = self._looked_at(body)
@@ -139,16 +142,6 @@ class SweepService:
                 f"sweep: no member can be made: {why or 'all are too large for objective.subject_to'}"
             )
         return sweep, found, commit
-
-    def _replayed(self, caller: Principal, asked: Idempotency | None) -> Accepted | None:
-        if asked is None:
-            return None
-        with self.database.read() as session:
-            before = known_answer(session, asked)
-        if before is None:
-            return None
-        rate = count_request(self.database, caller.key_id, self.submissions_per_minute)
-        return Accepted(before, rate, replayed=True)
 
     def get(self, tenant: str, sweep_id: str) -> tuple[SweepRow, list[SweepMember]]:
         """Return one sweep, and its members."""

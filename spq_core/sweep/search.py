@@ -40,7 +40,7 @@ def next_members(sweep: Sweep, tried: Sequence[Tried], dataset: str | None) -> t
         RecipeError: no recipe has the value that comes next.
     """
     search = sweep.search
-    if not isinstance(search, Bisect) or len(tried) >= MOST_MEMBERS:
+    if not isinstance(search, Bisect) or len(tried) >= MOST_MEMBERS or stops(sweep, tried):
         return ()
     own = [one for one in tried if _is_own(search, one, dataset)]
     value = _next_value(search, sweep.objective, own)

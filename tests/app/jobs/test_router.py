@@ -17,6 +17,7 @@ from app.db.models import IdempotentAnswer, Job, OutboxMessage
 from app.db.quotas import set_limits
 from app.db.recovery import fail_overdue_jobs
 from app.domain import errors as domain_errors
+from app.domain import sweep_errors
 from app.http.problems import STATUS
 
 QUOTAS = ("max_active_jobs", "max_jobs_per_day", "max_minutes_per_day", "max_stored_bytes")
@@ -358,7 +359,7 @@ def test_what_the_service_can_do(api):
 def test_every_domain_error_has_a_status():
     known = {
         kind
-        for kind in vars(domain_errors).values()
+        for kind in (*vars(domain_errors).values(), *vars(sweep_errors).values())
         if isinstance(kind, type) and issubclass(kind, domain_errors.DomainError)
     }
     assert known - {domain_errors.DomainError} <= set(STATUS)

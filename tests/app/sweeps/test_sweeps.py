@@ -12,7 +12,7 @@ from app.db.attempts import Attempt, FinishedFile, claim
 from app.db.models import Job, JobSecret, WebhookDelivery
 from app.db.quotas import set_limits
 from app.db.sweep_models import SweepEvent, SweepMember, SweepRow
-from app.db.sweeps import job_states
+from app.db.sweep_steps import job_states
 from app.domain.job_status import TERMINAL
 from app.domain.sweep_status import ENDED, MEMBER_ENDED
 from app.sweeps.schemas import EXAMPLES

@@ -112,6 +112,13 @@ def test_a_member_that_failed_holds_the_search_and_one_that_its_gates_refuse_doe
     assert next_members(sweep, refused, None)[0].fields["target.bytes_ratio"] == 0.35
 
 
+def test_a_search_adds_nothing_to_a_sweep_that_stops():
+    figures = {0.5: {"kl": 0.01, "bytes_on_disk": 5}, 0.2: {"kl": 0.5, "bytes_on_disk": 2}}
+    assert next_members(parse_sweep(SMALLEST), known(parse_sweep(SMALLEST), figures), None)
+    reached = parse_sweep(SMALLEST | {"early_stop": {"target": 5}})
+    assert next_members(reached, known(reached, figures), None) == ()
+
+
 def test_a_search_knows_its_own_members_by_what_they_are():
     """One that another list names already, and not one that differs in something else, too."""
     search = SMALLEST["search"] | {"high": resolve("small").target.bytes_ratio, "low": 0.1}
