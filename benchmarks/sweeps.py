@@ -29,6 +29,7 @@ from app.db.migrate import upgrade
 from app.db.session import connect
 from benchmarks.model import smollm2
 from spq_core.sweep.document import shipped_sweep
+from spq_core.sweep.figure import draw_front
 from spq_core.sweep.tables import sweep_table, write_table
 from tests.servers import free_port, postgres
 from worker.standalone.broker import embedded_broker
@@ -146,23 +147,7 @@ def draw() -> None:
     figure, axes = plt.subplots(1, len(known), figsize=(4.6 * len(known), 4.4), squeeze=False)
     for axis, name in zip(axes[0], known, strict=True):
         sweep = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-        for one in sweep["members"]:
-            if one["status"] != "succeeded":
-                continue
-            row, on_front = one["row"], one["number"] in sweep["front"]
-            size, kl = row["bytes_on_disk"] / 1e6, max(row["kl"], 1e-5)
-            axis.errorbar(
-                size, kl, yerr=row["kl_se"], fmt="o", color="C0",
-                markerfacecolor="C0" if on_front else "white",
-            )  # fmt: skip
-            fields = [str(value) for field, value in one["fields"].items() if field != "recipe"]
-            axis.annotate(
-                ", ".join(fields) or one["fields"]["recipe"], (size, kl), fontsize=7,
-                xytext=(4, 4), textcoords="offset points",
-            )  # fmt: skip
-        axis.set_yscale("log")
-        axis.set(title=name, xlabel="MB on disk", ylabel="KL from the source, nats per token")
-        axis.set_xlim(left=0)
+        draw_front(axis, sweep)
     figure.tight_layout()
     figure.savefig(RESULTS / "fronts.svg")
 

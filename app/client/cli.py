@@ -2,16 +2,15 @@
 
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import click
 
 from app.client.connection import JSON_OPTION, connection_options, pass_client
+from app.client.download import download_artifact
 from app.client.follow import follow
-from app.client.http import ApiError, Client
-from spq_core.artifact.manifest import is_inside
+from app.client.http import Client
 from spq_core.recipe.catalog import DEFAULT, read_request
 from spq_core.workflow.card import figures_table, measured_on
 
@@ -209,30 +208,7 @@ def logs_command(client: Client, job_id: str) -> None:
 @pass_client
 def download_command(client: Client, job_id: str, out: Path | None) -> None:
     """Fetch a job's artifact, and compare every file with its digest."""
-    folder = out or Path(job_id)
-    files = client.call("GET", f"/jobs/{job_id}/artifacts")["data"]
-    if not files:
-        raise ApiError("artifact_not_found", f"{job_id} has no artifact; spq jobs show tells why")
-    if folder.exists():
-        raise ApiError("output_exists", f"{folder} exists; name another with --out")
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        dir=folder.absolute().parent, prefix=f"{folder.name}."
-    ) as part:
-        for number, file in enumerate(files, start=1):
-            click.echo(f"[{number}/{len(files)}] {file['path']}", err=True)
-            if not is_inside(file["path"]):
-                raise ApiError("artifact_damaged", f"{file['path']!r} is not a file of an artifact")
-            (Path(part) / file["path"]).parent.mkdir(exist_ok=True)
-            client.download(
-                f"/jobs/{job_id}/artifacts/{file['path']}",
-                Path(part) / file["path"],
-                file["sha256"],
-            )
-        whole = Path(part).rename(folder)  # in one step: an interrupted download leaves nothing
-        whole.chmod(0o755)
-        Path(part).mkdir()  # for its own removal
-    click.echo(folder)
+    click.echo(download_artifact(client, job_id, out))
 
 
 def _watch(client: Client, job_id: str, *, as_json: bool) -> None:

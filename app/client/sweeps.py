@@ -9,9 +9,12 @@ from typing import Any
 import click
 
 from app.client.connection import JSON_OPTION, connection_options, pass_client
-from app.client.http import Client
+from app.client.download import download_artifact
+from app.client.http import ApiError, Client
 from spq_core.evaluation.certainty import shown
+from spq_core.evaluation.drawing import require_drawable
 from spq_core.sweep.document import read_document
+from spq_core.sweep.figure import draw_sweep
 from spq_core.sweep.tables import STOPPED, member_name, sweep_table
 
 ENDED = frozenset({"finished", "failed", "canceled"})
@@ -52,6 +55,8 @@ def sweeps_group(context: click.Context, url: str, key_file: Path) -> None:
     type=click.IntRange(1),
     help="Members at a time.",
 )
+@click.option("--publish", help="Hub repository for the best member, private.")
+@click.option("--public", is_flag=True, help="Make that repository public.")
 @click.option("--dry-run", is_flag=True, help="Only tell the members, and what each would take.")
 @click.option("--watch", is_flag=True, help="Follow the sweep to its end.")
 @JSON_OPTION
@@ -68,6 +73,8 @@ def submit_command(
     tasks: str | None,
     task_limit: int | None,
     max_parallel: int,
+    publish: str | None,
+    public: bool,
     dry_run: bool,
     watch: bool,
     as_json: bool,
@@ -87,6 +94,7 @@ def submit_command(
         },
         "dataset": dataset,
         "max_parallel": max_parallel,
+        "publish": None if publish is None else {"repo_id": publish, "private": not public},
     }  # fmt: skip
     if dry_run:
         plan = client.call("POST", "/sweeps", body, dry_run=True)
@@ -163,6 +171,76 @@ _action("resume", "Go on with a paused sweep.")
 _action("retry", "Try members again that failed or were stopped.")
 
 
+@sweeps_group.command("change")
+@click.argument("sweep_id")
+@click.option("--max-parallel", type=click.IntRange(1), help="Members at a time, from now on.")
+@click.option(
+    "--add", "recipes", multiple=True, help="A recipe to add as a member, by name; may be repeated."
+)
+@click.option("--grid", help="A YAML file with a list of grids whose members are added.")
+@pass_client
+def change_command(
+    client: Client,
+    sweep_id: str,
+    max_parallel: int | None,
+    recipes: tuple[str, ...],
+    grid: str | None,
+) -> None:
+    """Change how a sweep goes on; members can be added to one that has ended, too.
+
+    \b
+    spq sweeps change ID --max-parallel 2
+    spq sweeps change ID --add gptq-4 --add small
+    """
+    body: dict[str, Any] = {}
+    if max_parallel is not None:
+        body["max_parallel"] = max_parallel
+    if recipes:
+        body["recipes"] = recipes
+    if grid is not None:
+        body["grid"] = _document(grid)
+    if not body:
+        raise click.UsageError("give --max-parallel, --add or --grid")
+    changed = client.call("PATCH", f"/sweeps/{sweep_id}", body)
+    click.echo(_heading(changed))
+
+
+@sweeps_group.command("figure")
+@click.argument("sweep_id")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="A .svg, .png or .pdf file."
+)
+@pass_client
+def figure_command(client: Client, sweep_id: str, out: Path) -> None:
+    """Draw a sweep's members by the figures of its front, those on the front filled."""
+    require_drawable(out)
+    draw_sweep(client.call("GET", f"/sweeps/{sweep_id}"), out)
+    click.echo(out)
+
+
+@sweeps_group.command("download")
+@click.argument("sweep_id")
+@click.option("--member", type=click.IntRange(1), help="Its number; by default the best.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="A new folder; by default one named after the job.",
+)
+@pass_client
+def download_command(client: Client, sweep_id: str, member: int | None, out: Path | None) -> None:
+    """Fetch the artifact of the best member, or of another, and compare every file with its digest."""
+    sweep = client.call("GET", f"/sweeps/{sweep_id}")
+    number = member or sweep["best"]
+    if number is None:
+        raise ApiError(
+            "no_best_member", f"no member of {sweep_id} keeps the limits; name one with --member"
+        )
+    chosen = next((one for one in sweep["members"] if one["number"] == number), None)
+    if chosen is None or chosen["job_id"] is None:
+        raise ApiError("no_such_member", f"{sweep_id} has no member {number} that was made")
+    click.echo(download_artifact(client, chosen["job_id"], out))
+
+
 @sweeps_group.command("delete")
 @click.argument("sweep_id")
 @pass_client
@@ -205,7 +283,7 @@ def _watch(client: Client, sweep_id: str, *, as_json: bool) -> None:
     while found["status"] not in ENDED:
         page = client.patient("GET", f"/sweeps/{sweep_id}/events", after=seen, limit=1000)
         for event in page["data"]:
-            _tell(client, sweep_id, event["data"])
+            _tell(client, sweep_id, event["type"], event["data"])
         seen = page["next_after"]
         last = page["data"][-1]["data"] if page["data"] else {}
         if last.get("status") in ENDED and not page["has_more"]:
@@ -227,10 +305,11 @@ def _heading(sweep: dict[str, Any]) -> str:
     return words + "".join(f"; {name} {value}" for name, value in more.items() if value)
 
 
-def _tell(client: Client, sweep_id: str, data: dict[str, Any]) -> None:
+def _tell(client: Client, sweep_id: str, kind: str, data: dict[str, Any]) -> None:
     """On stderr; of a member that has figures, those that people wait for."""
-    if "number" not in data:
-        click.echo(data["status"], err=True)
+    if kind != "member":
+        about = f"{data['number']}: measured once more: " if kind == "final" else ""
+        click.echo(f"{about}{data['status']}", err=True)
         return
     words = data["status"]
     if data["status"] == "succeeded":

@@ -207,8 +207,9 @@ class JobRepository:
 
     def _is_awaited(self, job_id: str) -> bool:
         """Whether a sweep has not taken in yet what the job came to."""
-        query = select(SweepMember.status).where(SweepMember.job_id == job_id)
-        status = self.session.scalar(query)
+        own = select(SweepMember.status).where(SweepMember.job_id == job_id)
+        final = select(SweepMember.final_status).where(SweepMember.final_job_id == job_id)
+        status = self.session.scalar(own) or self.session.scalar(final)
         return status is not None and status not in TERMINAL
 
     def events(self, job_id: str, *, after: int, limit: int) -> list[JobEvent]:

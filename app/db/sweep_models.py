@@ -75,6 +75,11 @@ class SweepMember(Base):
     row: Mapped[dict[str, Any] | None]
     """Figures of its artifact."""
     error: Mapped[dict[str, Any] | None]
+    final_job_id: Mapped[str | None] = mapped_column(String(40), index=True)
+    """The job that measures it once more when all members have ended."""
+    final_status: Mapped[str | None] = mapped_column(String(16))
+    final: Mapped[dict[str, Any] | None]
+    """What that job came to."""
 
 
 class SweepEvent(Base):

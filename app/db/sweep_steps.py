@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, case, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, and_, case, func, or_, select
+from sqlalchemy.orm import Session, aliased
 
 from app.db.models import ArtifactFile, Job
 from app.db.sweep_models import SweepMember, SweepRow
@@ -28,12 +28,29 @@ class Unsettled(NamedTuple):
     succeeded: int
     changed: int
     """Members whose jobs have another status, or are gone."""
+    finals: dict[str, Any] | None
+    """How winners are to be measured once more at the end."""
+
+    @property
+    def has_finals(self) -> bool:
+        """Whether they are."""
+        return self.finals is not None or self.request.get("publish") is not None
 
 
 def unsettled_sweeps(session: Session) -> list[Unsettled]:
     """Sweeps that have not ended, the oldest first; one statement, whatever their number."""
-    active = and_(SweepMember.job_id.is_not(None), SweepMember.status.not_in(TERMINAL))
-    news = and_(active, func.coalesce(Job.status, "") != SweepMember.status)
+    own, final = aliased(Job), aliased(Job)
+    made = and_(SweepMember.job_id.is_not(None), SweepMember.status.not_in(TERMINAL))
+    again = and_(SweepMember.final_job_id.is_not(None), SweepMember.final_status.not_in(TERMINAL))
+    active = or_(made, again)
+    news = or_(
+        and_(made, func.coalesce(own.status, "") != SweepMember.status),
+        and_(again, func.coalesce(final.status, "") != SweepMember.final_status),
+    )
+    stopping = or_(
+        and_(made, SweepMember.status == JobStatus.CANCELING),
+        and_(again, SweepMember.final_status == JobStatus.CANCELING),
+    )
 
     def many(what: ColumnElement[bool]) -> ColumnElement[int]:
         return func.coalesce(func.sum(case((what, 1), else_=0)), 0)
@@ -43,12 +60,13 @@ def unsettled_sweeps(session: Session) -> list[Unsettled]:
             SweepMember.sweep_id.label("id"),
             many(SweepMember.status == WAITING).label("waiting"),
             many(active).label("active"),
-            many(and_(active, SweepMember.status == JobStatus.CANCELING)).label("stopping"),
+            many(stopping).label("stopping"),
             many(SweepMember.status == JobStatus.SUCCEEDED).label("succeeded"),
             many(news).label("changed"),
         )
         .join(SweepRow, SweepRow.id == SweepMember.sweep_id)
-        .outerjoin(Job, Job.id == SweepMember.job_id)
+        .outerjoin(own, own.id == SweepMember.job_id)
+        .outerjoin(final, final.id == SweepMember.final_job_id)
         .where(SweepRow.status.not_in(ENDED))
         .group_by(SweepMember.sweep_id)
         .subquery()
@@ -57,7 +75,7 @@ def unsettled_sweeps(session: Session) -> list[Unsettled]:
         select(
             SweepRow.id, SweepRow.status, SweepRow.max_parallel, SweepRow.waits_for,
             SweepRow.source_commit, SweepRow.request, counts.c.waiting, counts.c.active,
-            counts.c.stopping, counts.c.succeeded, counts.c.changed,
+            counts.c.stopping, counts.c.succeeded, counts.c.changed, SweepRow.sweep["finals"],
         )
         .join(counts, counts.c.id == SweepRow.id)
         .order_by(SweepRow.created_at)
@@ -74,6 +92,13 @@ def lock_sweep(session: Session, sweep_id: str) -> SweepRow | None:
 def job_states(session: Session, sweep_id: str) -> dict[int, str]:
     """By member, the status of its job, while the member does not know its end."""
     query = select(SweepMember.number, Job.status).join(Job, Job.id == SweepMember.job_id)
+    found = session.execute(query.where(SweepMember.sweep_id == sweep_id)).all()
+    return {number: status for number, status in found}  # noqa: C416 - rows are no pairs to mypy
+
+
+def final_states(session: Session, sweep_id: str) -> dict[int, str]:
+    """By member, the status of the job that measures it once more."""
+    query = select(SweepMember.number, Job.status).join(Job, Job.id == SweepMember.final_job_id)
     found = session.execute(query.where(SweepMember.sweep_id == sweep_id)).all()
     return {number: status for number, status in found}  # noqa: C416 - rows are no pairs to mypy
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -32,7 +32,10 @@ from app.domain.sweep_errors import (
     SweepNotRetryableError,
 )
 from app.domain.sweep_status import ENDED, SKIPPED, WAITING, SweepStatus
+from spq_core.errors import RecipeError
+from spq_core.sweep.document import MOST_MEMBERS
 
+UNSUCCESSFUL = frozenset({JobStatus.FAILED, JobStatus.CANCELED})
 SWEEP_ID = re.compile(r"swp_[0-9a-f]{32}")
 
 
@@ -159,18 +162,77 @@ class SweepRepository:
             raise SweepEndedError(sweep_id, row.status)
         if row.request.get("hub_token") is not None and row.status in ENDED:
             raise SweepNotRetryableError(sweep_id, "had a hub_token of its own, which is forgotten")
-        again = [one for one in self.members(sweep_id) if _can_be_tried_again(one)]
-        if not again:
+        members = self.members(sweep_id)
+        again = [one for one in members if _can_be_tried_again(one)]
+        finals = [one for one in members if one in again or one.final_status in UNSUCCESSFUL]
+        if not again and not any(one.final_status in UNSUCCESSFUL for one in members):
             raise SweepNotRetryableError(sweep_id, "has no member that failed or was stopped")
         for member in again:
             member.status, member.job_id, member.stopped = WAITING, None, None
             member.row, member.error = None, None
-        if row.status in ENDED:
-            require_sweep_room(self.session, self.tenant)
-            row.finished_at, row.status = None, SweepStatus.RUNNING
+        for member in finals:
+            member.final_job_id, member.final_status, member.final = None, None, None
+        self._reopen(row)
         numbers = [member.number for member in again]
         append_sweep_event(self.session, row, "status", {"status": row.status, "again": numbers})
         return row
+
+    def change(
+        self,
+        sweep_id: str,
+        *,
+        max_parallel: int | None,
+        labels: dict[str, str] | None,
+        more: Sequence[NewMember],
+    ) -> SweepRow:
+        """Change how a sweep goes on, and add members that it does not have.
+
+        Args:
+            more: numbered on, wherever their own numbers begin.
+
+        Raises:
+            SweepEndedError: it is being canceled; or it has ended, and there is nothing to add.
+            SweepNotRetryableError: it has ended, and had a Hub token of its own.
+            RecipeError: all that is to be added is there, or there would be too many.
+        """
+        row = self.get(sweep_id, lock=True)
+        has_ended = row.status in ENDED
+        if row.status == SweepStatus.CANCELING or (
+            has_ended and not more and max_parallel is not None
+        ):
+            raise SweepEndedError(sweep_id, row.status)
+        if has_ended and more and row.request.get("hub_token") is not None:
+            raise SweepNotRetryableError(sweep_id, "had a hub_token of its own, which is forgotten")
+        told: dict[str, Any] = {}
+        if max_parallel is not None:
+            row.max_parallel = told["max_parallel"] = max_parallel
+        if labels is not None:
+            row.request = row.request | {"labels": labels}
+            told["labels"] = labels
+        if more:
+            told["added"] = self._add_more(row, more)
+            self._reopen(row)
+        append_sweep_event(self.session, row, "status", {"status": row.status, **told})
+        return row
+
+    def _add_more(self, row: SweepRow, more: Sequence[NewMember]) -> list[int]:
+        members = self.members(row.id)
+        known = {one.recipe_sha256 for one in members}
+        new = [one for one in more if one.recipe_sha256 not in known]
+        if not new:
+            raise RecipeError("sweep: all that you would add are members already")
+        if len(members) + len(new) > MOST_MEMBERS:
+            raise RecipeError(f"sweep: it would have more than {MOST_MEMBERS} members")
+        first = len(members) + 1
+        added = [replace(one, number=number) for number, one in enumerate(new, start=first)]
+        add_members(self.session, row.id, added)
+        return [one.number for one in added]
+
+    def _reopen(self, row: SweepRow) -> None:
+        """Let a sweep that has ended go on."""
+        if row.status in ENDED:
+            require_sweep_room(self.session, self.tenant)
+            row.finished_at, row.status = None, SweepStatus.RUNNING
 
     def remove(self, sweep_id: str) -> None:
         """Forget a sweep that has ended; its members' jobs stay jobs.
@@ -263,5 +325,5 @@ def forget_tokens_of_ended_sweeps(session: Session) -> None:
 
 
 def _can_be_tried_again(member: SweepMember) -> bool:
-    failed = member.status in {JobStatus.FAILED, JobStatus.CANCELED}
+    failed = member.status in UNSUCCESSFUL
     return failed or (member.status == SKIPPED and member.stopped != "infeasible")

@@ -28,6 +28,9 @@ RepoId = Annotated[
 ]
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.\-]{1,63}$")]
 MAX_LABELS = 16
+Labels = Annotated[
+    dict[Label, Annotated[str, StringConstraints(max_length=512)]], Field(max_length=MAX_LABELS)
+]
 TOKEN = re.compile(r"[\x21-\x7e]{1,512}")
 MAX_DEPTH = 32
 UNWANTED = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -131,15 +134,13 @@ class Submission(RequestBody):
     """Reads the model and publishes the result instead of the service's own token. It is kept encrypted,
     never shown, and forgotten at the end."""
     limits: TimeLimits = TimeLimits()
-    labels: dict[Label, Annotated[str, StringConstraints(max_length=512)]] = Field(
-        default_factory=dict, max_length=MAX_LABELS
-    )
+    labels: Labels = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
     def _plain(cls, document: Any) -> Any:
         """Refuse text that no database column can hold, or that is more than text where it is shown."""
-        _require_plain(document)
+        require_plain(document)
         return document
 
 
@@ -161,7 +162,7 @@ class Measuring(RequestBody):
     """As the job had it, if left out."""
 
 
-def _require_plain(value: Any, depth: int = 0) -> None:
+def require_plain(value: Any, depth: int = 0) -> None:
     """Refuse control characters, lone surrogates and endless nesting anywhere in a JSON document."""
     if depth > MAX_DEPTH:
         raise ValueError(f"lists and objects may be nested {MAX_DEPTH} deep")
@@ -169,11 +170,11 @@ def _require_plain(value: Any, depth: int = 0) -> None:
         raise ValueError("text must not contain control characters or lone surrogates")
     if isinstance(value, dict):
         for key, member in value.items():
-            _require_plain(key, depth + 1)
-            _require_plain(member, depth + 1)
+            require_plain(key, depth + 1)
+            require_plain(member, depth + 1)
     elif isinstance(value, list):
         for member in value:
-            _require_plain(member, depth + 1)
+            require_plain(member, depth + 1)
 
 
 class JobProgress(BaseModel):

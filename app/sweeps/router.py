@@ -33,7 +33,14 @@ from app.http.problems import documented
 from app.jobs.answers import NO_CACHE, QUICK_POLL_SECONDS, accepted, cached, listing
 from app.jobs.parameters import After, Cursor, IdempotencyKey, LastEventId, Limit, LongLimit
 from app.jobs.schemas import Listing
-from app.sweeps.schemas import SweepEventView, SweepPage, SweepPlan, SweepSubmission, SweepView
+from app.sweeps.schemas import (
+    SweepChange,
+    SweepEventView,
+    SweepPage,
+    SweepPlan,
+    SweepSubmission,
+    SweepView,
+)
 from app.sweeps.service import SweepService
 from app.sweeps.views import sweep_summary, sweep_url, sweep_view
 from spq_core.errors import ArtifactError, RecipeError, UnsafeModelError, UnsupportedModelError
@@ -142,6 +149,20 @@ def resume_sweep(sweep_id: SweepId, sweeps: Sweeps, caller: Writer) -> Response:
 def retry_sweep(sweep_id: SweepId, sweeps: Sweeps, caller: Writer) -> Response:
     """Try members again that failed, were canceled, or were skipped when the sweep stopped; in their places."""
     return _answer(*sweeps.retry(caller.tenant, sweep_id))
+
+
+@router.patch(
+    "/{sweep_id}",
+    response_model=SweepView,
+    responses=documented(
+        SweepNotFoundError, SweepEndedError, SweepNotRetryableError, RecipeError, UnknownDatasetError,
+        UnknownTaskError, ModelNotAllowedError, ArtifactError, UnsafeModelError, UnsupportedModelError,
+        HubError, QuotaExceededError,
+    ),
+)  # fmt: skip
+def change_sweep(sweep_id: SweepId, sweeps: Sweeps, caller: Writer, body: SweepChange) -> Response:
+    """Change how many members run at a time, or the labels; add members, also to a sweep that has ended."""
+    return _answer(*sweeps.change(caller.tenant, sweep_id, body))
 
 
 @router.delete(

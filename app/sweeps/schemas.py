@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 from app.domain.sweep_status import SweepStatus
-from app.jobs.schemas import RequestBody, Submission
+from app.jobs.schemas import Labels, OutputReference, RequestBody, Submission, require_plain
 from spq_core.evaluation.settings import EvaluationSettings
-from spq_core.sweep.document import MOST_MEMBERS
+from spq_core.sweep.document import MOST_MEMBERS, Grid, RequestedRecipe
 
 EXAMPLES: list[JsonValue] = [
     {
@@ -53,6 +53,8 @@ class SweepSubmission(Submission):
     max_parallel: Annotated[int, Field(ge=1, le=MOST_MEMBERS)] = 4
     """Members that are queued or run at a time; one at first, whose figures of the source serve the others."""
     webhook: SweepWebhook | None = None
+    publish: OutputReference | None = None
+    """Where the best member goes when all have ended; its figures are measured once more for its card."""
 
     @model_validator(mode="after")
     def _without_speeds(self) -> Self:
@@ -71,6 +73,43 @@ class SweepSubmission(Submission):
         if "tuned_control" not in self.evaluation.model_fields_set:
             changes["tuned_control"] = False
         return self.evaluation.model_copy(update=changes)
+
+
+class SweepChange(RequestBody):
+    """What is to be different from now on."""
+
+    max_parallel: Annotated[int, Field(ge=1, le=MOST_MEMBERS)] | None = None
+    labels: Labels | None = None
+    """In place of those that it has; jobs that are made from now on have them."""
+    recipes: Annotated[tuple[RequestedRecipe, ...], Field(max_length=MOST_MEMBERS)] = ()
+    grid: Annotated[tuple[Grid, ...], Field(max_length=16)] = ()
+    """Members to add; a sweep that has ended goes on with them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, document: Any) -> Any:
+        require_plain(document)
+        return document
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError("give max_parallel, labels, recipes or grid")
+        return self
+
+
+class FinalView(BaseModel):
+    """A winner, measured once more when all members had ended."""
+
+    job_id: str
+    status: str
+    publishes: bool
+    row: dict[str, Any] | None = None
+    """Figures on the first text of `finals.confirm_on`, and speeds."""
+    beside: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Those of the source and of plain INT8 in the same run."""
+    published: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
 
 
 class MemberView(BaseModel):
@@ -92,6 +131,7 @@ class MemberView(BaseModel):
     row: dict[str, Any] | None = None
     """Figures of its artifact, as a job's `result.rows` has them, and `bytes_ratio` and `seconds`."""
     error: dict[str, Any] | None = None
+    final: FinalView | None = None
 
 
 class SweepSummary(BaseModel):

@@ -30,7 +30,8 @@ from app.http.waiting import WaitingRoom
 from app.jobs import cursor
 from app.jobs.admission import Admission
 from app.jobs.repeated import Accepted, asked_document, idempotency, replayed
-from app.sweeps.schemas import MemberView, SweepEventView, SweepPlan, SweepSubmission
+from app.jobs.schemas import ModelReference
+from app.sweeps.schemas import MemberView, SweepChange, SweepEventView, SweepPlan, SweepSubmission
 from app.sweeps.views import sweep_view
 from app.telemetry import log
 from app.tracing import current_traceparent
@@ -128,7 +129,8 @@ class SweepService:
         self.admission.check_local_model(body.model)
         texts = {one.recipe.calibration.dataset for one in first if one.recipe.needs_calibration}
         named = set() if body.dataset is None else {body.dataset}
-        self.admission.check_datasets({*body.settings().perplexity, *texts, *named})
+        confirming = () if sweep.finals is None else sweep.finals.confirm_on
+        self.admission.check_datasets({*body.settings().perplexity, *texts, *named, *confirming})
         require_measured(sweep, body.evaluation.tasks)
         for one in first:
             self.admission.check_tasks(body.evaluation.tasks, one.recipe)
@@ -170,6 +172,42 @@ class SweepService:
     def retry(self, tenant: str, sweep_id: str) -> tuple[SweepRow, list[SweepMember]]:
         """Try members again that failed or were stopped."""
         return self._change(tenant, sweep_id, lambda sweeps: sweeps.retry(sweep_id))
+
+    def change(
+        self, tenant: str, sweep_id: str, body: SweepChange
+    ) -> tuple[SweepRow, list[SweepMember]]:
+        """Change how a sweep goes on, and add members.
+
+        Raises:
+            RecipeError: a recipe or a path is wrong, all are members already, or there would be too many.
+            UnsupportedModelError, UnsafeModelError, ArtifactError, HubError: as for `submit`.
+            SweepNotFoundError, SweepEndedError, SweepNotRetryableError: see `SweepRepository.change`.
+        """
+        more = self._more(self.get(tenant, sweep_id)[0], body) if body.recipes or body.grid else []
+        return self._change(
+            tenant, sweep_id,
+            lambda sweeps: sweeps.change(
+                sweep_id, max_parallel=body.max_parallel, labels=body.labels, more=more
+            ),
+        )  # fmt: skip
+
+    def _more(self, row: SweepRow, body: SweepChange) -> list[NewMember]:
+        """Members to add, as far as the model's headers tell of them."""
+        sweep = parse_sweep(row.sweep)
+        dataset = row.request.get("dataset")
+        found = members(Sweep(recipes=body.recipes, grid=body.grid), dataset)
+        evaluation = EvaluationSettings.model_validate(row.request["evaluation"])
+        texts = {one.recipe.calibration.dataset for one in found if one.recipe.needs_calibration}
+        self.admission.check_datasets(texts)
+        for one in found:
+            self.admission.check_tasks(evaluation.tasks, one.recipe)
+        model = ModelReference.model_validate(row.request["model"])
+        if model.repo_id is not None and row.source_commit is not None:
+            model = model.model_copy(update={"revision": row.source_commit})
+        has_token = row.request.get("hub_token") is not None
+        looked = None if has_token else self.feasibility.look(model, None)
+        shapes = None if looked is None else looked[0]
+        return [_new_member(sweep, one, shapes, evaluation) for one in found]
 
     def _change(
         self, tenant: str, sweep_id: str, change: Callable[[SweepRepository], SweepRow]

@@ -52,13 +52,26 @@ def sweep_view(row: SweepRow, members: Sequence[SweepMember]) -> SweepView:
             "sweep": row.sweep,
             "evaluation": row.request["evaluation"],
             "max_parallel": row.max_parallel,
-            "members": [MemberView.model_validate(one) for one in members],
+            "members": [member_view(one) for one in members],
             "beside": row.beside,
             **verdict(row, members).document(),
             "waits_for": row.waits_for,
             "estimated_finish_at": row.estimated_finish_at,
         }
     )
+
+
+def member_view(member: SweepMember) -> MemberView:
+    """A member as clients see it."""
+    final = None
+    if member.final_job_id is not None:
+        final = {
+            "job_id": member.final_job_id,
+            "status": member.final_status,
+            **(member.final or {}),
+        }
+    columns = {name: getattr(member, name) for name in MemberView.model_fields if name != "final"}
+    return MemberView.model_validate(columns | {"final": final})
 
 
 def _summary(row: SweepRow, counts: Mapping[str, int]) -> dict[str, Any]:

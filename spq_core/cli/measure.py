@@ -30,7 +30,8 @@ from spq_core.cli.options import (
 from spq_core.data.text_files import read_text
 from spq_core.data.texts import Text
 from spq_core.errors import EvaluationError
-from spq_core.evaluation.figure import require_drawable, write_figure
+from spq_core.evaluation.drawing import require_drawable
+from spq_core.evaluation.figure import write_figure
 from spq_core.evaluation.gguf import SUFFIX
 from spq_core.evaluation.loading import choose_device
 from spq_core.evaluation.measure import Measurement, measure

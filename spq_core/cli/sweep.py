@@ -31,10 +31,12 @@ from spq_core.data.texts import Text
 from spq_core.errors import RecipeError
 from spq_core.estimate.estimate import Estimate, estimate, folder_shapes
 from spq_core.evaluation.certainty import shown
+from spq_core.evaluation.drawing import require_drawable
 from spq_core.evaluation.loading import choose_device
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.models.shapes import ModelShapes
 from spq_core.sweep.document import Bisect, Sweep, named_sweep, require_measured
+from spq_core.sweep.figure import draw_sweep
 from spq_core.sweep.members import Member, members
 from spq_core.sweep.search import is_too_large
 from spq_core.sweep.tables import (
@@ -47,7 +49,7 @@ from spq_core.sweep.tables import (
 )
 from spq_core.workflow.interruption import scratch_folder, stopped_like_by_hand
 from spq_core.workflow.output_lock import output_lock
-from spq_core.workflow.sweep import run_sweep
+from spq_core.workflow.sweep import SweepState, run_sweep
 
 NONE_FEASIBLE = 7
 
@@ -59,6 +61,7 @@ class _InterruptedError(click.ClickException):
 
 
 DATASET = "wikitext2"
+WITHOUT_FINALS = "spq compare measures the folders that are kept side by side, with speeds, on any text (--dataset)"
 
 
 @click.command("sweep")
@@ -78,6 +81,11 @@ DATASET = "wikitext2"
 @TASKS_OPTION
 @TASK_LIMIT_OPTION
 @REUSE_OPTION
+@click.option(
+    "--figure",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also draw the members by the figures of the front: a .png, .svg or .pdf file.",
+)
 @click.option("--dry-run", is_flag=True, help="Only tell the members, and what they would take.")
 @DEVICE_OPTION
 @DATA_OPTION
@@ -93,6 +101,7 @@ def sweep_command(
     tasks: str | None,
     task_limit: int | None,
     reuse: bool,
+    figure: Path | None,
     dry_run: bool,
     device: str,
     data_dir: Path | None,
@@ -114,6 +123,8 @@ def sweep_command(
         return
     if out is None:
         raise click.UsageError("--out names the folder for figures and artifacts")
+    if figure is not None:
+        require_drawable(figure)
     logging.disable_progress_bar()
     progress = ConsoleProgress()
     try:
@@ -138,7 +149,16 @@ def sweep_command(
         ) from None
     finally:
         progress.close()
+    _end(state, chosen, figure, as_json=as_json)
+
+
+def _end(state: SweepState, sweep: Sweep, figure: Path | None, *, as_json: bool) -> None:
+    """Show what the sweep came to, and end with its exit code."""
     document = state.document()
+    if figure is not None:
+        draw_sweep(document, figure)
+    if sweep.finals is not None:
+        click.echo(f"finals are left out: {WITHOUT_FINALS}", err=True)
     click.echo(json.dumps(document, indent=1) if as_json else sweep_table(document))
     if not state.figures and any(one["status"] == FAILED for one in document["members"]):
         sys.exit(1)

@@ -23,6 +23,7 @@ BYTES = frozenset({"bytes_on_disk", "resident_bytes"})
 SPEEDS = frozenset({"prefill_tokens_per_second", "decode_tokens_per_second"})
 RequestedRecipe = Annotated[str, Field(max_length=64)] | dict[str, Any]
 FieldPath = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.\w+)*$", max_length=128)]
+DatasetName = Annotated[str, Field(min_length=1, max_length=64)]
 Values = Annotated[list[JsonValue], Field(min_length=1, max_length=MOST_MEMBERS)]
 
 
@@ -149,6 +150,16 @@ class EarlyStop(Document):
     """Of the objective's figure: a member that keeps all limits and reaches it ends the sweep."""
 
 
+class Finals(Document):
+    """Winners are measured once more when all members have ended, one after the other."""
+
+    members: Literal["best", "front"] = "best"
+    throughput: bool = True
+    """Take speeds, with those of the source and of plain INT8 in the same run."""
+    confirm_on: Annotated[tuple[DatasetName, ...], Field(max_length=3)] = ()
+    """Texts that chose nothing: the best of many on one text is better on that text than elsewhere."""
+
+
 class Sweep(Document):
     """A sweep."""
 
@@ -163,6 +174,7 @@ class Sweep(Document):
     """Figures that the Pareto front is of."""
     keep: Literal["all", "front", "best", "none"] = "front"
     """Artifacts that stay."""
+    finals: Finals | None = None
 
     @model_validator(mode="after")
     def _has_members(self) -> Self:

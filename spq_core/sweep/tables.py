@@ -63,7 +63,7 @@ def sweep_table(document: Mapping[str, Any]) -> str:
         else:
             empty = " |" * (len(titles) - 2)
             lines.append(f"| {number} | {name} | {_status(one)}{empty}")
-    return "\n".join([*lines, "", _verdict(document), *_measured_on(rows)])
+    return "\n".join([*lines, "", _verdict(document), *_measured_on(rows), *_finals(document)])
 
 
 def member_name(fields: Mapping[str, Any]) -> str:
@@ -145,6 +145,41 @@ def _measured_on(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         words += f", {first['windows']} windows, {first.get('tokens', 0):,} predicted tokens"
     note = warning(first)
     return ["", f"{words}.", *(["", f"**{note}**"] if note else [])]
+
+
+def _finals(document: Mapping[str, Any]) -> list[str]:
+    """The winners, measured once more: each with the source and plain INT8 of the same run."""
+    members = [one for one in document["members"] if one.get("final")]
+    if not members:
+        return []
+    titles = [
+        "",
+        "measured once more",
+        "text",
+        "perplexity",
+        "KL",
+        "decoding",
+        "INT8's decoding",
+        "",
+    ]
+    lines = ["", f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
+    for one in members:
+        final, beside = one["final"], one["final"].get("beside") or {}
+        row, source = final.get("row") or {}, beside.get("source") or {}
+        cells = [str(one["number"]), member_name(one["fields"]), row.get("dataset", "–")]
+        cells += [_figure(row, "perplexity", ".3f"), _figure(row, "kl", ".4f")]
+        cells += [_times(row, source), _times(beside.get("int8") or {}, source)]
+        why = (final.get("error") or {}).get("message")
+        published = (final.get("published") or {}).get("repo_id")
+        words = f"published as {published}" if published else final["status"]
+        lines.append(f"| {' | '.join([*cells, words if why is None else f'{words}: {why}'])} |")
+    return lines
+
+
+def _times(row: Mapping[str, Any], source: Mapping[str, Any]) -> str:
+    """How fast a model writes, beside the source in the same run."""
+    own, other = (one.get("decode_tokens_per_second") for one in (row, source))
+    return f"{own / other:.2f} of the source" if own and other else "–"
 
 
 def _line(number: str, name: str, row: Mapping[str, Any], tasks: Sequence[str], words: str) -> str:

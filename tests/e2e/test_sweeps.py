@@ -103,8 +103,9 @@ def test_a_sweep_through_the_command_line(stack, tmp_path):
     plan = spq(stack, "submit", *chosen, "--dry-run")
     assert plan.returncode == 0, plan.stderr
     assert "skipped, too large by its estimate" in plan.stdout
-    done = spq(stack, "submit", *chosen, "--watch")
+    done = spq(stack, "submit", *chosen, "--publish", "me/best", "--watch")
     assert done.returncode == 0, done.stderr
+    assert "published as me/best" in done.stdout
     assert "Lowest kl with bytes_ratio at most 0.28: member" in done.stdout
     assert "A try, not a result" in done.stdout
     sweep_id = done.stderr.splitlines()[0]
@@ -114,6 +115,14 @@ def test_a_sweep_through_the_command_line(stack, tmp_path):
     assert spq(stack, "csv", sweep_id).stdout.splitlines()[0].startswith("number,recipe")
     assert json.loads(spq(stack, "show", sweep_id, "--json").stdout)["status"] == "finished"
     assert spq(stack, "cancel", sweep_id).stdout.strip() == "finished"
+    picture, folder = tmp_path / "front.svg", tmp_path / "best"
+    assert spq(stack, "figure", sweep_id, "--out", str(picture)).returncode == 0
+    assert "<!-- 0.5 -->" in picture.read_text()
+    got = spq(stack, "download", sweep_id, "--out", str(folder))
+    assert got.returncode == 0, got.stderr
+    assert (folder / "compression_manifest.json").is_file()
+    more = spq(stack, "change", sweep_id, "--add", "int8")
+    assert (more.returncode, "members already" in more.stderr) == (1, True)
     again = spq(stack, "retry", sweep_id)
     assert (again.returncode, "sweep_not_retryable" in again.stderr) == (1, True)
     hopeless = tmp_path / "hopeless.yaml"

@@ -24,6 +24,7 @@ LOCAL = {
     "sweep": {"recipes": ["int8", "gptq-8", "gptq-4", "spq-paper"]},
 }
 """Of which no commit is to be found out."""
+LOCAL_MODEL = {"model": LOCAL["model"]}
 
 
 def submit(api, sweep=None, headers=None, **changes):
@@ -81,6 +82,11 @@ def queued(api, sweep):
     }  # fmt: skip
 
 
+def queued_finals(api, sweep):
+    finals = {one["number"]: one["final"] for one in get(api, sweep)["members"] if one["final"]}
+    return {number: one["job_id"] for number, one in finals.items() if one["status"] == "queued"}
+
+
 def finish(api, sweep, outcome=lambda number: {}):
     """Play workers until the sweep has ended."""
     for _ in range(40):
@@ -89,6 +95,8 @@ def finish(api, sweep, outcome=lambda number: {}):
             return get(api, sweep)
         for number, job_id in queued(api, sweep).items():
             work(api, job_id, **outcome(number))
+        for job_id in queued_finals(api, sweep).values():
+            work(api, job_id)
     raise AssertionError(get(api, sweep))
 
 
@@ -506,6 +514,176 @@ def test_the_examples_of_the_document_are_accepted(api):
         assert answer.status_code == 202, answer.text
 
 
+def files_of(api, job_id):
+    return len(api.client.get(f"/jobs/{job_id}/artifacts", headers=api.headers()).json()["data"])
+
+
+SIZES = {1: (500, 0.004), 2: (400, 0.01), 3: (300, 0.03), 4: (450, 0.2)}
+
+
+def by_size(number):
+    return {"size": SIZES[number][0], "kl": SIZES[number][1]}
+
+
+def run_members(api, sweep):
+    """Play workers until every member is done."""
+    for _ in range(20):
+        advance(api)
+        jobs = queued(api, sweep)
+        for number, job_id in jobs.items():
+            work(api, job_id, **by_size(number))
+        if not jobs and queued_finals(api, sweep):
+            return
+    raise AssertionError(get(api, sweep))
+
+
+def test_winners_are_measured_once_more_one_after_the_other_and_the_best_first(api):
+    finals = {"members": "front", "confirm_on": ["builtin"]}
+    sweep = submit(api, {"recipes": RECIPES, "finals": finals, "keep": "none"})
+    run_members(api, sweep)
+    order = []
+    while get(api, sweep)["status"] == "running":
+        ((number, job_id),) = queued_finals(api, sweep).items()
+        order.append(number)
+        member = get(api, sweep)["members"][number - 1]
+        request = api.client.get(f"/jobs/{job_id}", headers=api.headers()).json()["request"]
+        assert request["measure_of"] == member["job_id"]
+        assert request["evaluation"]["throughput"] is True
+        assert request["evaluation"]["perplexity"] == ["builtin", "wikitext2"]
+        assert files_of(api, member["job_id"]) == 1, "it is needed, whatever is kept in the end"
+        work(api, job_id, kl=0.5)
+        advance(api)
+    assert order == [1, 2, 3], "the best, then the rest of the front"
+    done = get(api, sweep)
+    assert done["status"] == "finished"
+    assert done["best"] == 1, "what chose it stays what chose it"
+    for member in done["members"][:3]:
+        assert (member["final"]["status"], member["final"]["row"]["kl"]) == ("succeeded", 0.5)
+        assert member["final"]["beside"].keys() == {"source", "int8"}
+        assert files_of(api, member["job_id"]) == files_of(api, member["final"]["job_id"]) == 0
+    assert done["members"][3]["final"] is None
+    events = api.client.get(f"/sweeps/{sweep['id']}/events?limit=100", headers=api.headers()).json()
+    told = [one["data"]["status"] for one in events["data"] if one["type"] == "final"]
+    assert told == ["queued", "succeeded"] * 3
+
+
+def test_the_best_is_published_and_a_failed_publication_is_tried_again(api):
+    output = {"repo_id": "me/best", "private": False}
+    objective = {"minimize": "bytes_on_disk", "subject_to": {"kl": {"max": 0.02}}}
+    sweep = submit(api, {"recipes": RECIPES, "objective": objective}, publish=output)
+    run_members(api, sweep)
+    ((number, job_id),) = queued_finals(api, sweep).items()
+    assert number == get(api, sweep)["best"] == 2
+    request = api.client.get(f"/jobs/{job_id}", headers=api.headers()).json()["request"]
+    assert request["output"] == output
+    assert request["evaluation"]["throughput"] is False, "nobody asked for speeds"
+    for member in get(api, sweep)["members"]:
+        own = api.client.get(f"/jobs/{member['job_id']}", headers=api.headers()).json()
+        assert own["request"]["output"] is None, "members are not published"
+    work(api, job_id, error="hub_permission_denied")
+    advance(api)
+    done = get(api, sweep)
+    assert done["status"] == "finished"
+    assert done["members"][1]["final"]["error"]["code"] == "hub_permission_denied"
+    again = post(api, sweep, "retry").json()
+    assert (again["status"], again["counts"]) == ("running", {"succeeded": 4}), (
+        "only the final is made again"
+    )
+    done = finish(api, again)
+    assert done["members"][1]["final"]["status"] == "succeeded"
+    assert done["members"][1]["final"]["publishes"]
+
+
+def test_nothing_is_published_where_no_member_keeps_the_limits(api):
+    objective = {"minimize": "kl", "subject_to": {"kl": {"max": 1e-6}}}
+    sweep = submit(
+        api, {"recipes": RECIPES, "objective": objective}, publish={"repo_id": "me/best"}
+    )
+    done = finish(api, sweep)
+    assert done["best"] is None
+    assert not any(one["final"] for one in done["members"])
+
+
+def test_a_sweep_that_is_canceled_or_paused_makes_no_finals(api):
+    document = {"recipes": RECIPES[:2], "finals": {}}
+    sweep = submit(api, document)
+    run_members(api, sweep)
+    (job_id,) = queued_finals(api, sweep).values()
+    running = begin(api, job_id)
+    assert post(api, sweep, "cancel").status_code == 200
+    advance(api)
+    assert get(api, sweep)["status"] == "canceling"
+    assert get(api, sweep)["members"][0]["final"]["status"] == "canceling"
+    problem(api.client.delete(f"/jobs/{job_id}", headers=api.headers()), 409, "job_active")
+    running.cancel()
+    advance(api)
+    assert get(api, sweep)["status"] == "canceled"
+    assert (
+        finish(api, post(api, sweep, "retry").json())["members"][0]["final"]["status"]
+        == "succeeded"
+    )
+
+    other = submit(api, document)
+    advance(api)
+    work(api, queued(api, other)[1])
+    advance(api)
+    post(api, other, "pause")
+    work(api, queued(api, other)[2])
+    for _ in range(3):
+        advance(api)
+    assert not queued_finals(api, other)
+    assert get(api, other)["status"] == "paused"
+    assert finish(api, post(api, other, "resume").json())["status"] == "finished"
+
+
+def change(api, sweep, **body):
+    return api.client.patch(f"/sweeps/{sweep['id']}", json=body, headers=api.headers())
+
+
+def test_members_are_added_also_to_a_sweep_that_has_ended(api):
+    sweep = submit(api, {"recipes": RECIPES[:2]}, evaluation={"reuse": False}, **LOCAL_MODEL)
+    advance(api)
+    grid = [{"base": "small", "over": {"target.bytes_ratio": [0.3, 0.4]}}]
+    changed = change(
+        api, sweep, max_parallel=1, recipes=["gptq-4", RECIPES[0]], grid=grid, labels={"a": "b"}
+    )
+    assert changed.status_code == 200, changed.text
+    found = changed.json()
+    assert [one["number"] for one in found["members"]] == [1, 2, 3, 4, 5], (
+        "what is there is not added"
+    )
+    assert found["members"][4]["fields"]["target.bytes_ratio"] == 0.4
+    assert found["members"][2]["estimate"], "they are compared with the model's headers, too"
+    work(api, queued(api, sweep)[1])
+    advance(api)
+    assert list(queued(api, sweep)) == [2], "one at a time from now on"
+    done = finish(api, sweep)
+    assert done["counts"] == {"succeeded": 5}
+    jobs = api.client.get(f"/jobs?sweep={sweep['id']}", headers=api.headers()).json()["data"]
+    assert jobs[0]["labels"] == {"a": "b"}
+    problem(change(api, sweep, max_parallel=2), 409, "sweep_ended")
+    same = problem(change(api, sweep, recipes=[RECIPES[0]]), 422, "invalid_recipe")
+    assert "members already" in same["detail"]
+    more = change(api, sweep, recipes=["gptq-8"]).json()
+    assert (more["status"], more["finished_at"]) == ("running", None)
+    assert finish(api, sweep)["counts"] == {"succeeded": 6}
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({}, "invalid_request"),
+        ({"max_parallel": 0}, "invalid_request"),
+        ({"recipes": ["nope"]}, "invalid_recipe"),
+        ({"grid": [{"base": "small", "over": {"colour": [1]}}]}, "invalid_recipe"),
+    ],
+)
+def test_a_change_that_is_none_is_refused(api, body, code):
+    sweep = submit(api, **LOCAL)
+    problem(change(api, sweep, **body), 422, code)
+    assert len(get(api, sweep)["members"]) == 4
+
+
 def test_controllers_at_once_make_each_member_once(api):
     sweeps = [submit(api, evaluation={"reuse": False}, **LOCAL) for _ in range(4)]
     with ThreadPoolExecutor(8) as threads:
@@ -525,7 +703,9 @@ def test_whatever_happens_in_whatever_order_the_rules_hold(api, seed):
     """Random requests, workers and lost jobs between steps of the controller."""
     chance = random.Random(seed)
     parallel = chance.randint(1, 3)
-    body = LOCAL if chance.random() < 0.5 else {}
+    body = dict(LOCAL) if chance.random() < 0.5 else {}
+    if chance.random() < 0.5:
+        body["sweep"] = body.get("sweep", {"recipes": RECIPES}) | {"finals": {"members": "front"}}
     sweep = submit(api, max_parallel=parallel, evaluation={"reuse": chance.random() < 0.5}, **body)
     attempts = []
     for _ in range(60):
@@ -539,7 +719,10 @@ def test_whatever_happens_in_whatever_order_the_rules_hold(api, seed):
 
 
 KINDS = (
-    ["advance"] * 4 + ["begin"] * 3 + ["end"] * 3 + ["pause", "resume", "retry", "delete", "rarely"]
+    ["advance"] * 4
+    + ["begin"] * 3
+    + ["end"] * 3
+    + ["pause", "resume", "retry", "delete", "add", "rarely"]
 )
 
 
@@ -548,11 +731,13 @@ def _happen(api, sweep, chance, attempts):
     if kind == "advance":
         advance(api)
     elif kind == "begin":
-        waiting = list(queued(api, sweep).values())
+        waiting = [*queued(api, sweep).values(), *queued_finals(api, sweep).values()]
         attempt = begin(api, chance.choice(waiting)) if waiting else None
         attempts += [] if attempt is None else [attempt]
     elif kind == "end":
         _end_one(api, chance, attempts)
+    elif kind == "add":
+        assert change(api, sweep, recipes=["smallest"]).status_code in {200, 409, 422}
     elif kind == "delete":
         jobs = [one["job_id"] for one in get(api, sweep)["members"] if one["job_id"]]
         for job in jobs[:1]:
@@ -588,7 +773,12 @@ def check_rules(api, sweep_id, parallel):
     assert len({job.sweep_member for job in active}) == len(active), (
         "a member has one job at a time"
     )
-    assert {job.id for job in active} <= {one.job_id for one in members}, "no job is forgotten"
+    finals = [one for one in members if one.final_job_id in {job.id for job in active}]
+    assert {job.id for job in active} <= {
+        known for one in members for known in (one.job_id, one.final_job_id)
+    }, "no job is forgotten"
+    assert len(finals) <= 1, "winners are measured one after the other"
+    assert not finals or len(active) == 1, "and when all members have ended"
     if row.status in ENDED:
         assert not active
         assert all(one.status in MEMBER_ENDED for one in members)

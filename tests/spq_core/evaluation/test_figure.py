@@ -1,7 +1,8 @@
 import pytest
 
 from spq_core.errors import EvaluationError
-from spq_core.evaluation.figure import require_drawable, write_figure
+from spq_core.evaluation.drawing import require_drawable
+from spq_core.evaluation.figure import write_figure
 from spq_core.evaluation.summary import Row
 
 

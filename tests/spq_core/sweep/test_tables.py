@@ -40,6 +40,31 @@ def done(**more):
     return {"status": "succeeded", "row": row(**more)}
 
 
+def test_winners_that_were_measured_once_more_have_a_table_of_their_own():
+    again = row(kl=0.02, dataset="other", decode_tokens_per_second=12.0)
+    beside = {
+        "source": row(1000, None, decode_tokens_per_second=8.0),
+        "int8": row(500, decode_tokens_per_second=10.0),
+    }
+    published = {"repo_id": "me/best", "commit": "c"}
+    members = [
+        done()
+        | {
+            "final": {"status": "succeeded", "row": again, "beside": beside, "published": published}
+        },
+        done(kl=0.3) | {"final": {"status": "failed", "error": {"message": "no room"}}},
+        done(kl=0.4),
+    ]
+    words = sweep_table(document(members)).split("measured once more")[1].splitlines()
+    assert (
+        "| other | 20.000 ± 0.500 | 0.0200 ± 0.0004 | 1.50 of the source | 1.25 of the source |"
+        in words[2]
+    )
+    assert words[2].endswith("published as me/best |")
+    assert words[3].endswith("failed: no room |")
+    assert len(words) == 4
+
+
 LIMITED = {"minimize": "kl", "subject_to": {"kl": {"max": 1e-9}}}
 
 
