@@ -9,16 +9,18 @@ import time
 
 import pytest
 
+from tests import forked
 from tests.hub_server import WRITE_TOKEN, stub_hub
 from tests.models import save_tiny
 from worker.cli import main
 
 
 def spq(*arguments, check=True, env=None):
-    return subprocess.run(
-        [sys.executable, "-m", "worker.cli", *map(str, arguments)],
-        capture_output=True, text=True, check=check, env=env,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "worker.cli", *map(str, arguments)]
+    if env is None:
+        return forked.run(command, check=check)
+    # libraries read the environment when they are imported
+    return subprocess.run(command, capture_output=True, text=True, check=check, env=env)
 
 
 @pytest.fixture

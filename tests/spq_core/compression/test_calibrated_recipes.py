@@ -3,9 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +24,7 @@ from spq_core.models.weight_files import read_header, stored_bytes, weight_files
 from spq_core.progress import Silent
 from spq_core.recipe.catalog import resolve
 from spq_core.recipe.document import parse_recipe
+from tests import forked
 from tests.models import FAMILIES, save_tiny, some_ids
 from tests.spq_core.compression.test_compress import dense_twin, relative_difference
 
@@ -213,35 +211,31 @@ def test_recipes_that_contradict_themselves_are_refused():
             recipe(*stages, **rest)
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from spq_core.progress import Silent
-from tests.spq_core.compression.test_calibrated_recipes import *
-
 class DiesAt(Silent):
-    count = 0
+    """Progress whose process is killed at a step."""
+
+    def __init__(self, step):
+        self.left = step
+
     def advance(self, message):
-        type(self).count += 1
-        if self.count == int(sys.argv[3]):
+        self.left -= 1
+        if not self.left:
             os.kill(os.getpid(), signal.SIGKILL)
 
-what = recipe(HEADS, SVD | {"objective": "loss"}, PRUNE, RECOVER, RATE, target={"bytes_ratio": 0.2})
-out = Path(sys.argv[2])
-run(
-    Path(sys.argv[1]), out, what, resume=True, progress=DiesAt(),
-    probe_file=out.with_name(f"{out.name}-probe"),
-)
-"""
+
+def run_killed(folder, out, dies_at):
+    what = recipe(
+        HEADS, SVD | {"objective": "loss"}, PRUNE, RECOVER, RATE, target={"bytes_ratio": 0.2}
+    )
+    probe_file = out.with_name(f"{out.name}-probe")
+    run(folder, out, what, resume=True, progress=DiesAt(dies_at), probe_file=probe_file)
 
 
 def test_killed_anywhere_and_resumed_gives_the_same_bytes(tmp_path):
     folder = save_tiny(tmp_path / "source", "llama")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
 
     def attempt(out, dies_at):
-        arguments = [sys.executable, "-c", KILLED, str(folder), str(out), str(dies_at)]
-        return subprocess.run(arguments, env=environment, check=False).returncode
+        return forked.call(run_killed, folder, out, dies_at)
 
     assert attempt(tmp_path / "whole", 10**9) == 0
     # 6 steps of sensitivity, a pass of 4 blocks to look, one to prune, 12 steps of recovery, and one
@@ -295,10 +289,7 @@ def digests(folder):
 def test_a_state_of_another_run_is_refused(tmp_path):
     folder = save_tiny(tmp_path / "source")
     out = tmp_path / "out"
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
-    subprocess.run(
-        [sys.executable, "-c", KILLED, str(folder), str(out), "9"], env=environment, check=False
-    )
+    assert forked.call(run_killed, folder, out, 9) == -signal.SIGKILL
     other = recipe(SVD, PRUNE, RATE, target={"bytes_ratio": 0.21})
     with pytest.raises(ArtifactError, match=r"another model, recipe, calibration"):
         run(folder, out, other, resume=True)
