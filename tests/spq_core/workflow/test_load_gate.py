@@ -18,8 +18,9 @@ from spq_core.compression.compress import SourceModel, compress
 from spq_core.data.texts import builtin_text
 from spq_core.machine import machine_failure
 from spq_core.recipe.document import parse_recipe
-from spq_core.workflow import blocked_load_check
+from spq_core.workflow import blocked_load_check, load_gate
 from spq_core.workflow.load_gate import LARGEST_DIFFERENCE, LoadGateError, check_loads, judged
+from tests import forked
 from tests.models import FAMILIES, save_tiny
 
 WINDOWS = {"dataset": "builtin", "form": "windows", "samples": 4, "length": 64}
@@ -100,6 +101,13 @@ def test_an_artifact_larger_than_memory_is_looked_at_layer_by_layer(tmp_path, fa
     assert parts["embedding"] < 0.5 * LARGEST_DIFFERENCE
 
 
+@pytest.fixture
+def _forked(monkeypatch):
+    """The gate's program, without the seconds that its imports take."""
+    monkeypatch.setattr(load_gate.subprocess, "run", forked.run)
+
+
+@pytest.mark.usefixtures("_forked")
 def test_what_does_not_fit_is_stopped_like_what_does(tmp_path, monkeypatch):
     monkeypatch.setenv("SPQ_MEMORY_BYTES", "1000")
     folder = made(tmp_path, "llama", "int8")
@@ -131,6 +139,7 @@ def spoil(folder, ending, change):
         ("0.mlp.down_proj.scale", lambda scale: scale[:-1], "does not load in a fresh process"),
     ],
 )
+@pytest.mark.usefixtures("_forked")
 def test_what_computes_something_else_is_stopped(tmp_path, ending, change, words):
     folder = made(tmp_path, "llama", "int8")
     spoil(folder, ending, lambda tensor: change(tensor).contiguous())
@@ -138,6 +147,7 @@ def test_what_computes_something_else_is_stopped(tmp_path, ending, change, words
         check_loads(folder, tmp_path / "probe")
 
 
+@pytest.mark.usefixtures("_forked")
 def test_a_process_that_dies_is_reported(tmp_path):
     folder = made(tmp_path, "llama", "int8")
     shutil.rmtree(folder)
