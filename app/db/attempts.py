@@ -22,6 +22,7 @@ from app.db.models import (
 from app.db.session import Database, now
 from app.domain.errors import FencedError
 from app.domain.job_status import OWNED, JobStatus
+from spq_core.evaluation.verdict import headline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +143,8 @@ class Attempt:
                 "estimated_finish_at": _after(moment, run_left),
             }
             job = self._update(session, stage=stage, progress=progress, version=Job.version + 1)
-            append_event(session, job, "progress", {"stage": stage, **progress})
+            told = {name: value for name, value in progress.items() if name != "stages"}
+            append_event(session, job, "progress", {"stage": stage, **told})
 
     def source_commit(self, commit: str) -> None:
         """Note the commit the model was fetched at."""
@@ -185,7 +187,7 @@ class Attempt:
     ) -> None:
         """Record every figure and end the job, in one transaction."""
         with self.database.write() as session:
-            job = self._end(session, JobStatus.SUCCEEDED, result=result)
+            job = self._end(session, JobStatus.SUCCEEDED, result=result, **headline(result))
             self._replace_findings(session, layers, metrics)
             self._add_files(session, files)
             append_event(session, job, "status", {"status": JobStatus.SUCCEEDED})
@@ -201,7 +203,8 @@ class Attempt:
     ) -> None:
         """End the job with an error; what was found out before it is kept."""
         with self.database.write() as session:
-            job = self._end(session, JobStatus.FAILED, error=error, result=result)
+            figures = headline(result or {})
+            job = self._end(session, JobStatus.FAILED, error=error, result=result, **figures)
             self._replace_findings(session, layers or [], metrics or [])
             self._add_files(session, files or [])
             append_event(session, job, "status", {"status": JobStatus.FAILED, "error": error})
@@ -305,6 +308,7 @@ def release(session: Session, job: Job, reason: str) -> bool:
     A job being canceled ends canceled; one without attempts left fails with `reason` as code.
     """
     moment = now(session)
+    job.last_attempt = {"number": job.attempt, "reason": reason, "ended_at": moment.isoformat()}
     job.lease_expires_at = None
     job.worker_id = None
     job.stage = None

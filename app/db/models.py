@@ -86,6 +86,12 @@ class Job(Base):
     finished_at: Mapped[datetime | None]
     artifact_expired_at: Mapped[datetime | None]
     """Its files were removed from the store, for their age."""
+    last_attempt: Mapped[dict[str, Any] | None]
+    """Which attempt ended without a result last, why and when."""
+    bytes_ratio: Mapped[float | None]
+    """Headline figures of the result, for lists: its bytes over the source's."""
+    kl: Mapped[float | None]
+    perplexity_ratio: Mapped[float | None]
     traceparent: Mapped[str | None] = mapped_column(String(64))
     """The trace of the request that made it (W3C), for spans of its attempts."""
     sweep_id: Mapped[str | None] = mapped_column(String(40), index=True)

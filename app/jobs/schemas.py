@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from app.domain.job_status import JobStatus
+from spq_core.estimate.stages import StageKind
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.recipe.catalog import DEFAULT
 
@@ -177,9 +178,44 @@ def require_plain(value: Any, depth: int = 0) -> None:
             require_plain(member, depth + 1)
 
 
+class StageView(BaseModel):
+    """One stage of a job, planned from its request."""
+
+    id: str
+    """The same for all jobs and versions: `download`, `compress`, `load_gate`, `int8`, `measure`, ..."""
+    title: str
+    kind: StageKind
+    state: Literal["planned", "running", "done", "skipped", "stopped"]
+    """`skipped`: a later one began without it, as its figures were known; `stopped`: the job ended in it."""
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    done: int | None = None
+    total: int | None = None
+    """Units of the current phase of it."""
+
+
+class Attempted(BaseModel):
+    """An attempt that ended without a result."""
+
+    number: int
+    reason: str
+    ended_at: datetime
+
+
+class VerdictView(BaseModel):
+    """The result beside plain INT8."""
+
+    word: Literal["better", "worse", "mixed", "same"]
+    """By bytes and by KL from the source; `mixed`: smaller and farther, or larger and nearer."""
+    sentence: str
+
+
 class JobProgress(BaseModel):
     """Where a running job is."""
 
+    stage_id: str | None = None
+    overall_fraction: float | None = None
+    """Of the whole job, 0–1; never goes back within an attempt."""
     stage: str
     done: int
     total: int
@@ -225,7 +261,12 @@ class JobView(BaseModel):
     """The sweep that it is a member of, and which."""
     attempt: int
     max_attempts: int
+    last_attempt: Attempted | None
+    """Why the job is queued again, or was before."""
+    stages: list[StageView]
     result: dict[str, Any] | None
+    verdict: VerdictView | None
+    """None without figures of plain INT8 beside the result's."""
     error: JobError | None
     version: int
     created_at: datetime

@@ -1,9 +1,20 @@
 """A job's row as clients see it."""
 
-from app.db.models import Job
-from app.jobs.schemas import JobView
+from collections.abc import Mapping
+from typing import Any
 
-LINKS = ("cancel", "retry", "events", "logs", "metrics", "layers", "artifacts")
+from pydantic import ValidationError
+
+from app.db.models import Job
+from app.domain.job_status import TERMINAL, JobStatus
+from app.jobs.schemas import JobView
+from spq_core.errors import RecipeError
+from spq_core.estimate.stages import Stage, requested_stages
+from spq_core.evaluation.settings import EvaluationSettings
+from spq_core.evaluation.verdict import verdict
+from spq_core.recipe.document import parse_recipe
+
+LINKS = ("cancel", "retry", "measure", "events", "logs", "metrics", "layers", "artifacts")
 
 
 def job_view(job: Job) -> JobView:
@@ -14,6 +25,49 @@ def job_view(job: Job) -> JobView:
             **{name: getattr(job, name) for name in JobView.model_fields if hasattr(job, name)},
             "model": job.model_name,
             "labels": job.request.get("labels", {}),
+            "stages": stages(job),
+            "verdict": job_verdict(job),
             "urls": {"self": base, **{name: f"{base}/{name}" for name in LINKS}},
         }
     )
+
+
+def job_verdict(job: Job) -> dict[str, str] | None:
+    """Its result beside plain INT8."""
+    found = verdict((job.result or {}).get("rows") or [])
+    return None if found is None else found.document()
+
+
+def stages(job: Job) -> list[dict[str, Any]]:
+    """Planned stages, and how far each is; none of a request that this version does not read."""
+    try:
+        evaluation = EvaluationSettings.model_validate(job.request["evaluation"])
+        planned = requested_stages(parse_recipe(job.recipe), job.request, evaluation)
+    except (RecipeError, ValidationError):
+        return []
+    progress = job.progress or {}
+    times: Mapping[str, Mapping[str, Any]] = progress.get("stages", {})
+    if job.status == JobStatus.QUEUED:  # what an earlier attempt did is no progress of the next one
+        times = {}
+    begun = [at for at, one in enumerate(planned) if one.id in times]
+    last = max(begun, default=-1)
+    return [
+        {
+            **stage._asdict(),
+            **times.get(stage.id, {}),
+            "state": _state(job, stage, times, is_passed=at < last),
+        }
+        for at, stage in enumerate(planned)
+    ]
+
+
+def _state(
+    job: Job, stage: Stage, times: Mapping[str, Mapping[str, Any]], *, is_passed: bool
+) -> str:
+    known = times.get(stage.id)
+    if known is None:
+        is_over = job.status == JobStatus.SUCCEEDED and bool(times)
+        return "skipped" if is_passed or is_over else "planned"
+    if known.get("ended_at") is not None or job.status == JobStatus.SUCCEEDED:
+        return "done"
+    return "stopped" if job.status in TERMINAL else "running"

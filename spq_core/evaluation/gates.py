@@ -1,12 +1,13 @@
 """The quality gate: a result must keep the limits of its recipe on every evaluation text."""
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
 
 from spq_core.errors import SpqError
 from spq_core.evaluation.measure import Measurement
 from spq_core.evaluation.settings import Gates, task_of
 
+TASKS = "tasks"
 WORDS = {
     "perplexity_ratio": "perplexity ratio to the source",
     "kl": "KL from the source",
@@ -43,11 +44,29 @@ class GateNotMeasuredError(SpqError):
         )
 
 
-class _Check(NamedTuple):
+class JudgedGate(NamedTuple):
+    """A limit of a recipe, and what was measured."""
+
     figure: str
-    value: float
+    dataset: str
+    """The text, or `tasks`."""
+    kind: Literal["max", "min"]
     limit: float
-    keeps: bool
+    measured: float | None
+    """None where there is no such figure."""
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether it is kept; None if that cannot be told. A figure that is not a number keeps no limit."""
+        if self.measured is None:
+            return None
+        if self.kind == "max":
+            return self.measured <= self.limit
+        return self.measured >= self.limit
+
+    def document(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {**self._asdict(), "passed": self.passed}
 
 
 def check_gates(gates: Gates, measurement: Measurement, result: str) -> None:
@@ -60,35 +79,51 @@ def check_gates(gates: Gates, measurement: Measurement, result: str) -> None:
         QualityGateError: naming the figure, the text, the value and the limit.
         GateNotMeasuredError: a limit is of a task's figure that there is not.
     """
-    for check in _checks(gates, measurement, result):
-        if not check.keeps:
-            raise QualityGateError(check.figure, check.value, check.limit)
+    judged = judged_gates(gates, measurement, result)
+    for gate in judged:
+        if gate.passed is False and gate.measured is not None:
+            where = "its questions" if gate.dataset == TASKS else gate.dataset
+            called = WORDS.get(gate.figure, gate.figure)
+            raise QualityGateError(f"{called} on {where}", gate.measured, gate.limit)
+    for gate in judged:
+        if gate.passed is None:
+            raise GateNotMeasuredError(gate.figure, _task_figures(measurement, result))
 
 
-def _checks(gates: Gates, measurement: Measurement, result: str) -> Iterator[_Check]:
-    """Every limit on every text; a figure that is not a number keeps none, one that is not there is passed over."""
-    measured = measurement.models[result]
-    tasks = {
+def judged_gates(
+    gates: Gates, measurement: Measurement | None, result: str
+) -> tuple[JudgedGate, ...]:
+    """Every limit on every text that has the figure, and limits of tasks.
+
+    Args:
+        measurement: None where measuring failed: all limits, and nothing measured.
+    """
+    limits: list[tuple[Literal["max", "min"], str, float]] = [
+        *(("max", name, limit) for name, limit in gates.at_most.items()),
+        *(("min", name, limit) for name, limit in gates.at_least.items()),
+    ]
+    if measurement is None:
+        return tuple(JudgedGate(name, "", kind, limit, None) for kind, name, limit in limits)
+    tasks = _task_figures(measurement, result)
+    found = [
+        JudgedGate(name, text, kind, limit, figures[name])
+        for text, figures in measurement.models[result].quality.items()
+        for kind, name, limit in limits
+        if figures.get(name) is not None
+    ]
+    return (
+        *found,
+        *(
+            JudgedGate(name, TASKS, kind, limit, tasks.get(name))
+            for kind, name, limit in limits
+            if task_of(name) is not None
+        ),
+    )
+
+
+def _task_figures(measurement: Measurement, result: str) -> dict[str, float | None]:
+    return {
         f"{task}.{name}": value
-        for task, figures in measured.tasks.items()
+        for task, figures in measurement.models[result].tasks.items()
         for name, value in figures.items()
     }
-    for text, figures in [
-        *measured.quality.items(),
-        *([("its questions", tasks)] if tasks else []),
-    ]:
-        for name, limit in gates.at_most.items():
-            value = figures.get(name)
-            if value is not None:
-                yield _Check(f"{_called(name)} on {text}", value, limit, value <= limit)
-        for name, limit in gates.at_least.items():
-            value = figures.get(name)
-            if value is not None:
-                yield _Check(f"{_called(name)} on {text}", value, limit, value >= limit)
-    for name in (*gates.at_most, *gates.at_least):  # last: what is measured is judged first
-        if task_of(name) is not None and tasks.get(name) is None:
-            raise GateNotMeasuredError(name, tasks)
-
-
-def _called(name: str) -> str:
-    return WORDS.get(name, name)

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from spq_core.errors import SpqError
-from spq_core.evaluation.gates import check_gates
+from spq_core.evaluation.gates import JudgedGate, check_gates, judged_gates
 from spq_core.evaluation.measure import Measurement
 from spq_core.evaluation.summary import Row
 from spq_core.recipe.document import parse_recipe
@@ -77,6 +77,10 @@ class RunResult:
         elif self.missing is not None and gates.need_measurement:
             raise UnmeasuredError(self.missing)
 
+    def gates(self) -> tuple[JudgedGate, ...]:
+        """The recipe's limits, and what was measured."""
+        return judged_gates(parse_recipe(self.report.recipe).gates, self.measurement, RESULT)
+
     def document(self) -> dict[str, Any]:
         """As plain JSON values."""
         report = asdict(self.report) | {
@@ -90,6 +94,7 @@ class RunResult:
             "rows": [row.document() for row in self.rows],
             "load_check": asdict(self.load_check),
             "beaten_by_int8": self.beaten_by_int8,
+            "gates": [gate.document() for gate in self.gates()],
             "estimate": self.estimate,
             "measured": self.measured(),
         }

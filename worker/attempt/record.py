@@ -1,8 +1,9 @@
 """An attempt's writes to the database, which may be away for a while."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -44,11 +45,14 @@ class Record:
         """Make sure that the job is this attempt's."""
         self.write(lambda: self.attempt.renew(self.lease_seconds))
 
-    def progress(self, told: Progressed) -> None:
-        """Note where the run is."""
+    def progress(self, told: Progressed, course: Mapping[str, Any]) -> None:
+        """Note where the run is, and where that is among the job's stages (see `Course.take`)."""
         stage = told.phase.title[:LONGEST_STAGE]
         self.write(
             lambda: self.attempt.progress(
-                stage, shown_progress(told), stage_left=told.phase_left, run_left=told.run_left
+                stage,
+                {**shown_progress(told), **course},
+                stage_left=told.phase_left,
+                run_left=told.run_left,
             )
         )

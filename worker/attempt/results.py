@@ -63,6 +63,8 @@ def job_result(document: dict[str, Any], published: dict[str, Any] | None) -> di
     return {
         "rows": document["rows"],
         "beaten_by_int8": document["beaten_by_int8"],
+        "gates": document.get("gates", []),
+        "texts": figures_by_text(document),
         "compression": {key: value for key, value in compression.items() if key != "modules"},
         "evaluation": document["evaluation"] and document["evaluation"]["settings"],
         "missing": document["missing"],
@@ -71,6 +73,15 @@ def job_result(document: dict[str, Any], published: dict[str, Any] | None) -> di
         "measured": document["measured"],
         "published": published,
     }
+
+
+def figures_by_text(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """By evaluation text and model, every figure of quality."""
+    found: dict[str, dict[str, Any]] = {}
+    for model, figures in (document["evaluation"] or {"models": {}})["models"].items():
+        for text, quality in figures["quality"].items():
+            found.setdefault(text, {})[model] = quality
+    return found
 
 
 def finished_files(files: Files) -> list[FinishedFile]:

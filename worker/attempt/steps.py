@@ -3,9 +3,13 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from spq_core.estimate.stages import requested_stages
+from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.progress import PhaseKind, phase
+from spq_core.recipe.document import parse_recipe
 from worker.attempt.artifact import AttemptArtifact
 from worker.attempt.brought import bring_artifact
+from worker.attempt.course import Course
 from worker.attempt.credentials import hub_token, require_publishable
 from worker.attempt.job_log import JobLog
 from worker.attempt.record import Record
@@ -45,6 +49,13 @@ class Steps:
     artifact: AttemptArtifact
     reported: Reported
     source: Source = field(init=False)
+    course: Course = field(init=False)
+
+    def __post_init__(self) -> None:
+        claimed = self.record.attempt.claim
+        evaluation = EvaluationSettings.model_validate(claimed.request["evaluation"])
+        planned = requested_stages(parse_recipe(claimed.recipe), claimed.request, evaluation)
+        self.course = Course(planned, self.log.note)
 
     def fetch(self) -> None:
         """Bring the model and texts to this machine, or find the allowed local folder.
@@ -128,6 +139,7 @@ class Steps:
     def publish(self) -> None:
         request = self.record.attempt.claim.request
         if request["output"] is None:
+            self.course.end()
             return
         spec = PublishSpec(
             endpoint=self.runtime.settings.hub_endpoint,
@@ -142,6 +154,7 @@ class Steps:
         self._show(Progressed(phase=publishing, done=0, total=1, unit="commits"))
         with self.runtime.publisher().started(spec, self.scratch) as child:
             self._follow(child, drains=False)  # a commit takes seconds, and may have been made
+        self.course.end()
 
     def _follow(self, child: Child, *, drains: bool = True) -> None:
         child.follow(
@@ -175,4 +188,4 @@ class Steps:
 
     def _show(self, told: Progressed) -> None:
         self.observed.phase(told.phase)
-        self.record.progress(told)
+        self.record.progress(told, self.course.take(told))

@@ -1,0 +1,97 @@
+"""The stages of a job, planned from its request before it begins. Free of torch.
+
+A run reports phases; a stage is what people follow: it has an id that stays the same from version to version, and may have
+several phases (`compress` has one for each pass over the model).
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+from spq_core.evaluation.settings import EvaluationSettings
+from spq_core.recipe.document import Recipe
+
+StageKind = Literal["prepare", "recipe", "check", "baseline", "measure", "publish"]
+OTHER_MODELS = {"plain INT8/": "int8", "tuned source/": "tuned_source"}
+PHASES = {
+    "downloading": "download",
+    "preflight": "preflight",
+    "sensitivity": "sensitivity",
+    "recovery": "recover",
+    "load gate": "load_gate",
+    "load": "speed",
+    "throughput": "speed",
+    "publishing": "publish",
+}
+
+
+class Stage(NamedTuple):
+    """One of a job."""
+
+    id: str
+    title: str
+    kind: StageKind
+
+
+def planned_stages(
+    recipe: Recipe,
+    evaluation: EvaluationSettings,
+    *,
+    downloads: bool,
+    publishes: bool,
+    compresses: bool = True,
+) -> tuple[Stage, ...]:
+    """All stages that a job will have, in the order in which they begin.
+
+    Args:
+        compresses: False for a job that measures an artifact which is there.
+    """
+    names = ", ".join(stage.type for stage in recipe.stages if stage.type != "recover")
+    wanted = (
+        (downloads, Stage("download", "download the model", "prepare")),
+        (compresses, Stage("preflight", "try the recipe on a toy model", "check")),
+        (
+            compresses and recipe.needs_sensitivity,
+            Stage("sensitivity", "look at the source", "recipe"),
+        ),
+        (compresses and bool(names), Stage("compress", f"compress ({names})", "recipe")),
+        (compresses and recipe.recover is not None, Stage("recover", "recover", "recipe")),
+        (compresses, Stage("load_gate", "load and compare in a fresh process", "check")),
+        (evaluation.tuned_control and recipe.recover is not None, Stage("tuned_source", "tune the source", "baseline")),
+        (evaluation.int8_baseline and not _is_int8(recipe), Stage("int8", "make plain INT8", "baseline")),
+        (True, Stage("measure", "measure on text", "measure")),
+        (bool(evaluation.tasks), Stage("tasks", "put tasks", "measure")),
+        (evaluation.throughput, Stage("speed", "time", "measure")),
+        (publishes, Stage("publish", "publish", "publish")),
+    )  # fmt: skip
+    return tuple(stage for is_wanted, stage in wanted if is_wanted)
+
+
+def requested_stages(
+    recipe: Recipe, request: Mapping[str, Any], evaluation: EvaluationSettings
+) -> tuple[Stage, ...]:
+    """The stages of a job that was asked for like this."""
+    return planned_stages(
+        recipe, evaluation, downloads=request["model"].get("repo_id") is not None,
+        publishes=request.get("output") is not None, compresses=request.get("measure_of") is None,
+    )  # fmt: skip
+
+
+def stage_of(phase_id: str) -> str | None:
+    """The stage that a phase belongs to; None if it says nothing about that."""
+    for prefix, stage in OTHER_MODELS.items():
+        if phase_id.startswith(prefix):
+            return stage
+    if phase_id.startswith(("pass-", "again")):
+        return "compress"
+    if phase_id.startswith("perplexity/"):
+        return "measure"
+    if phase_id.startswith("tasks/"):
+        return "tasks"
+    return PHASES.get(phase_id)
+
+
+def _is_int8(recipe: Recipe) -> bool:
+    """Whether the result is the baseline itself."""
+    return (
+        len(recipe.stages) == 1 and recipe.quantize is not None and recipe.metadata.name == "int8"
+    )
