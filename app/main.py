@@ -14,6 +14,7 @@ from fastapi.telemetry import TelemetryConfig
 
 from app.artifacts.opening import open_store
 from app.artifacts.store import ArtifactStore
+from app.catalog import account, machines
 from app.catalog import router as catalog
 from app.db.retention import Retention
 from app.db.session import Database, connect
@@ -23,8 +24,11 @@ from app.http.problems import Problem, documented_everywhere, install, problem
 from app.http.request_context import RequestFrame
 from app.http.waiting import WaitingRoom
 from app.jobs.admission import Admission
+from app.jobs.list_router import router as job_lists_router
+from app.jobs.parts_router import router as job_parts_router
 from app.jobs.router import router as jobs_router
 from app.jobs.service import JobService
+from app.live import router as live
 from app.ops import health
 from app.ops.housekeeper import Housekeeper
 from app.ops.metrics import Metrics
@@ -81,7 +85,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
     _add_services(app, housekeeper.wake, store)
     install(app)
     for router in (
-        jobs_router, sweeps_router, estimates.router, webhooks_router, catalog.router, health.router,
+        job_lists_router, jobs_router, job_parts_router, sweeps_router, estimates.router, webhooks_router, catalog.router, account.router,
+        machines.router, live.router, health.router,
     ):  # fmt: skip
         app.include_router(router)
     _add_dashboard(app)

@@ -4,11 +4,11 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, tuple_, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from app.db.base import Base
@@ -27,7 +27,12 @@ from app.db.models import (
 )
 from app.db.session import now
 from app.db.sweep_models import SweepMember
-from app.domain.errors import JobActiveError, JobNotFoundError, PublishInProgressError
+from app.domain.errors import (
+    JobActiveError,
+    JobNotFoundError,
+    PublishInProgressError,
+    TooManyLabelsError,
+)
 from app.domain.job_status import TERMINAL, JobStatus, sources_of
 
 
@@ -35,6 +40,7 @@ def _later(moment: datetime, seconds: int | None) -> datetime | None:
     return None if seconds is None else moment + timedelta(seconds=seconds)
 
 
+MAX_LABELS = 16
 JOB_ID = re.compile(r"job_[0-9a-f]{32}")
 
 
@@ -71,17 +77,6 @@ class Glance(NamedTuple):
     created_at: datetime
     started_at: datetime | None
     last_event: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobFilter:
-    """Which jobs a list shows; None shows all."""
-
-    status: JobStatus | None = None
-    model: str | None = None
-    sweep: str | None = None
-    created_after: datetime | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,26 +137,25 @@ class JobRepository:
             raise JobNotFoundError(job_id)
         return job
 
-    def page(
-        self, *, limit: int, after: tuple[datetime, str] | None, chosen: JobFilter
-    ) -> list[Job]:
-        """Up to `limit` jobs, newest first, that come after a position in that order."""
-        query = select(Job).where(Job.tenant == self.tenant)
-        if chosen.status is not None:
-            query = query.where(Job.status == chosen.status)
-        if chosen.model is not None:
-            query = query.where(Job.model_name == chosen.model)
-        if chosen.sweep is not None:
-            query = query.where(Job.sweep_id == chosen.sweep)
-        if chosen.created_after is not None:
-            query = query.where(Job.created_at > chosen.created_after)
-        for name, value in chosen.labels.items():
-            query = query.where(Job.request["labels"][name].as_string() == value)
-        if after is not None:
-            query = query.where(tuple_(Job.created_at, Job.id) < after)
-        return list(
-            self.session.scalars(query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit))
-        )
+    def change_labels(self, job_id: str, changes: Mapping[str, str | None]) -> Job:
+        """Set labels of a job, and remove those that are None.
+
+        Raises:
+            TooManyLabelsError: it would have more than a job may.
+        """
+        self.get(job_id)
+        job = self.session.get(Job, job_id, with_for_update=True, populate_existing=True)
+        if job is None:
+            raise JobNotFoundError(job_id)  # deleted meanwhile
+        labels = {**job.request.get("labels", {}), **changes}
+        kept = {name: value for name, value in labels.items() if value is not None}
+        if len(kept) > MAX_LABELS:
+            raise TooManyLabelsError(len(kept), MAX_LABELS)
+        if kept != job.request.get("labels", {}):
+            job.request = job.request | {"labels": kept}
+            job.version += 1
+            self.session.flush()
+        return job
 
     def cancel(self, job_id: str) -> Job:
         """Ask a job to stop; a terminal job is returned unchanged.
@@ -223,6 +217,13 @@ class JobRepository:
         self.get(job_id)
         query = select(JobLogLine).where(JobLogLine.job_id == job_id, JobLogLine.id > after)
         return list(self.session.scalars(query.order_by(JobLogLine.id).limit(limit)))
+
+    def before_tail(self, job_id: str, lines: int) -> int:
+        """The id behind which the last so many log lines are; 0 where there are not more."""
+        self.get(job_id)
+        newest = select(JobLogLine.id).where(JobLogLine.job_id == job_id)
+        query = newest.order_by(JobLogLine.id.desc()).offset(lines).limit(1)
+        return self.session.scalar(query) or 0
 
     def metrics(self, job_id: str) -> list[JobMetric]:
         """All measured figures."""

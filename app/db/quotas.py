@@ -78,9 +78,28 @@ def require_room(session: Session, tenant: str) -> None:
     if limits is None:
         return
     one_at_a_time(session, tenant)
+    for name in LIMITS:
+        allowed = getattr(limits, name)
+        if allowed is not None and _used(session, tenant, name) >= allowed:
+            raise QuotaExceededError(name, allowed)
+
+
+def use_of(session: Session, tenant: str) -> dict[str, dict[str, float | None]]:
+    """By limit, what a tenant may have and what it uses; None is unlimited."""
+    limits = session.get(TenantLimits, tenant)
+    return {
+        name: {"limit": getattr(limits, name, None), "used": _used(session, tenant, name)}
+        for name in LIMITS
+    }
+
+
+def _used(session: Session, tenant: str, name: str) -> float:
+    """How much of a limit a tenant uses."""
     since = now(session) - DAY
+    if name == "max_minutes_per_day":
+        return _minutes(session, tenant, since)
     own = Job.tenant == tenant
-    used = {
+    queries = {
         "max_active_jobs": select(func.count()).where(own, Job.status.not_in(TERMINAL)),
         "max_jobs_per_day": select(
             select(func.count()).where(own, Job.created_at > since).scalar_subquery()
@@ -92,14 +111,7 @@ def require_room(session: Session, tenant: str) -> None:
         .join(Job, Job.id == ArtifactFile.job_id)
         .where(own),
     }
-    for name, query in used.items():
-        allowed = getattr(limits, name)
-        if allowed is not None and (session.scalar(query) or 0) >= allowed:
-            raise QuotaExceededError(name, allowed)
-    if limits.max_minutes_per_day is not None:
-        spent = _minutes(session, tenant, since)
-        if spent >= limits.max_minutes_per_day:
-            raise QuotaExceededError("max_minutes_per_day", limits.max_minutes_per_day)
+    return session.scalar(queries[name]) or 0
 
 
 def set_limits(session: Session, tenant: str, limits: dict[str, int | None]) -> TenantLimits:

@@ -3,11 +3,12 @@
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from app.db.models import WorkerPresence
+from app.db.models import Job, WorkerPresence
 from app.db.session import Database, now
+from app.domain.job_status import OWNED, JobStatus
 
 PRESENT = timedelta(seconds=60)
 
@@ -36,3 +37,10 @@ def present_workers(session: Session) -> list[WorkerPresence]:
     """Those that said something within the last minute."""
     query = select(WorkerPresence).where(WorkerPresence.seen_at > now(session) - PRESENT)
     return list(session.scalars(query.order_by(WorkerPresence.id)))
+
+
+def busy_workers(session: Session) -> tuple[dict[str, Job], int]:
+    """By worker, the job it has; and how many jobs wait."""
+    running = session.scalars(select(Job).where(Job.status.in_(OWNED), Job.worker_id.is_not(None)))
+    waiting = select(func.count()).where(Job.status == JobStatus.QUEUED)
+    return {str(job.worker_id): job for job in running}, session.scalar(waiting) or 0

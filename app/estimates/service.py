@@ -62,8 +62,10 @@ class Feasibility:
         model: ModelReference,
         evaluation: EvaluationSettings,
         token: str | None,
-    ) -> None:
-        """Refuse a job that could not work. Where headers cannot be had now, its worker looks.
+    ) -> tuple[Estimate, str | None] | None:
+        """Refuse a job that could not work; else tell what it would take, and the commit its model was looked at.
+
+        None where headers cannot be had now: its worker looks.
 
         Args:
             token: the client's own Hub token.
@@ -73,9 +75,10 @@ class Feasibility:
                 it could not.
         """
         found = self.look(model, token)
-        if found is not None:
-            require_suitable(recipe, found[0])
-            estimate(recipe, found[0], evaluation)
+        if found is None:
+            return None
+        require_suitable(recipe, found[0])
+        return estimate(recipe, found[0], evaluation), found[1]
 
     def look(
         self, model: ModelReference, token: str | None

@@ -1,5 +1,6 @@
 """Answers of the routes for jobs: headers, entity tags, pages."""
 
+import gzip
 import hashlib
 import json
 from collections.abc import Callable
@@ -12,16 +13,19 @@ from pydantic import BaseModel
 
 from app.db.jobs import Glance
 from app.db.models import Job
+from app.db.waiting_jobs import QueuePlace
 from app.domain.job_status import TERMINAL
 from app.http.problems import rate_headers
 from app.jobs.repeated import Accepted
 from app.jobs.schemas import Listing
-from app.jobs.views import job_view
+from app.jobs.views import job_view, queue_view
 
 View = TypeVar("View", bound=BaseModel)
 QUICK_POLL_SECONDS, POLL_SECONDS, SLOW_POLL_SECONDS = 2, 5, 15
 YOUNG_SECONDS, OLD_SECONDS = 60, 600
 NO_CACHE = "private, no-cache"
+WORTH_COMPRESSING = 1400
+"""Bytes; less fits into a packet."""
 
 
 def accepted(answer: Accepted) -> JSONResponse:
@@ -52,10 +56,13 @@ def job_headers(job: Job | Glance) -> dict[str, str]:
     return headers
 
 
-def job_answer(job: Job, status_code: int, **more: str) -> Response:
+def job_answer(
+    job: Job, status_code: int, place: QueuePlace | None = None, **more: str
+) -> Response:
     """A job with its headers."""
     headers = job_headers(job) | more
-    return Response(job_view(job).model_dump_json(), status_code, headers, "application/json")
+    text = job_view(job, queue_view(place)).model_dump_json()
+    return Response(text, status_code, headers, "application/json")
 
 
 def _poll_seconds(job: Job | Glance) -> int:
@@ -67,12 +74,16 @@ def _poll_seconds(job: Job | Glance) -> int:
 
 
 def cached(request: Request, document: dict[str, Any], headers: dict[str, str]) -> Response:
-    """Answer with an ETag over the content, or 304 when the client has it."""
-    etag = f'"{hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:32]}"'
-    headers |= {"ETag": etag, "Cache-Control": NO_CACHE}
+    """Answer with an ETag over the content, or 304 when the client has it; compressed for who can read that."""
+    text = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    etag = f'"{hashlib.sha256(text).hexdigest()[:32]}"'
+    headers |= {"ETag": etag, "Cache-Control": NO_CACHE, "Vary": "Accept-Encoding"}
     if etag in request.headers.get("if-none-match", ""):
         return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
-    return JSONResponse(document, headers=headers)
+    if len(text) >= WORTH_COMPRESSING and "gzip" in request.headers.get("accept-encoding", ""):
+        text = gzip.compress(text, 5, mtime=0)
+        headers["Content-Encoding"] = "gzip"
+    return Response(text, headers=headers, media_type="application/json")
 
 
 def listing(

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
+from app.db.jobs import MAX_LABELS
 from app.domain.errors import TooManyLabelsError
-from app.jobs.schemas import MAX_LABELS
 
 PREFIX = "label."
 

@@ -4,9 +4,6 @@ from typing import Annotated
 
 from fastapi import Header, Path, Query
 
-from app.domain.job_status import JobStatus
-from app.jobs.schemas import Instant
-
 JobId = Annotated[str, Path(description="A job's `id`.")]
 FilePath = Annotated[str, Path(description="A `path` of the artifact's list.")]
 Limit = Annotated[int, Query(ge=1, le=100, description="Entries of a page at most.")]
@@ -15,14 +12,12 @@ After = Annotated[
     int, Query(ge=0, le=2**31 - 1, description="Only entries behind this one; a page's `next_after`.")
 ]  # fmt: skip
 Cursor = Annotated[str | None, Query(description="Where the page before ended; its `next_cursor`.")]
-Status = Annotated[JobStatus | None, Query(alias="status", description="Only jobs with this status.")]  # fmt: skip
 Model = Annotated[
     str | None, Query(max_length=256, description="Only jobs of this `repo_id` or local folder.")
 ]
 OfSweep = Annotated[
     str | None, Query(alias="sweep", max_length=64, description="Only jobs of this sweep.")
 ]
-CreatedAfter = Annotated[Instant | None, Query(description="Only jobs submitted after this.")]
 Prefer = Annotated[
     str,
     Header(max_length=200, description="`wait=30`: answer on a change, or after so many seconds (RFC 7240)."),

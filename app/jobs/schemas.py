@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from app.db.jobs import MAX_LABELS
 from app.domain.job_status import JobStatus
 from spq_core.estimate.stages import StageKind
 from spq_core.evaluation.settings import EvaluationSettings
@@ -28,7 +29,6 @@ RepoId = Annotated[
     ),
 ]
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.\-]{1,63}$")]
-MAX_LABELS = 16
 Labels = Annotated[
     dict[Label, Annotated[str, StringConstraints(max_length=512)]], Field(max_length=MAX_LABELS)
 ]
@@ -194,6 +194,21 @@ class StageView(BaseModel):
     """Units of the current phase of it."""
 
 
+class QueueView(BaseModel):
+    """Of a job that waits for a worker."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    position: int
+    """From 1, among the queued jobs of all tenants, oldest first."""
+    running: int
+    """Jobs that workers are busy with."""
+    workers: int
+    """That were there within the last minute; without one, nothing begins."""
+    estimated_start_at: datetime | None
+    """From what running jobs still take, and what jobs took lately; None where that cannot be told."""
+
+
 class Attempted(BaseModel):
     """An attempt that ended without a result."""
 
@@ -263,6 +278,8 @@ class JobView(BaseModel):
     max_attempts: int
     last_attempt: Attempted | None
     """Why the job is queued again, or was before."""
+    queue: QueueView | None = None
+    """While it is queued. It changes without a new version: look without `If-None-Match` to see it."""
     stages: list[StageView]
     result: dict[str, Any] | None
     verdict: VerdictView | None
@@ -277,6 +294,21 @@ class JobView(BaseModel):
     urls: dict[str, str]
 
 
+class JobPlan(BaseModel):
+    """What a job would be (`dry_run`)."""
+
+    object: Literal["job_plan"] = "job_plan"
+    model: str
+    source_commit: str | None
+    """That the model was looked at; None for a local model, or where the Hub could not be asked now."""
+    recipe: dict[str, Any]
+    recipe_sha256: str
+    estimate: dict[str, Any] | None
+    """As `POST /estimates` has it; None where the model's headers could not be had now."""
+    queue: QueueView
+    stages: list[StageView]
+
+
 class JobPage(BaseModel):
     """A page of jobs, newest first."""
 
@@ -284,6 +316,94 @@ class JobPage(BaseModel):
     data: list[JobView]
     has_more: bool
     next_cursor: str | None
+
+
+class RowFigures(BaseModel):
+    """Headline figures of a result, on its first text."""
+
+    dataset: str
+    windows: int | None = None
+    tokens: int | None = None
+    bytes_on_disk: int
+    bytes_ratio: float
+    perplexity: float | None = None
+    perplexity_se: float | None = None
+    source_perplexity: float | None = None
+    perplexity_ratio: float | None = None
+    perplexity_ratio_se: float | None = None
+    compared: str | None = None
+    """The perplexity beside the source's, in words that so much text allows."""
+    kl: float | None = None
+    kl_se: float | None = None
+    top1: float | None = None
+    decode_ratio: float | None = None
+    """Decoding speed over the source's."""
+    retention: float | None = None
+
+
+class JobRow(BaseModel):
+    """A job as lists show it (`view=row`)."""
+
+    id: str
+    object: Literal["job_row"] = "job_row"
+    status: JobStatus
+    version: int
+    model: str
+    recipe: str
+    labels: dict[str, str]
+    sweep_id: str | None
+    sweep_member: int | None
+    attempt: int
+    max_attempts: int
+    last_attempt: Attempted | None
+    stage: str | None
+    stage_number: int | None
+    """Of `stage_count`, from 1."""
+    stage_count: int
+    overall_fraction: float | None
+    estimated_finish_at: datetime | None
+    queue: QueueView | None
+    error: JobError | None
+    verdict: VerdictView | None
+    figures: RowFigures | None
+    missing: str | None
+    """Why a finished artifact has no figures."""
+    published: str | None
+    """The repository that it was published to."""
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    artifact_expired_at: datetime | None
+
+
+class JobRowPage(BaseModel):
+    """A page of jobs in rows."""
+
+    object: Literal["list"] = "list"
+    data: list[JobRow]
+    has_more: bool
+    next_cursor: str | None
+
+
+class JobCounts(BaseModel):
+    """How many jobs a filter finds."""
+
+    object: Literal["job_counts"] = "job_counts"
+    total: int
+    by_status: dict[JobStatus, int]
+
+
+class JobChange(RequestBody):
+    """What is to be different of a job."""
+
+    labels: dict[Label, Annotated[str, StringConstraints(max_length=512)] | None]
+    """Set these; those that are null are removed."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, document: Any) -> Any:
+        require_plain(document)
+        return document
 
 
 class EventView(BaseModel):

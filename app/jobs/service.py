@@ -3,17 +3,19 @@
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
 from app.artifacts.store import ArtifactStore, StoredFile
 from app.db.idempotency import Idempotency, recall, remember
-from app.db.jobs import Glance, JobFilter, JobRepository, NewJob, glance
+from app.db.jobs import Glance, JobRepository, NewJob, glance
 from app.db.keys import Principal
 from app.db.models import Job
 from app.db.quotas import count_request, require_room
 from app.db.session import Database
+from app.db.waiting_jobs import QueuePlace, next_place, queue_places
 from app.domain.errors import (
     ArtifactExpiredError,
     ArtifactNotFoundError,
@@ -21,15 +23,15 @@ from app.domain.errors import (
     JobNotRetryableError,
     StoreAwayError,
 )
-from app.domain.job_status import RETRYABLE, TERMINAL
+from app.domain.job_status import RETRYABLE, TERMINAL, JobStatus
 from app.http.waiting import WaitingRoom
-from app.jobs import cursor
 from app.jobs.admission import Admission
 from app.jobs.repeated import Accepted, asked_document, idempotency, replayed
-from app.jobs.schemas import JobSubmission, Measuring, ModelReference
-from app.jobs.views import job_view
+from app.jobs.schemas import JobPlan, JobSubmission, Measuring, ModelReference
+from app.jobs.views import job_view, plan_view
 from app.telemetry import JOBS_CREATED, log
 from app.tracing import current_traceparent
+from spq_core.estimate.estimate import Estimate
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.recipe.catalog import resolve
 from spq_core.recipe.document import Recipe, parse_recipe
@@ -49,8 +51,27 @@ class JobService:
     waiting: WaitingRoom
     check_webhook: Callable[[Session, str, str], None]
     """Raises if a tenant's jobs cannot have a webhook at a URL; makes the tenant's secret if need be."""
-    require_feasible: Callable[[Recipe, ModelReference, EvaluationSettings, str | None], None]
-    """Raises if a job could not work, as far as headers tell."""
+    require_feasible: Callable[
+        [Recipe, ModelReference, EvaluationSettings, str | None], tuple[Estimate, str | None] | None
+    ]
+    """Raises if a job could not work, as far as headers tell; else what it would take, and the commit looked at."""
+
+    def plan(self, caller: Principal, body: JobSubmission) -> JobPlan:
+        """What `submit` would accept; counts as a submission, for it takes as long.
+
+        Raises:
+            SpqError, DomainError: as for `submit`.
+        """
+        count_request(self.database, caller.key_id, self.submissions_per_minute)
+        recipe = resolve(body.recipe)
+        looked = self._looked_at(body, recipe)
+        with self.database.write() as session:
+            require_room(session, caller.tenant)
+            if body.webhook is not None:
+                self.check_webhook(session, caller.tenant, body.webhook.url)
+        with self.database.read() as session:
+            place = next_place(session)
+        return plan_view(body, recipe, looked, place)
 
     def submit(self, caller: Principal, body: JobSubmission, key: str | None) -> Accepted:
         """Accept a job: the row, its first event, its outbox message and the answer commit together.
@@ -74,11 +95,7 @@ class JobService:
         if (before := self._replayed(caller, asked)) is not None:
             return before
         recipe = resolve(body.recipe)
-        self.admission.check_local_model(body.model)
-        self.admission.check_datasets({*body.evaluation.perplexity, recipe.calibration.dataset})
-        self.admission.check_tasks(body.evaluation.tasks, recipe)
-        token = None if body.hub_token is None else body.hub_token.get_secret_value()
-        self.require_feasible(recipe, body.model, body.evaluation, token)
+        self._looked_at(body, recipe)
         new = NewJob(
             request=body.model_dump(mode="json"),
             recipe=recipe.document(),
@@ -92,6 +109,14 @@ class JobService:
         )
         kind = recipe.metadata.name if isinstance(body.recipe, str) else "custom"
         return self._accept(caller, new, asked, kind)
+
+    def _looked_at(self, body: JobSubmission, recipe: Recipe) -> tuple[Estimate, str | None] | None:
+        """Refuse what cannot work, as far as can be told before a worker looks."""
+        self.admission.check_local_model(body.model)
+        self.admission.check_datasets({*body.evaluation.perplexity, recipe.calibration.dataset})
+        self.admission.check_tasks(body.evaluation.tasks, recipe)
+        token = None if body.hub_token is None else body.hub_token.get_secret_value()
+        return self.require_feasible(recipe, body.model, body.evaluation, token)
 
     def retry(self, caller: Principal, job_id: str, key: str | None) -> Accepted:
         """Accept a new job with the request and the recipe of one that did not succeed.
@@ -202,18 +227,17 @@ class JobService:
         with self.database.look() as connection:
             return glance(connection, tenant, job_id)
 
-    def page(
-        self, tenant: str, *, limit: int, after: str | None, chosen: JobFilter
-    ) -> tuple[list[Job], str | None]:
-        """Return a page of jobs and the cursor of the next one, if there is one."""
-        position = cursor.decode(after) if after else None
+    def get_in_queue(self, tenant: str, job_id: str) -> tuple[Job, QueuePlace | None]:
+        """Return one job, and its place among those that wait."""
         with self.database.read() as session:
-            jobs = JobRepository(session, tenant).page(
-                limit=limit + 1, after=position, chosen=chosen
-            )
-        shown = jobs[:limit]
-        more = cursor.encode(shown[-1].created_at, shown[-1].id) if len(jobs) > limit else None
-        return shown, more
+            job = JobRepository(session, tenant).get(job_id)
+            waits = job.status == JobStatus.QUEUED
+            return job, queue_places(session).get(job_id) if waits else None
+
+    def change(self, tenant: str, change: Callable[[JobRepository], Job]) -> Job:
+        """Run one of the repository's changes."""
+        with self.database.write() as session:
+            return change(JobRepository(session, tenant))
 
     def cancel(self, tenant: str, job_id: str) -> Job:
         """Ask a job to stop."""
@@ -250,6 +274,27 @@ class JobService:
                 return StoredFile(file.path, file.bytes, file.sha256)
         raise ArtifactNotFoundError(path)
 
+    def whole_artifact(self, tenant: str, job_id: str) -> tuple[Job, list[StoredFile]]:
+        """Return a job and all its artifact's files.
+
+        Raises:
+            ArtifactNotFoundError: the job has none.
+            ArtifactExpiredError: it had one.
+        """
+        with self.database.read() as session:
+            jobs = JobRepository(session, tenant)
+            job, files = jobs.get(job_id), jobs.artifact_files(job_id)
+        if job.artifact_expired_at is not None:
+            raise ArtifactExpiredError(job.artifact_expired_at)
+        if not files:
+            raise ArtifactNotFoundError("archive")
+        return job, [StoredFile(file.path, file.bytes, file.sha256) for file in files]
+
+    def before_tail(self, tenant: str, job_id: str, lines: int) -> int:
+        """The number behind which the last so many lines of a job's log are."""
+        with self.database.read() as session:
+            return JobRepository(session, tenant).before_tail(job_id, lines)
+
     def artifact_content(
         self, job_id: str, file: StoredFile, start: int = 0, stop: int | None = None
     ) -> Iterator[bytes]:
@@ -262,3 +307,12 @@ class JobService:
             return self.store.read(job_id, file, start, stop)
         except FileNotFoundError:
             raise ArtifactNotFoundError(file.path) from None
+
+
+async def job_service(request: Request) -> JobService:
+    """The process's own."""
+    service: JobService = request.app.state.jobs
+    return service
+
+
+Jobs = Annotated[JobService, Depends(job_service)]

@@ -3,19 +3,21 @@
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from starlette.concurrency import run_in_threadpool
 
-from app.db.jobs import Glance
-from app.db.models import JobEvent
+from app.db.jobs import Glance, JobRepository
+from app.db.models import JobEvent, JobLogLine
 from app.domain.errors import JobNotFoundError
 from app.domain.job_status import TERMINAL
 from app.http.event_stream import LOOK_SECONDS, PAGE, News, StreamedEvent
-from app.jobs.schemas import EventView
+from app.jobs.schemas import EventView, LogLineView
 from app.jobs.service import JobService
 
 LONGEST_WAIT_SECONDS = 60
+LINES = 1000
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*(\d{1,4})(?:$|[,;\s])")
 
 
@@ -34,6 +36,39 @@ async def changed(look: Callable[[], Glance], known_version: int | None, seconds
         await asyncio.sleep(min(LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
         job = await run_in_threadpool(look)
     return job
+
+
+def log_news(jobs: JobService, tenant: str, job_id: str, after: int) -> News:
+    """Lines of a job's log behind a number; the status is looked at first."""
+    try:
+        job = jobs.glance(tenant, job_id)
+        rows: list[JobLogLine] = jobs.read(
+            tenant, lambda repo: repo.log_lines(job_id, after=after, limit=PAGE)
+        )
+    except JobNotFoundError:
+        return News([], ended=True)
+    lines = [
+        StreamedEvent(row.id, "log", LogLineView.model_validate(row).model_dump_json())
+        for row in rows
+    ]
+    return News(lines, job.status in TERMINAL)
+
+
+def log_text(jobs: JobService, tenant: str, job_id: str, after: int) -> Iterator[str]:
+    """A job's log as text, a page at a time."""
+    while True:
+        try:
+            rows: list[JobLogLine] = jobs.read(
+                tenant, partial(JobRepository.log_lines, job_id=job_id, after=after, limit=LINES)
+            )
+        except JobNotFoundError:
+            return
+        if not rows:
+            return
+        after = rows[-1].id
+        yield "".join(
+            f"{row.at.isoformat(timespec='seconds')} [{row.attempt}] {row.text}\n" for row in rows
+        )
 
 
 def job_news(jobs: JobService, tenant: str, job_id: str, after: int) -> News | None:

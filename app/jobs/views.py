@@ -6,18 +6,45 @@ from typing import Any
 from pydantic import ValidationError
 
 from app.db.models import Job
+from app.db.waiting_jobs import QueuePlace
 from app.domain.job_status import TERMINAL, JobStatus
-from app.jobs.schemas import JobView
+from app.jobs.schemas import JobPlan, JobSubmission, JobView, QueueView, StageView
 from spq_core.errors import RecipeError
+from spq_core.estimate.estimate import Estimate
 from spq_core.estimate.stages import Stage, requested_stages
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.verdict import verdict
-from spq_core.recipe.document import parse_recipe
+from spq_core.recipe.document import Recipe, parse_recipe
 
 LINKS = ("cancel", "retry", "measure", "events", "logs", "metrics", "layers", "artifacts")
 
 
-def job_view(job: Job) -> JobView:
+def queue_view(place: QueuePlace | None) -> QueueView | None:
+    """A queued job's place."""
+    return None if place is None else QueueView.model_validate(place)
+
+
+def plan_view(
+    body: JobSubmission,
+    recipe: Recipe,
+    looked: tuple[Estimate, str | None] | None,
+    place: QueuePlace,
+) -> JobPlan:
+    """What a job would be."""
+    estimate, commit = looked or (None, None)
+    request = body.model_dump(mode="json")
+    return JobPlan(
+        model=body.model.name, source_commit=commit, recipe=recipe.document(),
+        recipe_sha256=recipe.sha256(), estimate=None if estimate is None else estimate.document(),
+        queue=QueueView.model_validate(place),
+        stages=[
+            StageView(**stage._asdict(), state="planned")
+            for stage in requested_stages(recipe, request, body.evaluation)
+        ],
+    )  # fmt: skip
+
+
+def job_view(job: Job, queue: QueueView | None = None) -> JobView:
     """The public fields of a job."""
     base = f"/jobs/{job.id}"
     return JobView.model_validate(
@@ -25,6 +52,7 @@ def job_view(job: Job) -> JobView:
             **{name: getattr(job, name) for name in JobView.model_fields if hasattr(job, name)},
             "model": job.model_name,
             "labels": job.request.get("labels", {}),
+            "queue": queue,
             "stages": stages(job),
             "verdict": job_verdict(job),
             "urls": {"self": base, **{name: f"{base}/{name}" for name in LINKS}},
@@ -43,7 +71,7 @@ def stages(job: Job) -> list[dict[str, Any]]:
     try:
         evaluation = EvaluationSettings.model_validate(job.request["evaluation"])
         planned = requested_stages(parse_recipe(job.recipe), job.request, evaluation)
-    except (RecipeError, ValidationError):
+    except (RecipeError, ValidationError, KeyError):
         return []
     progress = job.progress or {}
     times: Mapping[str, Mapping[str, Any]] = progress.get("stages", {})

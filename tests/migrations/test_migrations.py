@@ -10,7 +10,7 @@ from sqlalchemy.exc import OperationalError
 
 from app.db import sweep_models  # noqa: F401 - tables
 from app.db.base import Base
-from app.db.jobs import JobFilter, JobRepository
+from app.db.job_lists import JobFilter, job_page
 from app.db.migrate import alembic_config, at_head
 from app.db.session import connect
 from app.domain.job_status import OWNED, TERMINAL
@@ -115,9 +115,7 @@ def test_a_filled_database_of_the_first_version_goes_up_and_down_without_loss(em
     command.upgrade(config, "head")
     assert contents(database, columns) == before
     with database.read() as session:
-        jobs = JobRepository(session, "t").page(
-            limit=50, after=None, chosen=JobFilter(labels={"a": "b"})
-        )
+        jobs = job_page(session, "t", JobFilter(labels={"a": "b"}), limit=50)
     assert {job.status for job in jobs} == set(STATUSES)
     assert all(job_view(job).labels == {"a": "b"} for job in jobs), "old jobs are shown"
     command.downgrade(config, "0001")

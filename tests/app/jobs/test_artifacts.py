@@ -1,7 +1,10 @@
 """Artifacts over HTTP, from either store."""
 
 import hashlib
+import io
 import os
+import tarfile
+from datetime import UTC, datetime
 
 import pytest
 
@@ -13,6 +16,7 @@ from app.db.models import Job
 from app.db.retention import Retention
 from app.db.session import now
 from app.domain.errors import StoreAwayError
+from app.jobs.archive import Archive
 from app.ops.housekeeper import Housekeeper
 
 WEIGHTS = os.urandom(10 << 20)
@@ -102,6 +106,32 @@ def test_a_file_is_downloaded_whole_and_in_parts(api, job):
     assert beyond.headers["content-range"] == f"bytes */{len(WEIGHTS)}"
     known = get(api, job, If_None_Match=tag)
     assert (known.status_code, known.content) == (304, b"")
+
+
+def test_an_archive_holds_every_file_and_says_how_long_it_is(api, job):
+    answer = api.client.get(f"/jobs/{job}/archive", headers=api.headers())
+    assert answer.status_code == 200, answer.text
+    assert int(answer.headers["content-length"]) == len(answer.content)
+    with tarfile.open(fileobj=io.BytesIO(answer.content)) as archive:
+        found = {one.name: archive.extractfile(one).read() for one in archive.getmembers()}
+    assert found == {f"{job}/sub/model.safetensors": WEIGHTS}
+    same = api.headers() | {"If-None-Match": answer.headers["etag"]}
+    assert api.client.get(f"/jobs/{job}/archive", headers=same).status_code == 304
+    other = api.submit()["id"]
+    assert api.client.get(f"/jobs/{other}/archive", headers=api.headers()).status_code == 404
+    assert api.client.get(f"/jobs/{job}/archive", headers=api.headers("bob")).status_code == 404
+
+
+def test_names_of_any_length_and_script_fit_into_an_archive():
+    names = ["a" * 140 + ".json", "ünï/模型.json", "b"]
+    contents = {name: os.urandom(size) for name, size in zip(names, (0, 512, 700), strict=True)}
+    files = [StoredFile(name, len(content), "0" * 64) for name, content in contents.items()]
+    archive = Archive("job_1", datetime(2030, 1, 1, tzinfo=UTC), files)
+    whole = b"".join(archive.content(lambda file: iter([contents[file.path]])))
+    assert len(whole) == archive.size
+    with tarfile.open(fileobj=io.BytesIO(whole)) as opened:
+        found = {one.name: opened.extractfile(one).read() for one in opened.getmembers()}
+    assert found == {f"job_1/{name}": content for name, content in contents.items()}
 
 
 def test_a_file_that_the_store_lost_is_not_found(api, store, job):

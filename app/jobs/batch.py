@@ -1,0 +1,162 @@
+"""One action for many jobs: each by itself, and all that was refused is told."""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, Field, StringConstraints, model_validator
+
+from app.db.job_lists import JobFilter, job_page
+from app.db.keys import Principal
+from app.db.models import Job
+from app.domain.errors import DomainError
+from app.domain.job_status import RETRYABLE, TERMINAL, JobStatus
+from app.jobs.schemas import Instant, Label, RequestBody, require_plain
+from app.jobs.service import JobService
+
+MOST = 500
+"""Jobs of one request."""
+Action = Literal["cancel", "retry", "delete", "label"]
+SENSIBLE: Mapping[str, frozenset[JobStatus]] = {
+    "cancel": frozenset(JobStatus) - TERMINAL - {JobStatus.CANCELING},
+    "retry": RETRYABLE,
+    "delete": TERMINAL,
+    "label": frozenset(JobStatus),
+}
+"""Statuses of jobs that an action does something to; others are passed over."""
+Text = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+class BatchFilter(RequestBody):
+    """Jobs by what they are; every part that is given must fit."""
+
+    status: tuple[JobStatus, ...] = ()
+    model: Text | None = None
+    recipe: Text | None = None
+    sweep: Text | None = None
+    q: Text | None = None
+    """Part of the id, the model, the recipe's name or a label."""
+    labels: dict[Label, str] = Field(default_factory=dict)
+    created_after: Instant | None = None
+    created_before: Instant | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError('say which jobs; for all of them, give "status" with every status')
+        return self
+
+    def jobs(self) -> JobFilter:
+        """As the database has it."""
+        return JobFilter(
+            status=self.status, model=self.model, recipe=self.recipe, sweep=self.sweep, text=self.q,
+            labels=self.labels, created_after=self.created_after, created_before=self.created_before,
+        )  # fmt: skip
+
+
+class BatchRequest(RequestBody):
+    """What to do, and to which jobs."""
+
+    action: Action
+    ids: Annotated[tuple[Text, ...], Field(min_length=1, max_length=MOST)] | None = None
+    filter: BatchFilter | None = None
+    labels: dict[Label, Annotated[str, StringConstraints(max_length=512)] | None] | None = None
+    """For `label`: set these; those that are null are removed."""
+    dry_run: bool = False
+    """Only tell which jobs it would be."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, document: Any) -> Any:
+        require_plain(document)
+        return document
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if (self.ids is None) == (self.filter is None):
+            raise ValueError("give either ids or filter")
+        if (self.action == "label") != (self.labels is not None):
+            raise ValueError("labels go with the action label, which needs them")
+        return self
+
+
+class Refusal(BaseModel):
+    """A job that the action was not done to, and why."""
+
+    id: str
+    code: str
+    detail: str
+
+
+class BatchResult(BaseModel):
+    """What became of every job."""
+
+    object: Literal["batch"] = "batch"
+    action: Action
+    dry_run: bool
+    done: list[str]
+    """Ids of the jobs; with `dry_run`, of those it would be."""
+    made: list[str]
+    """Ids of new jobs, by `retry`, in the order of `done`."""
+    passed_over: list[str]
+    """Jobs that the action does nothing to in their status."""
+    refused: list[Refusal]
+    has_more: bool
+    """The filter finds more jobs than one request takes: repeat it."""
+
+
+def run_batch(jobs: JobService, caller: Principal, body: BatchRequest) -> BatchResult:
+    """Do it to each job in a transaction of its own; an error of one keeps no other from it."""
+    found, missing, has_more = _found(jobs, caller.tenant, body)
+    result = BatchResult(
+        action=body.action, dry_run=body.dry_run, done=[], made=[], passed_over=[],
+        refused=[
+            Refusal(id=one, code="job_not_found", detail="there is no such job") for one in missing
+        ],
+        has_more=has_more,
+    )  # fmt: skip
+    act = _action(jobs, caller, body)
+    for job in found:
+        if job.status not in SENSIBLE[body.action]:
+            result.passed_over.append(job.id)
+            continue
+        try:
+            made = None if body.dry_run else act(job.id)
+        except DomainError as error:
+            refusal = Refusal(id=job.id, code=str(getattr(error, "code", "")), detail=str(error))
+            result.refused.append(refusal)
+            continue
+        result.done.append(job.id)
+        result.made += [] if made is None else [made]
+    return result
+
+
+def _found(jobs: JobService, tenant: str, body: BatchRequest) -> tuple[list[Job], list[str], bool]:
+    """Jobs, ids of which there are none, and whether there are more."""
+    chosen = JobFilter(ids=body.ids or ()) if body.filter is None else body.filter.jobs()
+    with jobs.database.read() as session:
+        found = job_page(session, tenant, chosen, limit=MOST + 1)
+    known = {job.id for job in found}
+    missing = [one for one in dict.fromkeys(body.ids or ()) if one not in known]
+    return found[:MOST], missing, len(found) > MOST
+
+
+def _action(jobs: JobService, caller: Principal, body: BatchRequest) -> Callable[[str], str | None]:
+    """Does it to one job; returns the id of a new one, if that makes one."""
+
+    def cancel(job_id: str) -> None:
+        jobs.cancel(caller.tenant, job_id)
+
+    def delete(job_id: str) -> None:
+        jobs.delete(caller.tenant, job_id)
+
+    def label(job_id: str) -> None:
+        changes = body.labels or {}
+        jobs.change(caller.tenant, lambda repo: repo.change_labels(job_id, changes))
+
+    def retry(job_id: str) -> str:
+        return str(jobs.retry(caller, job_id, None).document["id"])
+
+    actions: Mapping[str, Callable[[str], str | None]] = {
+        "cancel": cancel, "delete": delete, "label": label, "retry": retry,
+    }  # fmt: skip
+    return actions[body.action]
