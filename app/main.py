@@ -5,11 +5,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
-from importlib.resources import files
 
 from anyio.to_thread import current_default_thread_limiter
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 
 from app.artifacts.opening import open_store
@@ -20,7 +18,8 @@ from app.db.retention import Retention
 from app.db.session import Database, connect
 from app.estimates import router as estimates
 from app.estimates.service import Feasibility
-from app.http.problems import Problem, documented_everywhere, install, problem
+from app.http import pages
+from app.http.problems import Problem, documented_everywhere, install
 from app.http.request_context import RequestFrame
 from app.http.waiting import WaitingRoom
 from app.jobs.admission import Admission
@@ -34,6 +33,7 @@ from app.ops.housekeeper import Housekeeper
 from app.ops.metrics import Metrics
 from app.queue import CeleryQueue, celery_app
 from app.secrets import make_sealer
+from app.sessions import router as sessions
 from app.settings import ApiSettings
 from app.sweeps.controller import SweepController
 from app.sweeps.router import router as sweeps_router
@@ -43,10 +43,8 @@ from app.webhooks.check import check_webhook
 from app.webhooks.router import router as webhooks_router
 from app.webhooks.sender import WebhookSender
 
-PAGE_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'"
 THREADS = 16
 """That requests run in; fewer than database connections, and few enough not to fight for the interpreter."""
-DASHBOARD_TYPES = {"dashboard.js": "text/javascript", "dashboard.css": "text/css"}
 
 
 def create_app(settings: ApiSettings) -> FastAPI:
@@ -86,10 +84,9 @@ def create_app(settings: ApiSettings) -> FastAPI:
     install(app)
     for router in (
         job_lists_router, jobs_router, job_parts_router, sweeps_router, estimates.router, webhooks_router, catalog.router, account.router,
-        machines.router, live.router, health.router,
+        machines.router, live.router, sessions.router, health.router, pages.router,
     ):  # fmt: skip
         app.include_router(router)
-    _add_dashboard(app)
     app.add_middleware(RequestFrame, max_body_bytes=settings.max_body_bytes)
     _name_problem_schema(app)
     return app
@@ -134,26 +131,6 @@ def _telemetry() -> TelemetryConfig:
         "tracing": traced, "auto_configure": traced, "metrics": False, "logs": False,
         "operation_spans": False,
     }  # fmt: skip
-
-
-def _add_dashboard(app: FastAPI) -> None:
-    folder = files("app") / "dashboard"
-
-    @app.get("/", include_in_schema=False)
-    def index() -> HTMLResponse:
-        """The jobs table."""
-        text = (folder / "index.html").read_text(encoding="utf-8")
-        return HTMLResponse(text, headers={"Content-Security-Policy": PAGE_POLICY})
-
-    @app.get("/dashboard/{name}", include_in_schema=False)
-    def asset(name: str, request: Request) -> Response:
-        """The table's script and style."""
-        if name not in DASHBOARD_TYPES:
-            return problem(
-                request, 404, "not_found", f"there is nothing at {request.url.path[:200]}"
-            )
-        text = (folder / name).read_text(encoding="utf-8")
-        return Response(text, media_type=DASHBOARD_TYPES[name])
 
 
 def _name_problem_schema(app: FastAPI) -> None:

@@ -40,6 +40,7 @@ COMMANDS = {
         "Compare many recipes through the service.",
     ),
     "jobs": ("app.client.cli:jobs_group", "Submit and follow jobs over HTTP."),
+    "open": ("app.client.browser:open_command", "Open the dashboard, signed in."),
 }
 
 

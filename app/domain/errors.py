@@ -350,7 +350,7 @@ class AuthenticationError(DomainError):
     code = "unauthenticated"
 
     def __str__(self) -> str:
-        return "send a valid API key as 'Authorization: Bearer spq_…'; `spq keys create` makes one"
+        return "send a valid API key as 'Authorization: Bearer spq_…' (`spq keys create` makes one), or sign in at /ui"
 
 
 class PermissionDeniedError(DomainError):

@@ -46,6 +46,7 @@ from app.domain.errors import (
     UnsafeWebhookError,
     WebhooksDisabledError,
 )
+from app.domain.session_errors import CrossSiteRequestError, LoginRefusedError
 from app.domain.sweep_errors import (
     SweepActiveError,
     SweepEndedError,
@@ -69,6 +70,8 @@ STATUS: Mapping[type[Exception], HTTPStatus] = {
     ArtifactExpiredError: HTTPStatus.GONE,
     ArtifactNotFoundError: HTTPStatus.NOT_FOUND,
     AuthenticationError: HTTPStatus.UNAUTHORIZED,
+    CrossSiteRequestError: HTTPStatus.FORBIDDEN,
+    LoginRefusedError: HTTPStatus.UNAUTHORIZED,
     TooManyLabelsError: HTTPStatus.UNPROCESSABLE_ENTITY,
     TooManyStreamsError: HTTPStatus.TOO_MANY_REQUESTS,
     EstimatesBusyError: HTTPStatus.TOO_MANY_REQUESTS,

@@ -34,6 +34,9 @@ from app.jobs.stream import job_news, log_news, log_text
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 PLAIN = {"X-Content-Type-Options": "nosniff"}
+AsText = Annotated[
+    bool, Query(alias="text", description="All of it as text, for links, as `Accept: text/plain`.")
+]
 Tail = Annotated[
     int | None, Query(ge=1, le=10_000, description="Begin with the last so many lines.")
 ]
@@ -89,6 +92,7 @@ def list_logs(
     after: After = 0,
     limit: LongLimit = 500,
     tail: Tail = None,
+    as_text: AsText = False,  # noqa: FBT002 - a query parameter
     last_event_id: LastEventId = None,
 ) -> Listing[LogLineView] | Response:
     """Lines the job's processes wrote, and one when a stage begins or ends.
@@ -96,7 +100,7 @@ def list_logs(
     With `Accept: text/event-stream` they come as they are written, until the job has ended. With
     `Accept: text/plain` all of them come, as text.
     """
-    wanted = request.headers.get("accept", "")
+    wanted = "text/plain" if as_text else request.headers.get("accept", "")
     if tail is not None:
         after = jobs.before_tail(caller.tenant, job_id, tail)
     if "text/event-stream" in wanted:

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 
 from app.artifacts.leftovers import drop_ended, drop_late, drop_unclaimed
 from app.artifacts.store import ArtifactStore
+from app.db.browser_sessions import forget_ended_sessions
 from app.db.counters import LEASES_LOST, count
 from app.db.idempotency import forget_old_answers
 from app.db.models import OutboxMessage
@@ -122,7 +123,7 @@ class Housekeeper:
         ):  # fmt: skip
             self._guarded(step)
         for forget in (
-            forget_old_answers, forget_old_windows, forget_old_deliveries, forget_absent_workers,
+            forget_ended_sessions, forget_old_answers, forget_old_windows, forget_old_deliveries, forget_absent_workers,
             forget_secrets_of_ended_jobs,
         ):  # fmt: skip
             self._guarded(partial(forget, self.database))

@@ -13,6 +13,7 @@ import click
 from cryptography.fernet import Fernet
 
 from app.cli import run_api
+from app.db.browser_sessions import make_code
 from app.db.keys import SCOPES, create_key, find_principal
 from app.db.migrate import upgrade
 from app.db.session import connect
@@ -84,10 +85,10 @@ def serve_command(
         arguments = celery_arguments("serve@localhost")
         with WorkerProcess(arguments, dict(os.environ)).running():
             app = create_app(ApiSettings())
-            click.echo(
-                f"spq listens on http://{_bracketed(host)}:{port}  (API key in {key_file})",
-                err=True,
-            )
+            address = f"http://{_bracketed(host)}:{port}"
+            click.echo(f"spq listens on {address}  (API key in {key_file})", err=True)
+            code = _login_code(environment["SPQ_DATABASE_URL"], key_file)
+            click.echo(f"Open {address}/ui/#code={code}", err=True)
             run_api(app, host, port)
     lock.close()
 
@@ -143,6 +144,19 @@ def _environment(home: Path, models: Path | None, data_dir: Path | None) -> dict
     if data_dir is not None:
         own["SPQ_DATA_DIR"] = str(data_dir.resolve())
     return own
+
+
+def _login_code(url: str, key_file: Path) -> str:
+    """A code that signs a browser in as the machine's owner: once, within ten minutes."""
+    database = connect(url)
+    try:
+        with database.write() as session:
+            owner = find_principal(session, key_file.read_text(encoding="ascii").strip())
+            if owner is None:
+                raise RuntimeError("the key that was just looked at does not live")
+            return make_code(session, owner.key_id)
+    finally:
+        database.dispose()
 
 
 def _own_key(home: Path, url: str) -> Path:

@@ -347,13 +347,16 @@ def test_what_the_service_can_do(api):
     api.submit()
     assert 'spq_jobs{status="queued"} 1.0' in api.client.get("/metrics").text
     page = api.client.get("/")
+    assert page.url.path == "/ui/"
     assert "script-src 'self'" in page.headers["content-security-policy"]
-    assert (
-        api.client.get("/dashboard/dashboard.js")
-        .headers["content-type"]
-        .startswith("text/javascript")
+    script = api.client.get("/ui/assets/app.js")
+    assert script.headers["content-type"].startswith("text/javascript")
+    same = {"If-None-Match": script.headers["etag"]}
+    assert api.client.get("/ui/assets/app.js", headers=same).status_code == 304
+    assert api.client.head("/ui/jobs/whatever").status_code == 200, (
+        "the page makes its views itself"
     )
-    problem(api.client.get("/dashboard/main.py"), 404, "not_found")
+    problem(api.client.get("/ui/assets/main.py"), 404, "not_found")
 
 
 def test_every_domain_error_has_a_status():

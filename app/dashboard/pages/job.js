@@ -1,0 +1,196 @@
+// @ts-check
+import { html, useEffect, useState } from "../vendor/preact-htm.js";
+import { get, post, request } from "../lib/api.js";
+import { navigate, useDocument } from "../lib/hooks.js";
+import { Announce, Bar, Copy, Labels, Loaded, Question, Status, Time, Wide } from "../lib/parts.js";
+import { Layers } from "../charts/layers.js";
+import { Stages } from "../charts/stages.js";
+import * as words from "../lib/words.js";
+import { Log } from "./log.js";
+
+const ACTIVE = ["queued", "running", "canceling"];
+
+/** @param {{id: string, who: any}} props */
+export function Job({ id, who }) {
+  const found = useDocument(`/jobs/${encodeURIComponent(id)}`, (event) => (event.type === "job" || event.type === "gone") && event.data.id === id);
+  return html`<${Loaded} ...${found}>${found.data && html`<${Whole} job=${found.data} who=${who} refresh=${found.refresh} />`}<//>`;
+}
+
+/** @param {{job: any, who: any, refresh: () => void}} props */
+function Whole({ job, who, refresh }) {
+  const rows = job.result?.rows || [];
+  const title = `${job.model} · ${job.recipe.metadata.name}`;
+  const fraction = job.progress?.overall_fraction;
+  useEffect(() => {
+    document.title = `${job.status === "running" && fraction != null ? `● ${Math.round(100 * fraction)}% ` : ""}${title} · spq`;
+  }, [job.status, fraction]);
+  return html`
+    <h1>${title}</h1>
+    <p class="facts"><${Status} status=${job.status} /> <span>attempt ${job.attempt} of ${job.max_attempts}</span> ${job.started_at && html`<span>${words.between(job.started_at, job.finished_at)}</span>`} <span><${Time} iso=${job.created_at} /></span> <code>${job.id}</code></p>
+    <${Actions} job=${job} who=${who} refresh=${refresh} />
+    <${LabelsEditor} job=${job} who=${who} refresh=${refresh} />
+    <${Verdict} job=${job} />
+    ${ACTIVE.includes(job.status) && html`<${Progress} job=${job} />`}
+    ${rows.length > 0 && html`<${Figures} job=${job} />`}
+    <${Gates} gates=${job.result?.gates || []} />
+    ${!ACTIVE.includes(job.status) && job.stages.length > 0 && html`<h2 id="stages">Stages</h2><${Stages} stages=${job.stages} />`}
+    <${Part} title="Layers" path=${`/jobs/${job.id}/layers?limit=1000`} show=${(/** @type {any} */ page) => html`<${Layers} layers=${page.data} />`} />
+    <${Files} job=${job} />
+    <section><h2>Recipe</h2><details><summary>${job.recipe.metadata.name}, <code>${job.recipe_sha256.slice(0, 12)}</code></summary><pre>${JSON.stringify(job.recipe, null, 1)}</pre></details>
+      <details><summary>Request</summary><pre>${JSON.stringify(job.request, null, 1)}</pre></details></section>
+    <${Part} title="Events" path=${`/jobs/${job.id}/events?limit=1000`} show=${(/** @type {any} */ page) => html`<${Events} events=${page.data} />`} />
+    <section><h2 id="log">Log</h2><${Log} id=${job.id} isActive=${ACTIVE.includes(job.status)} /></section>
+    <${Announce} text=${`job ${job.status}`} />`;
+}
+
+/** @param {{job: any, who: any, refresh: () => void}} props */
+function Actions({ job, who, refresh }) {
+  const [question, setQuestion] = useState("");
+  const [report, setReport] = useState("");
+  const may = who.scopes.includes("jobs:write");
+  const why = may ? undefined : "this key lacks the scope jobs:write";
+  const isActive = ACTIVE.includes(job.status);
+  const act = async () => {
+    const action = question;
+    setQuestion("");
+    try {
+      if (action === "Delete") {
+        await request("DELETE", `/jobs/${job.id}`);
+        navigate("/ui/jobs");
+        return;
+      }
+      const made = await post(`/jobs/${job.id}/${action.toLowerCase()}`);
+      if (made && made.id !== job.id) navigate(`/ui/jobs/${made.id}`);
+      else refresh();
+    } catch (error) {
+      setReport(/** @type {any} */ (error).message);
+    }
+  };
+  const command = `spq jobs watch ${job.id}`;
+  const curl = `curl -H "Authorization: Bearer $SPQ_API_KEY" ${location.origin}/jobs/${job.id}`;
+  return html`<p class="actions">
+      ${isActive && html`<button type="button" disabled=${!may} title=${why} onClick=${() => setQuestion("Cancel")}>Cancel</button>`}
+      ${["failed", "canceled"].includes(job.status) && html`<button type="button" disabled=${!may} title=${why} onClick=${() => setQuestion("Retry")}>Retry</button>`}
+      ${!isActive && html`<button type="button" disabled=${!may} title=${why} onClick=${() => setQuestion("Delete")}>Delete</button>`}
+      <a class="button" href=${`/ui/new?from=${job.id}`}>Edit and submit again</a>
+      <a class="button" href=${`/ui/compare?jobs=${job.id}`}>Compare</a>
+      ${job.sweep_id && html`<a class="button" href=${`/ui/sweeps/${job.sweep_id}`}>Its sweep</a>`}
+      <${Copy} text=${job.id} label="Copy id" /> <${Copy} text=${command} label="Copy command" /> <${Copy} text=${curl} label="Copy curl" />
+    </p>
+    ${report && html`<p class="notice bad" role="alert">${report}</p>`}
+    <${Question} open=${question !== ""} title=${`${question} this job?`} action=${question || "Do it"} onDone=${act} onClose=${() => setQuestion("")}>
+      <p>${{ Cancel: "Its worker is asked to stop; what it found so far stays.", Retry: "A new job asks for the same.", Delete: "The job, its figures and its artifact are gone for good." }[/** @type {"Cancel"} */ (question)] || ""}</p>
+    <//>`;
+}
+
+/** @param {{job: any, who: any, refresh: () => void}} props */
+function LabelsEditor({ job, who, refresh }) {
+  const [error, setError] = useState("");
+  const change = async (/** @type {Record<string, string | null>} */ labels) => {
+    try {
+      await request("PATCH", `/jobs/${job.id}`, { labels });
+      setError("");
+      refresh();
+    } catch (refused) {
+      setError(/** @type {any} */ (refused).message);
+    }
+  };
+  const add = (/** @type {any} */ event) => {
+    event.preventDefault();
+    const [name, ...value] = String(new FormData(event.target).get("label") || "").split("=");
+    if (name) change({ [name.trim()]: value.join("=").trim() });
+    event.target.reset();
+  };
+  const may = who.scopes.includes("jobs:write");
+  return html`<div class="labels">${Object.keys(job.labels).map((name) => html`<span class="label">${name}=${job.labels[name]} ${may && html`<button type="button" class="quiet" aria-label=${`remove label ${name}`} onClick=${() => change({ [name]: null })}>×</button>`}</span>`)}
+    ${may && html`<form onSubmit=${add}><label class="unseen" for="label">New label</label><input id="label" name="label" placeholder="name=value" size="14" /> <button class="quiet">Add label</button></form>`}
+    ${error && html`<span class="bad" role="alert">${error}</span>`}</div>`;
+}
+
+/** @param {{job: any}} props */
+function Verdict({ job }) {
+  if (job.error) {
+    return html`<div class="notice bad" role="status"><p><strong>${job.error.code}</strong>: ${job.error.message}</p><p>${words.remedy(job.error.code)}</p></div>`;
+  }
+  if (job.result?.missing) return html`<div class="notice warn"><p>No figures: ${job.result.missing.message}. ${words.remedy("evaluation_failed")}</p></div>`;
+  if (!job.verdict) return null;
+  return html`<div class=${`notice ${job.verdict.word === "better" ? "good" : job.verdict.word === "worse" ? "bad" : "warn"}`}><p><strong>${words.verdict(job.verdict.word)}</strong>. ${job.verdict.sentence}</p></div>`;
+}
+
+/** @param {{job: any}} props */
+function Progress({ job }) {
+  const progress = job.progress;
+  const text = words.happening({ ...job, stage_number: job.stages.findIndex((/** @type {any} */ one) => one.state === "running") + 1 || null, stage_count: job.stages.length, estimated_finish_at: progress?.estimated_finish_at, error: null, verdict: null, missing: null });
+  return html`<section><h2>Progress</h2>
+    ${job.status !== "queued" && html`<${Bar} value=${progress?.overall_fraction} label="progress of the job" text=${text} />`}
+    <p>${text}${progress?.message ? ` · ${progress.message}` : ""}</p>
+    ${progress && html`<p class="small">heard from it <${Time} iso=${progress.updated_at} relative=${true} /></p>`}
+    <${Stages} stages=${job.stages} /></section>`;
+}
+
+/** @param {{job: any}} props */
+function Figures({ job }) {
+  const rows = job.result.rows;
+  const texts = [...new Set([rows[0].dataset, ...Object.keys(job.result.texts || {})])];
+  const [text, setText] = useState(texts[0]);
+  const source = rows[0];
+  const quality = (/** @type {any} */ row) => (text !== row.dataset && job.result.texts?.[text]?.[row.name]) || row;
+  const tasks = Object.keys(rows[rows.length - 1].tasks || {});
+  const last = quality(rows[rows.length - 1]);
+  const short = (last.windows ?? 99) < 8 || (last.tokens ?? 9e9) < 5000;
+  return html`<section><h2 id="figures">Before and after</h2>
+    ${texts.length > 1 && html`<label>Text <select onChange=${(/** @type {any} */ e) => setText(e.target.value)}>${texts.map((one) => html`<option value=${one} selected=${one === text}>${one}</option>`)}</select></label>`}
+    <${Wide} label="Figures before and after"><table><caption class="unseen">Figures on ${text}</caption>
+      <thead><tr><th scope="col">Model</th><th scope="col" class="figure">Bytes</th><th scope="col" class="figure">of source</th><th scope="col" class="figure">In memory</th><th scope="col" class="figure">Perplexity</th><th scope="col" class="figure">to source</th><th scope="col" class="figure">KL</th><th scope="col" class="figure">Top-1</th><th scope="col" class="figure">Prefill</th><th scope="col" class="figure">Decoding</th></tr></thead>
+      <tbody>${rows.map((/** @type {any} */ row) => {
+        const own = quality(row);
+        return html`<tr key=${row.name}><th scope="row">${row.name}${row.origin && html` <span class="small" title=${`measured ${row.origin.at || ""} for ${row.origin.by || "an earlier job"}`}>known before</span>`}</th>
+          <td class="figure">${words.bytes(row.bytes_on_disk)}</td><td class="figure">${words.share(row.bytes_on_disk / source.bytes_on_disk)}</td><td class="figure">${words.bytes(row.resident_bytes)}</td>
+          <td class="figure">${words.withError(own.perplexity, own.perplexity_se, 4)}</td><td class="figure">${own.perplexity_ratio == null ? "–" : words.withError(own.perplexity_ratio, own.perplexity_ratio_se, 4)}</td>
+          <td class="figure">${words.withError(own.kl, own.kl_se)}</td><td class="figure">${words.share(own.top1)}</td>
+          <td class="figure">${words.times(row.prefill_tokens_per_second && row.prefill_tokens_per_second / source.prefill_tokens_per_second)}</td><td class="figure">${words.times(row.decode_tokens_per_second && row.decode_tokens_per_second / source.decode_tokens_per_second)}</td></tr>`;
+      })}</tbody></table><//>
+    ${short && html`<p class="notice warn">A try, not a result: ${words.count(last.tokens)} predicted tokens in ${words.count(last.windows)} windows.</p>`}
+    <p class="small">${text}, ${words.count(last.windows)} windows, ${words.count(last.tokens)} predicted tokens. ± is one standard error. Speeds are times the source's.</p>
+    ${tasks.length > 0 && html`<${Wide} label="Tasks"><table><caption>Tasks</caption><thead><tr><th scope="col">Task</th>${rows.map((/** @type {any} */ row) => html`<th scope="col" class="figure">${row.name}</th>`)}</tr></thead><tbody>${tasks.map((task) => html`<tr><th scope="row">${task}</th>${rows.map((/** @type {any} */ row) => html`<td class="figure">${score(row.tasks?.[task])}</td>`)}</tr>`)}</tbody></table><//>`}
+  </section>`;
+}
+
+/** @param {any} figures */
+function score(figures) {
+  if (!figures) return "–";
+  const name = ["acc_norm", "acc", "exact_match_strict-match", "exact_match"].find((one) => figures[one] != null) || Object.keys(figures)[0];
+  return words.withError(figures[name], figures[`${name}_se`]);
+}
+
+/** @param {{gates: any[]}} props */
+const Gates = ({ gates }) => gates.length === 0 ? null : html`<section><h2>Gates</h2><${Wide} label="Gates"><table><caption class="unseen">Limits of the recipe</caption><thead><tr><th scope="col">Figure</th><th scope="col">Text</th><th scope="col" class="figure">Limit</th><th scope="col" class="figure">Measured</th><th scope="col">Kept</th></tr></thead>
+  <tbody>${gates.map((one) => html`<tr><th scope="row">${one.figure}</th><td>${one.dataset || "–"}</td><td class="figure">${one.kind === "max" ? "≤" : "≥"} ${words.number(one.limit)}</td><td class="figure">${words.number(one.measured, 4)}</td><td>${one.passed == null ? "? not measured" : one.passed ? "● yes" : "✕ no"}</td></tr>`)}</tbody></table><//></section>`;
+
+/** A part that is fetched when it is opened. @param {{title: string, path: string, show: (data: any) => any}} props */
+function Part({ title, path, show }) {
+  const [open, setOpen] = useState(false);
+  const [state, set] = useState({ data: /** @type {any} */ (null), error: /** @type {any} */ (null) });
+  useEffect(() => {
+    if (open) get(path).then((data) => set({ data, error: null }), (error) => set({ data: null, error }));
+  }, [open, path]);
+  return html`<section><h2>${title}</h2><details onToggle=${(/** @type {any} */ event) => setOpen(event.target.open)}><summary>Show ${title.toLowerCase()}</summary>${open && html`<${Loaded} ...${state} since=${0}>${state.data && show(state.data)}<//>`}</details></section>`;
+}
+
+/** @param {{job: any}} props */
+function Files({ job }) {
+  if (job.artifact_expired_at) return html`<section><h2>Files</h2><p>The artifact was removed <${Time} iso=${job.artifact_expired_at} />; its figures stay.</p></section>`;
+  if (ACTIVE.includes(job.status)) return null;
+  return html`<${Part} title="Files" path=${`/jobs/${job.id}/artifacts`} show=${(/** @type {any} */ page) => page.data.length === 0 ? html`<p>There is no artifact.</p>` : html`
+    <p><a class="button" href=${`/jobs/${job.id}/archive`} download>Download everything (tar, ${words.bytes(page.data.reduce((/** @type {number} */ sum, /** @type {any} */ file) => sum + file.bytes, 0))})</a></p>
+    <${Wide} label="Files"><table><caption class="unseen">Files</caption><thead><tr><th scope="col">File</th><th scope="col" class="figure">Size</th><th scope="col">sha256</th></tr></thead><tbody>${page.data.map((/** @type {any} */ file) => html`<tr key=${file.path}><th scope="row"><a href=${file.url} download>${file.path}</a></th><td class="figure">${words.bytes(file.bytes)}</td><td><code>${file.sha256.slice(0, 16)}</code></td></tr>`)}</tbody></table><//>`} />`;
+}
+
+/** @param {{events: any[]}} props */
+function Events({ events }) {
+  const [problems, setProblems] = useState(false);
+  const shown = problems ? events.filter((one) => one.data.error || one.data.reason) : events;
+  return html`<label><input type="checkbox" onChange=${(/** @type {any} */ e) => setProblems(e.target.checked)} /> problems only</label>
+    <${Wide} label="Events"><table><caption class="unseen">Events</caption><thead><tr><th scope="col">Number</th><th scope="col">Time</th><th scope="col">Attempt</th><th scope="col">What</th></tr></thead>
+    <tbody>${shown.map((one) => html`<tr key=${one.seq}><td>${one.seq}</td><td><${Time} iso=${one.at} /></td><td>${one.attempt}</td><td>${one.type === "status" ? one.data.status : `${one.data.stage}: ${one.data.done} of ${one.data.total}`} ${one.data.reason || ""} ${one.data.error ? `${one.data.error.code}: ${one.data.error.message}` : ""}</td></tr>`)}</tbody></table><//>`;
+}
