@@ -27,7 +27,7 @@ from spq_core.compression.compress import SourceModel, compress
 from spq_core.data.texts import builtin_text, find_text
 from spq_core.progress import Silent
 from spq_core.recipe.catalog import resolve
-from worker.children.process import PASSIVE_THREADS, SPINNING_THREADS
+from worker.threads import PASSIVE_THREADS, SPINNING_THREADS
 
 RESULTS = Path(__file__).parent / "results" / "decode.json"
 CHILD = Path(__file__).parent / "decode_child.py"

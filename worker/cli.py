@@ -1,16 +1,16 @@
 """The console command `spq`: one table of subcommands, each imported only when it is called."""
 
 import importlib
+import json
 import os
 import sys
+from difflib import get_close_matches
 from typing import Any
 
 import click
-from pydantic import ValidationError
-from sqlalchemy.exc import SQLAlchemyError
 
 from spq_core.errors import SpqError
-from worker.children.process import PASSIVE_THREADS, SPINNING_THREADS
+from worker.threads import PASSIVE_THREADS, SPINNING_THREADS
 
 COMMANDS = {
     "compress": (
@@ -40,7 +40,14 @@ COMMANDS = {
         "Compare many recipes through the service.",
     ),
     "jobs": ("app.client.cli:jobs_group", "Submit and follow jobs over HTTP."),
+    "wait": ("app.client.top:wait_command", "Wait for jobs; the exit code says how they ended."),
     "open": ("app.client.browser:open_command", "Open the dashboard, signed in."),
+    "login": ("app.client.top:login_command", "Keep an API key for a service."),
+    "whoami": ("app.client.top:whoami_command", "Tell whom your API key speaks for."),
+    "workers": ("app.client.top:workers_command", "List a service's workers."),
+    "models": ("app.client.top:models_command", "List a service's own models."),
+    "datasets": ("app.client.top:datasets_command", "List the texts a service knows."),
+    "completion": ("app.client.top:completion_command", "Print completions for a shell."),
 }
 
 
@@ -71,11 +78,33 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the subcommand, or say which one may have been meant."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            close = get_close_matches(args[0], COMMANDS, n=3)
+            meant = f" Did you mean {' or '.join(close)}?" if close else ""
+            ctx.fail(f"No such command {args[0]!r}.{meant}")
+        return super().resolve_command(ctx, args)
 
-@click.group(cls=LazyGroup)
+
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
+)
 @click.version_option(package_name="spq")
 def spq() -> None:
-    """Compress language models and say honestly what that cost."""
+    """Compress language models and say honestly what that cost.
+
+    \b
+    spq compress ./model --recipe balanced --out ./small --windows 16     without a service
+    spq serve --models ~/models                                           a service on this machine
+    spq jobs submit my-model --local --watch                              a job of it
+
+    \b
+    exit codes: 0 done, 1 failed, 2 a wrong command, 3 canceled, 4 no valid key, 5 the service refused,
+    6 it does not answer, 7 no member of a sweep keeps the limits, 124 waited too long, 130 interrupted
+    """
 
 
 def main() -> None:
@@ -84,19 +113,38 @@ def main() -> None:
         ours = PASSIVE_THREADS | (SPINNING_THREADS if sys.argv[1:2] in ALONE else {})
         os.environ.update(ours)
     try:
-        spq()
+        spq(prog_name="spq")
     except SpqError as error:
-        _fail(error.code, str(error))
-    except ValidationError as error:
-        _fail("invalid_settings", "; ".join(_setting(problem) for problem in error.errors()))
-    except (OSError, SQLAlchemyError) as error:
-        _fail(type(error).__name__, str(error).splitlines()[0])
+        _fail(error.code, str(error), getattr(error, "exit_code", 1))
     except ModuleNotFoundError as error:
         click.echo(
             f"error: this command needs the package {error.name!r}; install it with pip install -e '.[worker]' in the checkout",
             err=True,
         )
         sys.exit(1)
+    except OSError as error:
+        _fail(type(error).__name__, str(error).splitlines()[0])
+    except Exception as error:
+        told = _known(error)
+        if told is None:
+            raise
+        _fail(*told)
+
+
+def _known(error: Exception) -> tuple[str, str] | None:
+    """Errors of libraries that are only imported where something needs them."""
+    if isinstance(error, _class_of("pydantic", "ValidationError")):
+        problems = error.errors()  # type: ignore[attr-defined]
+        return "invalid_settings", "; ".join(_setting(problem) for problem in problems)
+    if isinstance(error, _class_of("sqlalchemy.exc", "SQLAlchemyError")):
+        return type(error).__name__, str(error).splitlines()[0]
+    return None
+
+
+def _class_of(module: str, name: str) -> tuple[type[Exception], ...]:
+    """A class of a module that is there already, or none."""
+    found = getattr(sys.modules.get(module), name, None)
+    return () if found is None else (found,)
 
 
 def _setting(problem: Any) -> str:
@@ -105,9 +153,16 @@ def _setting(problem: Any) -> str:
     return f"SPQ_{name.removeprefix('SPQ_')}: {problem['msg']}"
 
 
-def _fail(code: str, message: str) -> None:
-    click.echo(f"error: {code}: {message}", err=True)
-    sys.exit(1)
+def _fail(code: str, message: str, exit_code: int = 1) -> None:
+    """One line for people; with --json a document for programs."""
+    as_json = "--json" in sys.argv
+    told = (
+        json.dumps({"error": {"code": code, "message": message}})
+        if as_json
+        else f"error: {code}: {message}"
+    )
+    click.echo(told, err=True)
+    sys.exit(exit_code)
 
 
 if __name__ == "__main__":

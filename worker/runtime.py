@@ -12,9 +12,10 @@ from app.artifacts.store import ArtifactStore
 from app.db.session import Database, connect
 from spq_core.memory import LIMIT_VARIABLE
 from worker.children.messages import OF_FETCHER, OF_PUBLISHER, OF_RUNNER, Message
-from worker.children.process import SPINNING_THREADS, ChildProgram, Stopping
+from worker.children.process import ChildProgram, Stopping
 from worker.sandbox.usage import Limits
 from worker.settings import WorkerSettings
+from worker.threads import SPINNING_THREADS
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 

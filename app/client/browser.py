@@ -1,11 +1,11 @@
 """`spq open`: the dashboard, signed in."""
 
 import webbrowser
+from pathlib import Path
 
 import click
 
-from app.client.connection import connection_options, pass_client
-from app.client.http import Client
+from app.client.connection import client_of, connection_options
 
 
 @click.command("open")
@@ -16,16 +16,9 @@ from app.client.http import Client
     is_flag=True,
     help="Only print the link; it works once, for ten minutes.",
 )
-@click.pass_context
-def open_command(context: click.Context, url: str, key_file: str, only_prints: bool) -> None:
+def open_command(url: str, key_file: Path, only_prints: bool) -> None:
     """Open the dashboard in a browser, signed in for whom your API key speaks."""
-    context.obj = (url, key_file)
-    context.invoke(_open, only_prints=only_prints)
-
-
-@click.command()
-@pass_client
-def _open(client: Client, only_prints: bool) -> None:
+    client = client_of(url, key_file)
     link = client.call("POST", "/session/codes", {})
     address = f"{client.url.rstrip('/')}{link['path']}"
     if only_prints or not webbrowser.open(address):

@@ -1,23 +1,36 @@
-"""`spq jobs`: submit and follow jobs over HTTP. The exit code of `watch` says how the job ended."""
+"""`spq jobs`: submit and follow jobs over HTTP."""
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from app.client.complete import complete_jobs, complete_recipes
 from app.client.connection import JSON_OPTION, connection_options, pass_client
-from app.client.download import download_artifact
 from app.client.follow import follow
-from app.client.http import Client
-from spq_core.recipe.catalog import DEFAULT, read_request
-from spq_core.workflow.card import figures_table, measured_on
+from app.client.http import ApiError, Client
+from app.client.ids import job_id_of, newest_active
+from app.client.tables import figures_lines, in_bytes, job_page, jobs_table, table
 
+DEFAULT_RECIPE = "balanced"
 EXIT_CODES = {"succeeded": 0, "failed": 1, "canceled": 3}
+INTERRUPTED, TIMED_OUT = 130, 124
+STATUSES = ("queued", "running", "canceling", *EXIT_CODES)
+EXITS = """
+    \b
+    exit codes: 0 succeeded, 1 the job failed, 2 a wrong command, 3 canceled, 4 no valid key,
+    5 the service refused, 6 it does not answer, 130 interrupted (the job goes on)
+"""
+JOB = click.argument("job_id", shell_complete=complete_jobs)
 
 
-@click.group("jobs")
+@click.group(
+    "jobs",
+    epilog="A job is named by its id, four or more letters of it that no other has, or @last.",
+)
 @connection_options
 @click.pass_context
 def jobs_group(context: click.Context, url: str, key_file: Path) -> None:
@@ -28,7 +41,11 @@ def jobs_group(context: click.Context, url: str, key_file: Path) -> None:
 @jobs_group.command("submit")
 @click.argument("model")
 @click.option(
-    "--recipe", default=DEFAULT, show_default=True, help="Catalog name, or a YAML/JSON file."
+    "--recipe",
+    default=DEFAULT_RECIPE,
+    show_default=True,
+    shell_complete=complete_recipes,
+    help="Catalog name, or a YAML/JSON file.",
 )
 @click.option("--revision", default="main", show_default=True)
 @click.option(
@@ -38,15 +55,37 @@ def jobs_group(context: click.Context, url: str, key_file: Path) -> None:
 )
 @click.option("--output", help="Hub repository to publish to.")
 @click.option("--public", is_flag=True, help="Publish openly; private by default.")
-@click.option("--dataset", default="wikitext2", show_default=True, help="Evaluation text.")
-@click.option("--limit", type=int, help="Evaluation windows; the whole corpus by default.")
+@click.option(
+    "--dataset",
+    "datasets",
+    multiple=True,
+    default=("wikitext2",),
+    show_default=True,
+    help="Evaluation text; may be repeated.",
+)
+@click.option(
+    "--limit", type=click.IntRange(1), help="Evaluation windows; the whole corpus by default."
+)
 @click.option(
     "--length", type=int, help="Tokens per window; 1024, or the model's context if shorter."
 )
+@click.option("--tasks", help="Tasks by name, separated by commas.")
+@click.option("--task-limit", type=click.IntRange(1), help="Questions of each task.")
 @click.option(
     "--throughput/--no-throughput",
     default=True,
     help="Time prefill and decoding; with few windows that takes longer than the rest.",
+)
+@click.option("--trials", type=click.IntRange(1, 50), help="Timed runs of each model.")
+@click.option(
+    "--int8-baseline/--no-int8-baseline", default=True, help="Measure plain INT8 beside the result."
+)
+@click.option("--label", "labels", multiple=True, help="name=value; may be repeated.")
+@click.option("--max-minutes", type=click.IntRange(1), help="A job that takes longer fails.")
+@click.option("--webhook", help="https:// address that is told how it ends.")
+@click.option("--idempotency-key", help="The same request with the same key makes no second job.")
+@click.option(
+    "--dry-run", is_flag=True, help="Only tell what the job would be, take, and wait for."
 )
 @click.option("--watch", is_flag=True, help="Follow the job to its end.")
 @JSON_OPTION
@@ -54,103 +93,216 @@ def jobs_group(context: click.Context, url: str, key_file: Path) -> None:
 def submit_command(
     client: Client,
     model: str,
-    recipe: str,
-    revision: str,
-    local: bool,
-    output: str | None,
-    public: bool,
-    dataset: str,
-    limit: int | None,
-    length: int | None,
-    throughput: bool,
+    dry_run: bool,
     watch: bool,
     as_json: bool,
+    idempotency_key: str | None,
+    **asked: Any,
 ) -> None:
-    """Submit a job for MODEL."""
-    body: dict[str, Any] = {
-        "model": {"path": model} if local else {"repo_id": model, "revision": revision},
-        "recipe": read_request(recipe),
-        "evaluation": {
-            "perplexity": [dataset],
-            "limit": limit,
-            "length": length,
-            "throughput": throughput,
-        },
-    }
-    if not local and "/" not in model:
+    """Submit a job for MODEL.
+
+    \b
+    spq jobs submit HuggingFaceTB/SmolLM2-135M-Instruct --recipe balanced --limit 32 --watch
+    spq jobs submit my-model --local --recipe ./mine.yaml --no-throughput --label run=7
+    spq jobs submit org/model --dry-run
+    """
+    if not asked["local"] and "/" not in model:
         click.echo(
-            f"treating {model} as a Hub model; use --local for a folder in SPQ_MODEL_DIRS",
-            err=True,
+            f"treating {model} as a Hub model; use --local for a folder in SPQ_MODEL_DIRS", err=True
         )
-    if output:
-        body["output"] = {"repo_id": output, "private": not public}
-    job = client.call("POST", "/jobs", body)
+    body = _submission(model, asked)
+    if dry_run:
+        plan = client.call("POST", "/jobs", body, dry_run=True)
+        click.echo(json.dumps(plan, indent=1) if as_json else _plan(plan))
+        return
+    headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+    _made(client, client.call("POST", "/jobs", body, headers), watch=watch, as_json=as_json)
+
+
+def _submission(model: str, asked: dict[str, Any]) -> dict[str, Any]:
+    from spq_core.recipe.catalog import read_request  # noqa: PLC0415 - reading recipes takes long to import
+
+    evaluation = {
+        "perplexity": list(asked["datasets"]), "limit": asked["limit"], "length": asked["length"],
+        "throughput": asked["throughput"], "int8_baseline": asked["int8_baseline"], "task_limit": asked["task_limit"],
+        **({"tasks": asked["tasks"].split(",")} if asked["tasks"] else {}),
+        **({"trials": asked["trials"]} if asked["trials"] else {}),
+    }  # fmt: skip
+    body: dict[str, Any] = {
+        "model": {"path": model}
+        if asked["local"]
+        else {"repo_id": model, "revision": asked["revision"]},
+        "recipe": read_request(asked["recipe"]),
+        "evaluation": evaluation,
+        "labels": _labels(asked["labels"]),
+    }
+    if asked["output"]:
+        body["output"] = {"repo_id": asked["output"], "private": not asked["public"]}
+    if asked["max_minutes"]:
+        body["limits"] = {"max_runtime_seconds": 60 * asked["max_minutes"]}
+    if asked["webhook"]:
+        body["webhook"] = {"url": asked["webhook"]}
+    return body
+
+
+def _labels(given: Sequence[str]) -> dict[str, str]:
+    for one in given:
+        if "=" not in one:
+            raise click.BadParameter(f"{one!r} is no name=value", param_hint="--label")
+    return dict(one.split("=", 1) for one in given)
+
+
+def _plan(plan: dict[str, Any]) -> str:
+    lines = [f"{plan['model']} · {plan['recipe']['metadata']['name']}"]
+    found = plan["estimate"]
+    if found is None:
+        lines.append("no estimate: the headers of the model could not be had now")
+    else:
+        size, seconds = found["artifact_bytes"]["expected"], found["seconds"]
+        lines.append(f"about {in_bytes(size)} ({size / found['source_bytes']:.1%} of the source)")
+        lines.append(
+            f"about {seconds['expected'] / 60:,.1f} minutes on two cores ({seconds['low'] / 60:,.1f} to {seconds['high'] / 60:,.1f})"
+        )
+    queue = plan["queue"]
+    lines.append(
+        f"{queue['position'] - 1} jobs ahead, {queue['running']} running, {queue['workers']} workers"
+    )
+    return "\n".join([*lines, *(f"○ {stage['title']}" for stage in plan["stages"])])
+
+
+def _made(client: Client, job: dict[str, Any], *, watch: bool, as_json: bool) -> None:
+    """Show a job that was accepted, or follow it."""
     if watch:
         click.echo(job["id"], err=True)
-        _watch(client, job["id"], as_json=as_json)
+        watch_to_the_end(client, job["id"], as_json=as_json)
     click.echo(json.dumps(job) if as_json else job["id"])
 
 
 @jobs_group.command("list")
-@click.option("--status", type=click.Choice(["queued", "running", "canceling", *EXIT_CODES]))
-@click.option("--limit", default=20, show_default=True)
+@click.option(
+    "--status", "statuses", multiple=True, type=click.Choice(STATUSES), help="May be repeated."
+)
+@click.option("--model")
+@click.option("--recipe", shell_complete=complete_recipes)
+@click.option("--label", "labels", multiple=True, help="name=value; may be repeated.")
+@click.option("--sweep", help="Only members of this sweep.")
+@click.option("--since", help="Only jobs submitted after this (2026-11-30T12:00Z).")
+@click.option("-s", "--search", help="Part of the id, model, recipe or labels.")
+@click.option(
+    "--sort",
+    default="-created_at",
+    show_default=True,
+    help="created_at, finished_at, model, kl, bytes_ratio, perplexity_ratio; - turns it round.",
+)
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 100))
+@click.option("--all", "everything", is_flag=True, help="All pages.")
+@click.option("-q", "--quiet", is_flag=True, help="Only ids, to pipe.")
 @JSON_OPTION
 @pass_client
-def list_command(client: Client, status: str | None, limit: int, as_json: bool) -> None:
-    """List jobs, newest first."""
-    page = client.call("GET", "/jobs", status=status, limit=limit)
+def list_command(
+    client: Client,
+    statuses: Sequence[str],
+    labels: Sequence[str],
+    since: str | None,
+    search: str | None,
+    everything: bool,
+    quiet: bool,
+    as_json: bool,
+    **chosen: Any,
+) -> None:
+    """List jobs, newest first.
+
+    \b
+    spq jobs list --status failed --label team=search
+    spq jobs list -q --status queued | xargs -n1 spq jobs cancel
+    """
+    query = {
+        **chosen, "status": ",".join(statuses) or None, "q": search, "created_after": since, "view": "row",
+        **{f"label.{name}": value for name, value in _labels(labels).items()},
+    }  # fmt: skip
+    page = client.call("GET", "/jobs", **query)
+    rows = page["data"]
+    while everything and page["has_more"]:
+        page = client.call("GET", "/jobs", **query, after=page["next_cursor"])
+        rows += page["data"]
     if as_json:
-        click.echo(json.dumps(page))
-        return
-    if not page["data"]:
+        click.echo(json.dumps({**page, "data": rows}))
+    elif quiet:
+        click.echo("".join(f"{row['id']}\n" for row in rows), nl=False)
+    elif rows:
+        click.echo(jobs_table(rows))
+    else:
         click.echo("no jobs", err=True)
-    for job in page["data"]:
-        click.echo(
-            f"{job['id']}  {job['status']:10} {job['recipe']['metadata']['name']:16} {job['model']}"
-        )
 
 
 @jobs_group.command("show")
-@click.argument("job_id")
+@JOB
+@JSON_OPTION
+@click.option("--web", is_flag=True, help="Open its page in a browser.")
 @pass_client
-def show_command(client: Client, job_id: str) -> None:
-    """Print a job as JSON."""
-    click.echo(json.dumps(client.call("GET", f"/jobs/{job_id}"), indent=1))
+def show_command(client: Client, job_id: str, as_json: bool, web: bool) -> None:
+    """Show a job: how it stands, its figures, gates and stages."""
+    job = client.call("GET", f"/jobs/{job_id_of(client, job_id)}")
+    if web:
+        click.launch(f"{client.url.rstrip('/')}/ui/jobs/{job['id']}")
+        return
+    click.echo(json.dumps(job, indent=1) if as_json else job_page(job))
 
 
-@jobs_group.command("watch")
-@click.argument("job_id")
+@jobs_group.command("watch", epilog=EXITS)
+@click.argument("job_id", required=False, shell_complete=complete_jobs)
 @JSON_OPTION
 @pass_client
-def watch_command(client: Client, job_id: str, as_json: bool) -> None:
-    """Follow a job; exit code 0 succeeded, 1 failed, 3 canceled."""
-    _watch(client, job_id, as_json=as_json)
+def watch_command(client: Client, job_id: str | None, as_json: bool) -> None:
+    """Follow a job to its end; without an id, the newest that has not ended."""
+    found = newest_active(client) if job_id is None else job_id_of(client, job_id)
+    watch_to_the_end(client, found, as_json=as_json)
 
 
 @jobs_group.command("cancel")
-@click.argument("job_id")
+@JOB
 @pass_client
 def cancel_command(client: Client, job_id: str) -> None:
     """Ask a job to stop."""
-    click.echo(client.call("POST", f"/jobs/{job_id}/cancel")["status"])
+    click.echo(client.call("POST", f"/jobs/{job_id_of(client, job_id)}/cancel")["status"])
+
+
+@jobs_group.command("delete")
+@JOB
+@pass_client
+def delete_command(client: Client, job_id: str) -> None:
+    """Forget a job that has ended, its figures and its artifact."""
+    client.call("DELETE", f"/jobs/{job_id_of(client, job_id)}")
+
+
+@jobs_group.command("label")
+@JOB
+@click.argument("labels", nargs=-1, required=True)
+@pass_client
+def label_command(client: Client, job_id: str, labels: Sequence[str]) -> None:
+    """Set labels (name=value) of a job, and remove some (name=).
+
+    \b
+    spq jobs label @last team=search run=
+    """
+    changes = {name: value or None for name, value in _labels(labels).items()}
+    job = client.call("PATCH", f"/jobs/{job_id_of(client, job_id)}", {"labels": changes})
+    click.echo(", ".join(f"{name}={value}" for name, value in job["labels"].items()))
 
 
 @jobs_group.command("retry")
-@click.argument("job_id")
+@JOB
 @click.option("--watch", is_flag=True, help="Follow the new job to its end.")
 @JSON_OPTION
 @pass_client
 def retry_command(client: Client, job_id: str, watch: bool, as_json: bool) -> None:
     """Submit a failed or canceled job again, as a new one."""
-    job = client.call("POST", f"/jobs/{job_id}/retry")
-    if watch:
-        click.echo(job["id"], err=True)
-        _watch(client, job["id"], as_json=as_json)
-    click.echo(json.dumps(job) if as_json else job["id"])
+    job = client.call("POST", f"/jobs/{job_id_of(client, job_id)}/retry")
+    _made(client, job, watch=watch, as_json=as_json)
 
 
 @jobs_group.command("measure")
-@click.argument("job_id")
+@JOB
 @click.option("--dataset", help="Another text than the job's.")
 @click.option("--limit", type=click.IntRange(1), help="Windows of it.")
 @click.option("--length", type=click.IntRange(16), help="Tokens per window.")
@@ -163,43 +315,160 @@ def measure_command(
     client: Client,
     job_id: str,
     dataset: str | None,
-    limit: int | None,
-    length: int | None,
     tasks: str | None,
-    task_limit: int | None,
     watch: bool,
     as_json: bool,
+    **changes: int | None,
 ) -> None:
     """Measure the artifact of a job that has ended, as a new job that compresses nothing."""
+    job_id = job_id_of(client, job_id)
+    wanted = {
+        **changes, "perplexity": [dataset] if dataset else None, "tasks": tasks.split(",") if tasks else None,
+    }  # fmt: skip
+    chosen = {name: value for name, value in wanted.items() if value}
     body: dict[str, Any] = {}
-    if dataset or limit or length or tasks or task_limit:
+    if chosen:
         before = client.call("GET", f"/jobs/{job_id}")["request"]["evaluation"]
-        changes = {"perplexity": [dataset] if dataset else None, "limit": limit, "length": length, "task_limit": task_limit,
-                   "tasks": tasks.split(",") if tasks else None}  # fmt: skip
-        chosen = {name: value for name, value in changes.items() if value}
         body["evaluation"] = before | chosen
-    job = client.call("POST", f"/jobs/{job_id}/measure", body)
-    if watch:
-        click.echo(job["id"], err=True)
-        _watch(client, job["id"], as_json=as_json)
-    click.echo(json.dumps(job) if as_json else job["id"])
+    _made(
+        client, client.call("POST", f"/jobs/{job_id}/measure", body), watch=watch, as_json=as_json
+    )
+
+
+@jobs_group.command("compare")
+@click.argument("job_ids", nargs=-1, required=True, shell_complete=complete_jobs)
+@JSON_OPTION
+@pass_client
+def compare_command(client: Client, job_ids: Sequence[str], as_json: bool) -> None:
+    """Set figures of jobs side by side that were measured on the same text in the same way.
+
+    \b
+    spq jobs compare @last 3fa9 77b0
+    """
+    ids = [job_id_of(client, one) for one in job_ids]
+    jobs = client.call("GET", "/jobs", ids=",".join(ids), limit=100)["data"]
+    jobs.sort(key=lambda job: ids.index(job["id"]))
+    measured = [job for job in jobs if (job["result"] or {}).get("rows")]
+    if as_json:
+        click.echo(
+            json.dumps([{"id": job["id"], "rows": job["result"]["rows"]} for job in measured])
+        )
+        return
+    if not measured:
+        raise ApiError("no_figures", "none of these jobs has figures")
+    basis = {
+        (
+            job["model"],
+            job["source_commit"],
+            *(job["result"]["rows"][0].get(name) for name in ("dataset", "windows", "tokens")),
+        )
+        for job in measured
+    }
+    if len(basis) > 1:
+        click.echo(
+            "these jobs were measured on different models, texts or windows: their figures say nothing about one another",
+            err=True,
+        )
+    first = measured[0]["result"]["rows"]
+    rows = [
+        *first[:-1],
+        *(
+            {
+                **job["result"]["rows"][-1],
+                "name": f"{job['recipe']['metadata']['name']} {job['id'][-8:]}",
+            }
+            for job in measured
+        ),
+    ]
+    click.echo(figures_lines(rows))
+
+
+@jobs_group.command("metrics")
+@JOB
+@JSON_OPTION
+@pass_client
+def metrics_command(client: Client, job_id: str, as_json: bool) -> None:
+    """Print every measured figure."""
+    found = client.call("GET", f"/jobs/{job_id_of(client, job_id)}/metrics")["data"]
+    rows = [(one["model"], one["name"], one["dataset"], f"{one['value']:g}") for one in found]
+    click.echo(json.dumps(found) if as_json else table(("model", "figure", "text", "value"), rows))
+
+
+@jobs_group.command("layers")
+@JOB
+@JSON_OPTION
+@pass_client
+def layers_command(client: Client, job_id: str, as_json: bool) -> None:
+    """Print what was done to each matrix."""
+    found = _pages(client, f"/jobs/{job_id_of(client, job_id)}/layers")
+    rows = [
+        (
+            one["layer"],
+            one["stage"],
+            "yes" if one["applied"] else "no",
+            ", ".join(
+                f"{name} {value:g}"
+                for name, value in one["figures"].items()
+                if isinstance(value, int | float)
+            )
+            or one["reason"],
+        )
+        for one in found
+    ]
+    click.echo(
+        json.dumps(found) if as_json else table(("matrix", "stage", "changed", "figures"), rows)
+    )
+
+
+@jobs_group.command("events")
+@JOB
+@click.option("--problems", is_flag=True, help="Only what went wrong.")
+@JSON_OPTION
+@pass_client
+def events_command(client: Client, job_id: str, problems: bool, as_json: bool) -> None:
+    """Print a job's history."""
+    found = _pages(client, f"/jobs/{job_id_of(client, job_id)}/events")
+    if problems:
+        found = [one for one in found if one["data"].get("error") or one["data"].get("reason")]
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    for one in found:
+        data = one["data"]
+        words = (
+            data.get("status") or f"{data.get('stage')}: {data.get('done')} of {data.get('total')}"
+        )
+        why = data.get("reason") or (data.get("error") or {}).get("message") or ""
+        click.echo(f"{one['at']} [{one['attempt']}] {words} {why}".rstrip())
+
+
+def _pages(client: Client, path: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    after, more = 0, True
+    while more:
+        page = client.call("GET", path, after=after, limit=1000)
+        found += page["data"]
+        after, more = page["next_after"], page["has_more"]
+    return found
 
 
 @jobs_group.command("logs")
-@click.argument("job_id")
+@JOB
+@click.option("-f", "--follow", "follows", is_flag=True, help="Go on until the job has ended.")
+@click.option("--tail", type=click.IntRange(1, 10_000), help="Begin with the last so many lines.")
 @pass_client
-def logs_command(client: Client, job_id: str) -> None:
-    """Print what the job's processes wrote."""
-    after, more = 0, True
-    while more:
-        page = client.call("GET", f"/jobs/{job_id}/logs", after=after)
-        for line in page["data"]:
+def logs_command(client: Client, job_id: str, follows: bool, tail: int | None) -> None:
+    """Print what the job's processes wrote, and a line when a stage begins or ends."""
+    job_id = job_id_of(client, job_id)
+    try:
+        for line in client.log_lines(job_id, tail=tail, follows=follows):
             click.echo(f"{line['at']} [{line['attempt']}] {line['text']}")
-        after, more = page["next_after"], page["has_more"]
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
 
 @jobs_group.command("download")
-@click.argument("job_id")
+@JOB
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -208,24 +477,76 @@ def logs_command(client: Client, job_id: str) -> None:
 @pass_client
 def download_command(client: Client, job_id: str, out: Path | None) -> None:
     """Fetch a job's artifact, and compare every file with its digest."""
-    click.echo(download_artifact(client, job_id, out))
+    from app.client.download import download_artifact  # noqa: PLC0415 - manifests take long to import
+
+    click.echo(download_artifact(client, job_id_of(client, job_id), out))
 
 
-def _watch(client: Client, job_id: str, *, as_json: bool) -> None:
+@jobs_group.command("wait", epilog=EXITS)
+@click.argument("job_ids", nargs=-1, shell_complete=complete_jobs)
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    help="Wait for all jobs with name=value that have not ended.",
+)
+@click.option(
+    "--timeout", type=click.IntRange(1), help=f"Seconds; then the exit code is {TIMED_OUT}."
+)
+@pass_client
+def wait_command(
+    client: Client, job_ids: Sequence[str], labels: Sequence[str], timeout: int | None
+) -> None:
+    """Wait for jobs without a word; the exit code is the worst of theirs.
+
+    \b
+    spq jobs wait @last && echo done
+    spq jobs list -q --label run=7 | xargs spq jobs wait --timeout 3600
+    """
+    wait_for(client, job_ids, labels, timeout)
+
+
+def wait_for(
+    client: Client, job_ids: Sequence[str], labels: Sequence[str], timeout: int | None
+) -> None:
+    """Wait, say how each ended, and exit."""
+    ids = [job_id_of(client, one) for one in job_ids]
+    if labels:
+        query: dict[str, Any] = {f"label.{name}": value for name, value in _labels(labels).items()}
+        found = client.call(
+            "GET", "/jobs", **query, view="row", limit=100, status="queued,running,canceling"
+        )
+        ids += [row["id"] for row in found["data"]]
+    if not ids and not labels:
+        raise click.UsageError("name jobs, or --label")
+    try:
+        ended = client.wait(ids, timeout)
+    except KeyboardInterrupt:
+        click.echo("the jobs go on", err=True)
+        sys.exit(INTERRUPTED)
+    for job in ended:
+        why = f" {job['error']['code']}: {job['error']['message']}" if job["error"] else ""
+        click.echo(f"{job['id']} {job['status']}{why}")
+    if len(ended) < len(set(ids)):
+        click.echo(
+            f"{len(set(ids)) - len(ended)} jobs have not ended in {timeout} s; they go on", err=True
+        )
+        sys.exit(TIMED_OUT)
+    codes = [EXIT_CODES[job["status"]] for job in ended]
+    sys.exit(1 if 1 in codes else max(codes, default=0))
+
+
+def watch_to_the_end(client: Client, job_id: str, *, as_json: bool) -> None:
     """Show progress until the job has ended, then end with its exit code."""
-    job = follow(client, job_id)
-    if as_json:
-        click.echo(json.dumps(job))
-    elif job["error"]:
-        click.echo(f"{job['status']}: {job['error']['code']}: {job['error']['message']}")
-    else:
-        click.echo(f"{job_id} {job['status']}")
-        if job["result"]:
-            rows, missing = job["result"]["rows"], job["result"].get("missing")
-            if rows:
-                click.echo(figures_table(rows))
-                click.echo(f"perplexity: {measured_on(job['result']['evaluation'], rows[-1])}")
-            if missing:
-                click.echo(f"no figures: {missing['message']}; the artifact is complete")
-            click.echo(f"artifact: spq jobs download {job_id}")
+    try:
+        job = follow(client, job_id)
+    except KeyboardInterrupt:
+        click.echo(
+            f"the job goes on: spq jobs watch {job_id} follows it again, spq jobs cancel {job_id} stops it",
+            err=True,
+        )
+        sys.exit(INTERRUPTED)
+    click.echo(json.dumps(job) if as_json else job_page(job))
+    if not as_json and job["status"] == "succeeded":
+        click.echo(f"\nartifact: spq jobs download {job_id}")
     sys.exit(EXIT_CODES[job["status"]])

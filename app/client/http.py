@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,26 @@ from spq_core.errors import CodedError
 
 TIMEOUT_SECONDS = 30.0
 PATIENCE_SECONDS = 300.0
+WAIT_SECONDS = 2.0
 AWAY = frozenset({502, 503, 504})
 """Of a proxy in front of the service."""
+UNAUTHENTICATED = frozenset({"unauthenticated", "permission_denied", "login_refused"})
+OF_THIS_MACHINE = frozenset({"output_exists", "artifact_damaged"})
 PASSING = frozenset({"service_unreachable", "database_unavailable", "rate_limited"})
 """What a restart or a deployment looks like from outside; the job does not notice it."""
 
 
 class ApiError(CodedError):
     """The service refused a request, or does not answer."""
+
+    @property
+    def exit_code(self) -> int:
+        """Of a command that ends with it: 4 no valid key, 5 refused, 6 no answer."""
+        if self.code in UNAUTHENTICATED:
+            return 4
+        if self.code in OF_THIS_MACHINE:
+            return 1
+        return 6 if self.code == "service_unreachable" else 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +42,23 @@ class Client:
 
     url: str
     key: str
+    key_source: str = "the API key"
+    """Where the key came from, for whoever must mend it."""
 
-    def call(self, method: str, path: str, body: Any = None, **query: Any) -> dict[str, Any]:
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+        **query: Any,
+    ) -> dict[str, Any]:
         """Send one request and return the answer's document.
 
         Raises:
             ApiError: with the service's own code and words.
         """
-        answer = self._send(method, path, body, query, {})
+        answer = self._send(method, path, body, query, headers or {})
         return dict(answer.json()) if answer.content else {}
 
     def patient(self, method: str, path: str, **query: Any) -> dict[str, Any]:
@@ -80,7 +101,7 @@ class Client:
             ):
                 if answer.is_error:
                     answer.read()
-                    raise _refused(answer)
+                    raise self._refused(answer)
                 for chunk in answer.iter_bytes():
                     digest.update(chunk)
                     file.write(chunk)
@@ -114,6 +135,47 @@ class Client:
                     return
             time.sleep(min(2.0, float(answer.headers.get("Retry-After", 2))))
 
+    def wait(self, ids: Sequence[str], seconds: float | None = None) -> list[dict[str, Any]]:
+        """Jobs once they have ended, in the order in which they did; those that have not after so many seconds are left out.
+
+        Raises:
+            ApiError: the service refused, or was away for `PATIENCE_SECONDS`.
+        """
+        left, ended = list(dict.fromkeys(ids)), []
+        begun = time.monotonic()
+        while left:
+            for job_id in list(left):
+                job = self.patient("GET", f"/jobs/{job_id}")
+                if job["status"] in TERMINAL:
+                    left.remove(job_id)
+                    ended.append(job)
+            if not left or (seconds is not None and time.monotonic() - begun > seconds):
+                break
+            time.sleep(WAIT_SECONDS)
+        return ended
+
+    def log_lines(
+        self, job_id: str, *, tail: int | None = None, follows: bool = False
+    ) -> Iterator[dict[str, Any]]:
+        """A job's log, and with `follows` what is added until the job has ended.
+
+        Raises:
+            ApiError: as `wait`.
+        """
+        after, is_over = 0, not follows
+        while True:
+            if follows and not is_over:
+                is_over = self.patient("GET", f"/jobs/{job_id}")["status"] in TERMINAL
+            page = self.patient("GET", f"/jobs/{job_id}/logs", after=after, limit=1000, tail=tail)
+            tail = None
+            yield from page["data"]
+            after = page["next_after"]
+            if page["has_more"]:
+                continue
+            if is_over:
+                return
+            time.sleep(WAIT_SECONDS)
+
     def _send(
         self, method: str, path: str, body: Any, query: dict[str, Any], headers: dict[str, str]
     ) -> httpx2.Response:
@@ -130,8 +192,16 @@ class Client:
         except httpx2.TransportError as error:
             raise self._unreachable(error) from None
         if answer.is_error:
-            raise _refused(answer)
+            raise self._refused(answer)
         return answer
+
+    def _refused(self, answer: httpx2.Response) -> ApiError:
+        if answer.status_code == httpx2.codes.UNAUTHORIZED:
+            return ApiError(
+                "unauthenticated",
+                f"{self.url} does not know the key of {self.key_source}; spq login keeps another",
+            )
+        return _refused(answer)
 
     def _at(self, path: str) -> str:
         return f"{self.url.rstrip('/')}{path}"

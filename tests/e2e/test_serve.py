@@ -77,10 +77,11 @@ def test_a_job_through_the_client(served, tmp_path):
     job = json.loads(done.stdout)
     assert job["status"] == "succeeded"
     assert (home / "artifacts" / job["id"] / "model.safetensors.index.json").is_file()
-    assert job["id"] in jobs(home, url, "list").stdout
-    assert json.loads(jobs(home, url, "show", job["id"]).stdout)["id"] == job["id"]
+    assert job["id"][-8:] in jobs(home, url, "list").stdout
+    assert json.loads(jobs(home, url, "show", "@last", "--json").stdout)["id"] == job["id"]
+    assert "stage 1 of" in jobs(home, url, "logs", job["id"][-6:]).stdout
     refused = jobs(home, url, "submit", "missing", "--local", check=False)
-    assert refused.returncode == 1
+    assert refused.returncode == 5
     assert "Usage" in jobs(tmp_path, url, "watch", "--help").stdout, "help needs no key"
     assert "SPQ_MODEL_DIRS" in refused.stderr
 

@@ -122,13 +122,13 @@ def test_a_sweep_through_the_command_line(stack, tmp_path):
     assert got.returncode == 0, got.stderr
     assert (folder / "compression_manifest.json").is_file()
     more = spq(stack, "change", sweep_id, "--add", "int8")
-    assert (more.returncode, "members already" in more.stderr) == (1, True)
+    assert (more.returncode, "members already" in more.stderr) == (5, True)
     again = spq(stack, "retry", sweep_id)
-    assert (again.returncode, "sweep_not_retryable" in again.stderr) == (1, True)
+    assert (again.returncode, "sweep_not_retryable" in again.stderr) == (5, True)
     hopeless = tmp_path / "hopeless.yaml"
     hopeless.write_text(json.dumps({"recipes": ["int8"], "objective": {"minimize": "kl", "subject_to": {"kl": {"max": 0}}}}))  # fmt: skip
     none = spq(stack, "submit", chosen[0], str(hopeless), *chosen[2:], "--watch", "--json")
     assert none.returncode == 7, none.stderr
     assert json.loads(none.stdout)["best"] is None
     assert spq(stack, "delete", sweep_id).returncode == 0
-    assert spq(stack, "show", sweep_id).returncode == 1
+    assert spq(stack, "show", sweep_id).returncode == 5

@@ -6,11 +6,11 @@ from app.db.attempts import Claim
 from app.db.workers import present_workers
 from tests.e2e.conftest import wait_until
 from worker.attempt.credentials import hub_token
-from worker.children.process import PASSIVE_THREADS, SPINNING_THREADS
 from worker.errors import ChildFailedError
 from worker.presence import Presence
 from worker.runtime import Runtime
 from worker.settings import WorkerSettings
+from worker.threads import PASSIVE_THREADS, SPINNING_THREADS
 
 
 def runtime(tmp_path, **settings):

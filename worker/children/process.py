@@ -26,6 +26,7 @@ from worker.errors import (
     LeaseLostError,
 )
 from worker.sandbox.usage import Limits, Meter
+from worker.threads import PASSIVE_THREADS
 
 POLL_SECONDS = 0.2
 MAX_LINE = 8 << 20
@@ -37,12 +38,6 @@ KEPT_VARIABLES = (
     "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE",
 )  # fmt: skip
 """All a child inherits; in particular no token, database or broker address."""
-
-PASSIVE_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Idle OpenMP threads that spin without end slow a neighbour process down many times."""
-SPINNING_THREADS = {"GOMP_SPINCOUNT": "10000"}
-"""Some ten microseconds: longer than between two operations of a forward pass. GNU's OpenMP, which torch
-brings on Linux, reads it before the policy."""
 
 
 @dataclass(frozen=True, slots=True)

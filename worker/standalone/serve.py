@@ -21,9 +21,9 @@ from app.main import create_app
 from app.settings import ApiSettings
 from app.telemetry import configure_logging
 from spq_core.errors import SpqError
-from worker.children.process import PASSIVE_THREADS
 from worker.command import celery_arguments
 from worker.standalone.broker import WorkerProcess, embedded_broker
+from worker.threads import PASSIVE_THREADS
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 KEY_FILE = "api-key"

@@ -1,0 +1,49 @@
+"""Jobs as people name them: whole ids, their ends, and the newest."""
+
+from typing import Any
+
+from app.client.http import ApiError, Client
+
+WHOLE = 36
+LEAST = 4
+NEWEST = "@last"
+ACTIVE = "queued,running,canceling"
+
+
+def job_id_of(client: Client, given: str) -> str:
+    """The id that is meant: itself, part of one job's only, or `@last`.
+
+    Raises:
+        ApiError: no job is like that, or several are.
+    """
+    if len(given) == WHOLE and given.startswith("job_"):
+        return given
+    if given == NEWEST:
+        return _first(client.call("GET", "/jobs", view="row", limit=1)["data"], "you have no jobs")
+    if len(given) < LEAST:
+        raise ApiError(
+            "job_not_found",
+            f"{given!r} is too short; give an id, {LEAST} or more of its last letters, or {NEWEST}",
+        )
+    found = client.call("GET", "/jobs", view="row", limit=5, q=given)["data"]
+    matching = [row for row in found if given in row["id"]]
+    if len(matching) > 1:
+        told = ", ".join(row["id"] for row in matching)
+        raise ApiError("job_not_found", f"several jobs have {given!r} in their ids: {told}")
+    return _first(matching, f"no job has {given!r} in its id; spq jobs list shows them")
+
+
+def newest_active(client: Client) -> str:
+    """The job that was submitted last of those that have not ended.
+
+    Raises:
+        ApiError: there is none.
+    """
+    found = client.call("GET", "/jobs", view="row", limit=1, status=ACTIVE)["data"]
+    return _first(found, "no job is on its way; name one")
+
+
+def _first(rows: list[dict[str, Any]], otherwise: str) -> str:
+    if not rows:
+        raise ApiError("job_not_found", otherwise)
+    return str(rows[0]["id"])

@@ -1,0 +1,68 @@
+"""A real API at an address, in a thread of the test."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import uvicorn
+from pydantic import SecretStr
+
+from app.db.keys import SCOPES, create_key
+from app.db.session import Database
+from app.main import create_app
+from app.settings import ApiSettings
+from tests.servers import free_port
+
+
+@dataclass
+class Site:
+    url: str
+    database: Database
+    jobs: dict[str, str]
+    keys: dict[str, str] = field(default_factory=dict)
+
+    def key(self, tenant="alice", scopes=SCOPES):
+        name = f"{tenant} {scopes}"
+        if name not in self.keys:
+            with self.database.write() as session:
+                _, self.keys[name] = create_key(
+                    session, name="browser", tenant=tenant, scopes=scopes, days=None
+                )
+        return self.keys[name]
+
+
+@contextmanager
+def served(database_url: str, folder: Path, models: Path) -> Iterator[str]:
+    """A service without its background threads, at an address."""
+    settings = ApiSettings(
+        database_url=SecretStr(database_url), broker_url=SecretStr("redis://127.0.0.1:9/0"),
+        artifact_dir=folder / "artifacts", model_dirs=str(models), hub_endpoint="http://127.0.0.1:9",
+    )  # fmt: skip
+    port, app = free_port(), create_app(settings)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            port=port,
+            log_level="error",
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+        )
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if not probe.connect_ex(("127.0.0.1", port)):
+                break
+        time.sleep(0.05)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        app.state.database.dispose()
