@@ -59,7 +59,7 @@ function Point({ one, x, y, high, low }) {
     diamond: html`<path d=${`M${x} ${y - 6}l6 6-6 6-6-6z`} />`,
     triangle: html`<path d=${`M${x} ${y - 6}l6 11h-12z`} />`,
   }[shape];
-  const body = html`${high != null && html`<path class="error" d=${`M${x} ${high}V${low}`} />`}<g class=${`mark ${one.front ? "on" : "off"}`}>${mark}</g>${one.best && html`<circle class="ring" cx=${x} cy=${y} r="10" />`}<text class="name" x=${x + 8} y=${y - 7}>${one.name}</text>`;
+  const body = html`${high != null && html`<path class="error" d=${`M${x} ${high}V${low}`} />`}<g class=${`mark ${one.front ? "on" : "off"}`}>${mark}</g>${one.best && html`<circle class="ring" cx=${x} cy=${y} r="10" />`}<text class="name" x=${x > 0.8 * WIDTH ? x - 8 : x + 8} y=${y - 7} text-anchor=${x > 0.8 * WIDTH ? "end" : "start"}>${one.name}</text>`;
   const told = `${one.name}${one.best ? ", best" : ""}${one.front ? ", on the front" : ""}`;
   return one.href ? html`<a href=${one.href} aria-label=${told}><title>${told}</title>${body}</a>` : html`<g>${body}</g>`;
 }
