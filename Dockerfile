@@ -7,6 +7,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY app ./app
 COPY worker ./worker
 COPY spq_core ./spq_core
+COPY spq_client ./spq_client
 COPY migrations ./migrations
 
 FROM base AS api

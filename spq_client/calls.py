@@ -1,0 +1,198 @@
+"""Every request as a conversation: what to send, when to try again, what the answer means. Neither sync nor async.
+
+A call is a generator. It yields `Send` and gets the answer (or what kept it from coming), or yields `Pause`; it returns the
+result. `client.Client` and `aio.AsyncClient` drive the same calls.
+"""
+
+import random
+import time
+import uuid
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
+
+from spq_client.errors import JobFailedError, UnavailableError, WaitTimeoutError, error_of
+
+Document = dict[str, Any]
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
+PASSING = frozenset({429, 502, 503, 504})
+"""Answers after which the same request may do better: too many requests, a restart, a proxy without its service."""
+JOB_ENDED = frozenset({"succeeded", "failed", "canceled"})
+SWEEP_ENDED = frozenset({"finished", "failed", "canceled"})
+NOT_MODIFIED = 304
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A request."""
+
+    method: str
+    path: str
+    query: Mapping[str, Any] = field(default_factory=dict)
+    body: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Seconds to wait."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    """0: nothing did, and `text` says why."""
+    headers: Mapping[str, str]
+    document: Any = None
+    text: str = ""
+
+
+Result = TypeVar("Result")
+Conversation: TypeAlias = Generator[Send | Pause, Answer | None, Result]
+Call: TypeAlias = Generator[Send | Pause, Answer | None, Document]
+
+
+def answered(request: Send, patience: float) -> Conversation[Answer]:
+    """Send a request until there is an answer that will not get better by itself.
+
+    Raises:
+        ServiceError: it is a refusal; or there was none for so many seconds.
+    """
+    began = time.monotonic()
+    attempt = 0
+    while True:
+        answer = yield request
+        assert answer is not None
+        passes = answer.status == 0 or answer.status in PASSING
+        if not passes:
+            if answer.status >= 400:  # noqa: PLR2004
+                if request.method == "DELETE" and answer.status == 404 and attempt:  # noqa: PLR2004
+                    return answer  # an attempt before, whose answer was lost, did it
+                raise error_of(answer.status, _problem(answer))
+            return answer
+        pause = _pause(attempt, answer.headers.get("retry-after"))
+        if time.monotonic() - began + pause > patience:
+            if answer.status == 0:
+                raise UnavailableError("service_unreachable", answer.text)
+            raise error_of(answer.status, _problem(answer))
+        yield Pause(pause)
+        attempt += 1
+
+
+def _pause(attempt: int, retry_after: str | None) -> float:
+    """Longer each time, never all clients at once, and never shorter than the service asks for."""
+    grown: float = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt) * (0.75 + random.random() / 2)  # noqa: S311
+    try:
+        return max(grown, float(retry_after or 0))
+    except ValueError:
+        return grown
+
+
+def _problem(answer: Answer) -> Document | None:
+    return (
+        answer.document if isinstance(answer.document, dict) and "code" in answer.document else None
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """What can be asked of the service. Names and bodies are those of its API (`/openapi.json`)."""
+
+    patience: float
+
+    def get(self, path: str, **query: Any) -> Call:
+        """The document at a path."""
+        answer = yield from answered(Send("GET", path, _given(query)), self.patience)
+        return dict(answer.document or {})
+
+    def change(self, method: str, path: str, body: Any = None, key: str | None = None) -> Call:
+        """Change something; a request that is sent again is done once."""
+        headers = {"Idempotency-Key": key} if key else {}
+        answer = yield from answered(Send(method, path, body=body, headers=headers), self.patience)
+        return dict(answer.document or {})
+
+    def submit(self, body: Document, key: str | None) -> Call:
+        """A new job."""
+        return (yield from self.change("POST", "/jobs", body, key or str(uuid.uuid4())))
+
+    def again(self, job_id: str, action: str, body: Document | None, key: str | None) -> Call:
+        """A new job made of an old one: `retry` or `measure`."""
+        path = f"/jobs/{job_id}/{action}"
+        return (yield from self.change("POST", path, body, key or str(uuid.uuid4())))
+
+    def submit_sweep(self, body: Document, key: str | None) -> Call:
+        """A new sweep."""
+        return (yield from self.change("POST", "/sweeps", body, key or str(uuid.uuid4())))
+
+    def page(
+        self, path: str, query: Mapping[str, Any]
+    ) -> Conversation[tuple[list[Document], str | None]]:
+        """A page of a list, and the cursor of the next."""
+        document = yield from self.get(path, **query)
+        return document["data"], document.get("next_cursor") if document["has_more"] else None
+
+    def wait_for_job(self, job_id: str, timeout: float | None, *, check: bool) -> Call:
+        """A job once it has ended.
+
+        Raises:
+            JobFailedError: it did not succeed, with `check`.
+            WaitTimeoutError: it has not ended in so many seconds.
+        """
+        job = yield from self._wait(f"/jobs/{job_id}", JOB_ENDED, timeout)
+        if check and job["status"] != "succeeded":
+            raise JobFailedError(job)
+        return job
+
+    def wait_for_sweep(self, sweep_id: str, timeout: float | None) -> Call:
+        """A sweep once it has ended.
+
+        Raises:
+            WaitTimeoutError: it has not in so many seconds.
+        """
+        return (yield from self._wait(f"/sweeps/{sweep_id}", SWEEP_ENDED, timeout))
+
+    def _wait(self, path: str, ended: frozenset[str], timeout: float | None) -> Call:
+        began = time.monotonic()
+        etag = ""
+        while True:
+            headers = {"If-None-Match": etag, "Prefer": "wait=20"} if etag else {}
+            answer = yield from answered(Send("GET", path, headers=headers), self.patience)
+            if answer.status != NOT_MODIFIED:
+                etag = answer.headers.get("etag", "")
+                if answer.document["status"] in ended:
+                    return dict(answer.document or {})
+            pause = min(5.0, float(answer.headers.get("retry-after", 2)))
+            if timeout is not None and time.monotonic() - began + pause > timeout:
+                raise WaitTimeoutError(f"{path[1:]} has not ended in {timeout:g} s; it goes on")
+            yield Pause(pause)
+
+
+def job_body(
+    model: str,
+    recipe: str | Mapping[str, Any],
+    *,
+    local: bool,
+    revision: str,
+    more: Mapping[str, Any],
+) -> Document:
+    """The body of a job, or of an estimate."""
+    where = {"path": model} if local else {"repo_id": model, "revision": revision}
+    return {"model": where, "recipe": recipe, **_given(more)}
+
+
+def _given(values: Mapping[str, Any]) -> Document:
+    """Those that are not None; lists as the API's queries have them."""
+    return {
+        name: ",".join(map(str, value))
+        if isinstance(value, Sequence) and not isinstance(value, str | Mapping) and name in LISTS
+        else value
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+LISTS = frozenset({"ids", "status"})
