@@ -49,7 +49,7 @@ def served(database_url: str, folder: Path, models: Path) -> Iterator[str]:
             port=port,
             log_level="error",
             lifespan="off",
-            timeout_graceful_shutdown=1,
+            timeout_graceful_shutdown=8,
         )
     )
     thread = threading.Thread(target=server.run, daemon=True)

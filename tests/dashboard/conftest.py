@@ -26,9 +26,9 @@ def site(postgres_server, tmp_path_factory, tiny_llama) -> Iterator[Site]:
         database.dispose()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """Debian's Chromium, as the project's CI installs it."""
+    """Debian's Chromium, as the project's CI installs it. Its driver runs an event loop in this thread: other modules' tests have their own."""
     if CHROMIUM is None:
         pytest.skip("there is no Chromium here (apt-get install chromium)")
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
