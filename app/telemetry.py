@@ -1,6 +1,7 @@
-"""Logs as JSON events with fields, and the Prometheus metrics."""
+"""Logs as events with fields, and the Prometheus metrics."""
 
 import logging
+import os
 import platform
 import sys
 from importlib.metadata import version
@@ -32,14 +33,25 @@ BUILD.info({"version": version("spq"), "python": platform.python_version()})
 
 
 def configure_logging(level: str = "INFO") -> None:
-    """Write JSON lines to stderr; called once where a process starts."""
+    """Write to stderr: JSON lines, or on a terminal lines for people; called once where a process starts."""
+    for_people = sys.stderr.isatty()
+    plain = "NO_COLOR" in os.environ
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
+            *(
+                (
+                    structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+                    structlog.dev.ConsoleRenderer(colors=not plain),
+                )
+                if for_people
+                else (
+                    structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
+                    structlog.processors.format_exc_info,
+                    structlog.processors.JSONRenderer(),
+                )
+            ),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
