@@ -43,7 +43,9 @@ def configure_logging(level: str = "INFO") -> None:
             *(
                 (
                     structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
-                    structlog.dev.ConsoleRenderer(colors=not plain),
+                    structlog.dev.ConsoleRenderer(
+                        colors=not plain, exception_formatter=structlog.dev.plain_traceback
+                    ),
                 )
                 if for_people
                 else (

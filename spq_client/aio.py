@@ -8,9 +8,19 @@ from typing import Any, Self
 
 import httpx2
 
-from spq_client.calls import Answer, Calls, Conversation, Document, Pause, Result, Send, job_body
-from spq_client.client import DEFAULT_URL, answer_of, found_key, no_answer, queried
-from spq_client.errors import error_of
+from spq_client.calls import (
+    Answer,
+    Calls,
+    Conversation,
+    Document,
+    Patience,
+    Pause,
+    Result,
+    Send,
+    job_body,
+    require_answer,
+)
+from spq_client.client import DEFAULT_URL, ENDED, answer_of, found_key, no_answer, queried
 from spq_client.streams import Event, Parser
 
 
@@ -28,7 +38,7 @@ class AsyncClient:
         self.url = (url or os.environ.get("SPQ_URL") or DEFAULT_URL).rstrip("/")
         headers = {"Authorization": f"Bearer {found_key(key)}"}
         self._http = httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=timeout)
-        self._calls = Calls(patience)
+        self._calls = Calls(patience, timeout)
 
     async def __aenter__(self) -> Self:
         return self
@@ -121,26 +131,31 @@ class AsyncClient:
 
     async def events(self, job_id: str) -> AsyncIterator[Event]:
         """A job's history, and what happens, until it has ended; goes on by itself where the stream breaks."""
-        last = ""
+        last, patience = "", Patience(self._calls.patience)
         while True:
             headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})
+            broke: Answer | None = None
             try:
                 async with self._http.stream(
                     "GET", f"/jobs/{job_id}/events", headers=headers
-                ) as answer:
-                    if answer.status_code == httpx2.codes.NO_CONTENT:
+                ) as response:
+                    if response.status_code == httpx2.codes.NO_CONTENT:
                         return
-                    if answer.is_error:
-                        await answer.aread()
-                        found = answer_of(answer)
-                        raise error_of(found.status, found.document)
+                    if response.is_error:
+                        await response.aread()
+                        found = answer_of(response)
+                        broke = None if require_answer(found) else found
                     parser = Parser()
-                    async for line in answer.aiter_lines():
+                    async for line in response.aiter_lines():
                         for event in parser.take(line):
                             last = event.id or last
+                            patience.progress()
                             yield event
-            except httpx2.TransportError:
-                await self._run(self._calls.get("/me"))
+            except httpx2.TransportError as error:
+                broke = no_answer(self.url, error)
+            if broke is None:  # a quiet stream ends now and then
+                patience.progress()
+            await asyncio.sleep(patience.pause(broke or ENDED))
 
     async def _run(self, call: Conversation[Result]) -> Result:
         """Drive a call to its result."""

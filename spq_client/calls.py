@@ -20,6 +20,7 @@ PASSING = frozenset({429, 502, 503, 504})
 JOB_ENDED = frozenset({"succeeded", "failed", "canceled"})
 SWEEP_ENDED = frozenset({"finished", "failed", "canceled"})
 NOT_MODIFIED = 304
+LONGEST_WAIT = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +99,52 @@ def _problem(answer: Answer) -> Document | None:
     )
 
 
+class Patience:
+    """How long something is tried that makes no progress: a stream or a download that breaks off."""
+
+    def __init__(self, seconds: float) -> None:
+        """Begin."""
+        self._seconds, self._attempt, self._since = seconds, 0, time.monotonic()
+
+    def progress(self) -> None:
+        """Something came."""
+        self._attempt, self._since = 0, time.monotonic()
+
+    def pause(self, answer: Answer) -> float:
+        """Seconds until it is tried again.
+
+        Raises:
+            ServiceError: patience is over.
+        """
+        pause = _pause(self._attempt, answer.headers.get("retry-after"))
+        self._attempt += 1
+        if time.monotonic() - self._since + pause > self._seconds:
+            if answer.status == 0:
+                raise UnavailableError("service_unreachable", answer.text)
+            raise error_of(answer.status, _problem(answer))
+        return pause
+
+
+def require_answer(answer: Answer) -> bool:
+    """Whether an answer is the beginning of what was asked for; False if the same request may do better later.
+
+    Raises:
+        ServiceError: it is a refusal.
+    """
+    if answer.status in PASSING:
+        return False
+    if answer.status >= 400:  # noqa: PLR2004
+        raise error_of(answer.status, _problem(answer))
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Calls:
     """What can be asked of the service. Names and bodies are those of its API (`/openapi.json`)."""
 
     patience: float
+    timeout: float = 30.0
+    """Seconds for one answer."""
 
     def get(self, path: str, **query: Any) -> Call:
         """The document at a path."""
@@ -159,7 +201,9 @@ class Calls:
         began = time.monotonic()
         etag = ""
         while True:
-            headers = {"If-None-Match": etag, "Prefer": "wait=20"} if etag else {}
+            left = LONGEST_WAIT if timeout is None else timeout - (time.monotonic() - began)
+            wait = int(min(LONGEST_WAIT, self.timeout / 2, max(0.0, left)))
+            headers = {"If-None-Match": etag, "Prefer": f"wait={wait}"} if etag else {}
             answer = yield from answered(Send("GET", path, headers=headers), self.patience)
             if answer.status != NOT_MODIFIED:
                 etag = answer.headers.get("etag", "")

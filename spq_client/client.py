@@ -9,14 +9,26 @@ from typing import Any, Self
 
 import httpx2
 
-from spq_client.calls import Answer, Calls, Conversation, Document, Pause, Result, Send, job_body
-from spq_client.errors import AuthenticationError, NotFoundError, error_of
+from spq_client.calls import (
+    Answer,
+    Calls,
+    Conversation,
+    Document,
+    Patience,
+    Pause,
+    Result,
+    Send,
+    job_body,
+    require_answer,
+)
+from spq_client.errors import AuthenticationError, NotFoundError
 from spq_client.files import Target
 from spq_client.streams import Event, Parser
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 KEY_FILE = Path("~/.spq/api-key")
 CHUNK = 1 << 20
+ENDED = Answer(0, {}, None, "the stream ended before what it is of")
 
 
 def found_key(key: str | None) -> str:
@@ -87,7 +99,7 @@ class Client:
         self.url = (url or os.environ.get("SPQ_URL") or DEFAULT_URL).rstrip("/")
         headers = {"Authorization": f"Bearer {found_key(key)}"}
         self._http = httpx2.Client(base_url=self.url, headers=headers, timeout=timeout)
-        self._calls = Calls(patience)
+        self._calls = Calls(patience, timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -304,45 +316,56 @@ class Client:
             return no_answer(self.url, error)
 
     def _stream(self, path: str) -> Iterator[Event]:
-        last = ""
+        last, patience = "", Patience(self._calls.patience)
         while True:
             headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})
             try:
-                with self._http.stream("GET", path, headers=headers) as answer:
-                    if answer.status_code == httpx2.codes.NO_CONTENT:
+                with self._http.stream("GET", path, headers=headers) as response:
+                    if response.status_code == httpx2.codes.NO_CONTENT:
                         return
-                    if answer.is_error:
-                        answer.read()
-                        found = answer_of(answer)
-                        raise error_of(found.status, found.document)
+                    broke = self._refused(response)
                     parser = Parser()
-                    for line in answer.iter_lines():
+                    for line in response.iter_lines() if broke is None else ():
                         for event in parser.take(line):
                             last = event.id or last
+                            patience.progress()
                             yield event
-            except httpx2.TransportError:
-                self._run(
-                    self._calls.get("/me")
-                )  # waits until it answers again, or patience is over
+            except httpx2.TransportError as error:
+                broke = no_answer(self.url, error)
+            if broke is None:  # a quiet stream ends now and then
+                patience.progress()
+            time.sleep(patience.pause(broke or ENDED))
 
     def _fetch(self, url: str, target: Target) -> None:
+        patience = Patience(self._calls.patience)
         while True:
             start = target.have
             headers = (
                 {"Range": f"bytes={start}-", "If-Range": f'"{target.sha256}"'} if start else {}
             )
             try:
-                with self._http.stream("GET", url, headers=headers) as answer:
-                    if answer.is_error:
-                        answer.read()
-                        found = answer_of(answer)
-                        raise error_of(found.status, found.document)
-                    target.write(
-                        answer.iter_bytes(CHUNK),
-                        start if answer.status_code == httpx2.codes.PARTIAL_CONTENT else 0,
-                    )
-                target.finish()
-            except httpx2.TransportError:
-                self._run(self._calls.get("/me"))
-            else:
-                return
+                with self._http.stream("GET", url, headers=headers) as response:
+                    broke = self._refused(response)
+                    if broke is None:
+                        goes_on = response.status_code == httpx2.codes.PARTIAL_CONTENT
+                        target.write(response.iter_bytes(CHUNK), start if goes_on else 0)
+                        target.finish()
+                        return
+            except httpx2.TransportError as error:
+                broke = no_answer(self.url, error)
+            if target.have > start:
+                patience.progress()
+            time.sleep(patience.pause(broke))
+
+    @staticmethod
+    def _refused(response: httpx2.Response) -> Answer | None:
+        """An answer after which the same request may do better later; None where what was asked for comes.
+
+        Raises:
+            ServiceError: it is a refusal.
+        """
+        if not response.is_error:
+            return None
+        response.read()
+        found = answer_of(response)
+        return None if require_answer(found) else found

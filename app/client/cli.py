@@ -12,7 +12,7 @@ from app.client.complete import complete_jobs, complete_recipes
 from app.client.connection import JSON_OPTION, connection_options, pass_client
 from app.client.follow import follow
 from app.client.http import ApiError, Client
-from app.client.ids import job_id_of, newest_active
+from app.client.ids import ACTIVE, job_id_of, newest_active
 from app.client.tables import figures_lines, in_bytes, job_page, jobs_table, table
 
 DEFAULT_RECIPE = "balanced"
@@ -370,17 +370,12 @@ def compare_command(client: Client, job_ids: Sequence[str], as_json: bool) -> No
             err=True,
         )
     first = measured[0]["result"]["rows"]
-    rows = [
-        *first[:-1],
-        *(
-            {
-                **job["result"]["rows"][-1],
-                "name": f"{job['recipe']['metadata']['name']} {job['id'][-8:]}",
-            }
-            for job in measured
-        ),
-    ]
-    click.echo(figures_lines(rows))
+    rows, sources = list(first[:-1]), [first[0]] * (len(first) - 1)
+    for job in measured:
+        own = job["result"]["rows"]
+        rows.append({**own[-1], "name": f"{job['recipe']['metadata']['name']} {job['id'][-8:]}"})
+        sources.append(own[0])
+    click.echo(figures_lines(rows, sources))
 
 
 @jobs_group.command("metrics")
@@ -513,10 +508,7 @@ def wait_for(
     ids = [job_id_of(client, one) for one in job_ids]
     if labels:
         query: dict[str, Any] = {f"label.{name}": value for name, value in _labels(labels).items()}
-        found = client.call(
-            "GET", "/jobs", **query, view="row", limit=100, status="queued,running,canceling"
-        )
-        ids += [row["id"] for row in found["data"]]
+        ids += [row["id"] for row in client.rows(**query, status=ACTIVE)]
     if not ids and not labels:
         raise click.UsageError("name jobs, or --label")
     try:

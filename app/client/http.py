@@ -117,8 +117,9 @@ class Client:
             ApiError: the service refused, or was away for `PATIENCE_SECONDS`.
         """
         etag, heard = "", time.monotonic()
+        is_queued = False  # then its place changes without a version
         while True:
-            headers = {"If-None-Match": etag} if etag else {}
+            headers = {"If-None-Match": etag} if etag and not is_queued else {}
             try:
                 answer = self._send("GET", f"/jobs/{job_id}", None, {}, headers)
             except ApiError as error:
@@ -130,10 +131,21 @@ class Client:
             if answer.status_code == httpx2.codes.OK:
                 etag = answer.headers.get("ETag", "")
                 job = answer.json()
+                is_queued = job["status"] == "queued"
                 yield job
                 if job["status"] in TERMINAL:
                     return
             time.sleep(min(2.0, float(answer.headers.get("Retry-After", 2))))
+
+    def rows(self, **query: Any) -> Iterator[dict[str, Any]]:
+        """All jobs that a filter finds, in rows."""
+        after: str | None = None
+        while True:
+            page = self.patient("GET", "/jobs", **query, view="row", limit=100, after=after)
+            yield from page["data"]
+            after = page["next_cursor"]
+            if after is None:
+                return
 
     def wait(self, ids: Sequence[str], seconds: float | None = None) -> list[dict[str, Any]]:
         """Jobs once they have ended, in the order in which they did; those that have not after so many seconds are left out.

@@ -1,5 +1,6 @@
 """Jobs as people name them: whole ids, their ends, and the newest."""
 
+import re
 from typing import Any
 
 from app.client.http import ApiError, Client
@@ -25,8 +26,9 @@ def job_id_of(client: Client, given: str) -> str:
             "job_not_found",
             f"{given!r} is too short; give an id, {LEAST} or more of its last letters, or {NEWEST}",
         )
-    found = client.call("GET", "/jobs", view="row", limit=5, q=given)["data"]
-    matching = [row for row in found if given in row["id"]]
+    if not re.fullmatch("[a-z0-9_]+", given):
+        raise ApiError("job_not_found", f"{given!r} is no part of an id; spq jobs list shows them")
+    matching = client.call("GET", "/jobs", view="row", limit=5, id_part=given)["data"]
     if len(matching) > 1:
         told = ", ".join(row["id"] for row in matching)
         raise ApiError("job_not_found", f"several jobs have {given!r} in their ids: {told}")

@@ -123,9 +123,15 @@ def jobs_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return table(titles, lines)
 
 
-def figures_lines(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Source, plain INT8 and result side by side."""
-    source = rows[0]
+def figures_lines(
+    rows: Sequence[Mapping[str, Any]], sources: Sequence[Mapping[str, Any]] | None = None
+) -> str:
+    """Models side by side.
+
+    Args:
+        sources: the source of each, in the same run; all of one run, whose source comes first, if left out.
+    """
+    beside = [rows[0]] * len(rows) if sources is None else sources
     titles = (
         "",
         "bytes",
@@ -143,7 +149,7 @@ def figures_lines(rows: Sequence[Mapping[str, Any]]) -> str:
             in_bytes(row.get("resident_bytes")), _figure(row, "perplexity", ".3f"), compared_with_source(row) or "–",
             _figure(row, "kl", ".4f"), "–" if row.get("top1") is None else f"{row['top1']:.1%}", _times(row, source),
         )
-        for row in rows
+        for row, source in zip(rows, beside, strict=True)
     ]  # fmt: skip
     first = rows[0]
     note = warning(first)

@@ -36,13 +36,14 @@ function App() {
       const found = await request("GET", "/me");
       setWho(found.data);
       startLive();
-      const page = await fetch("/ui/", { method: "HEAD" });
-      setVersion(page.headers.get("x-spq-version") || "");
     } catch (error) {
       stopLive();
       setWho(null);
       if (error instanceof ApiError && error.status !== 401) setProblem(error.message);
+      return;
     }
+    const page = await fetch("/ui/", { method: "HEAD" }).catch(() => null);
+    setVersion(page?.headers.get("x-spq-version") || "");
   }
 
   useEffect(() => {
@@ -82,7 +83,7 @@ function App() {
   }, [path, who]);
 
   if (who === undefined) return html`<main aria-busy="true" class="skeleton"></main>`;
-  if (who === null) return html`<${Login} problem=${problem} onDone=${() => { setProblem(""); look(); }} />`;
+  if (who === null) return html`<${Login} problem=${problem} onDone=${() => { setProblem(""); return look(); }} />`;
   const View = page ? page.view : Nothing;
   const signOut = async () => {
     await request("DELETE", "/session");

@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, String, and_, cast, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.db.models import Job
+from app.db.session import is_sqlite
 from app.domain.job_status import JobStatus
 
 SortKey = Literal["created_at", "finished_at", "model", "bytes_ratio", "kl", "perplexity_ratio"]
@@ -51,6 +52,8 @@ class JobFilter:
     sweep: str | None = None
     text: str | None = None
     """Part of the id, the model, the recipe's name or a label."""
+    id_part: str | None = None
+    """Part of the id."""
     created_after: datetime | None = None
     created_before: datetime | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -66,7 +69,7 @@ def job_page(
     after: Position | None = None,
 ) -> list[Job]:
     """Up to `limit` jobs that come after a position in an order."""
-    query = select(Job).where(*_conditions(tenant, chosen))
+    query = select(Job).where(*_conditions(session, tenant, chosen))
     column = COLUMNS[order.key]
     if after is not None:
         query = query.where(_behind(column, order, after))
@@ -79,7 +82,9 @@ def job_page(
 def job_counts(session: Session, tenant: str, chosen: JobFilter) -> dict[str, int]:
     """By status, how many there are."""
     query = (
-        select(Job.status, func.count()).where(*_conditions(tenant, chosen)).group_by(Job.status)
+        select(Job.status, func.count())
+        .where(*_conditions(session, tenant, chosen))
+        .group_by(Job.status)
     )
     return {status: count for status, count in session.execute(query).all()}  # noqa: C416 - rows are no pairs to mypy
 
@@ -99,7 +104,7 @@ def _behind(
     return or_(further, and_(column == after.value, further_id), column.is_(None))
 
 
-def _conditions(tenant: str, chosen: JobFilter) -> list[ColumnElement[bool]]:
+def _conditions(session: Session, tenant: str, chosen: JobFilter) -> list[ColumnElement[bool]]:
     recipe = Job.recipe["metadata"]["name"].as_string()
     conditions: list[tuple[object, ColumnElement[bool]]] = [
         (chosen.status, Job.status.in_(chosen.status)),
@@ -117,6 +122,24 @@ def _conditions(tenant: str, chosen: JobFilter) -> list[ColumnElement[bool]]:
         Job.request["labels"][name].as_string() == value for name, value in chosen.labels.items()
     ]
     if chosen.text:
-        columns = (Job.id, Job.model_name, recipe, cast(Job.request["labels"], String))
-        found.append(or_(*(one.icontains(chosen.text, autoescape=True) for one in columns)))
+        columns = (Job.id, Job.model_name, recipe)
+        found.append(
+            or_(
+                *(one.icontains(chosen.text, autoescape=True) for one in columns),
+                _has_label(chosen.text, sqlite=is_sqlite(session)),
+            )
+        )
+    if chosen.id_part:
+        found.append(Job.id.contains(chosen.id_part, autoescape=True))
     return [Job.tenant == tenant, *found]
+
+
+def _has_label(text: str, *, sqlite: bool) -> ColumnElement[bool]:
+    """Whether a name or a value of the job's labels has a text in it."""
+    each = func.json_each if sqlite else func.jsonb_each_text
+    labels = each(Job.request["labels"]).table_valued("key", "value", name="label")
+    by_text = or_(
+        labels.c.key.icontains(text, autoescape=True),
+        cast(labels.c.value, String).icontains(text, autoescape=True),
+    )
+    return select(1).select_from(labels).where(by_text).exists()

@@ -30,7 +30,8 @@ def database_of(request: Request) -> Database:
 
 def session_secret(request: Request) -> str | None:
     """What the browser's cookie holds."""
-    return request.cookies.get(SECURE_COOKIE) or request.cookies.get(COOKIE)
+    # Over https only the cookie that no other host of the domain can set.
+    return request.cookies.get(SECURE_COOKIE if request.url.scheme == "https" else COOKIE)
 
 
 def require_own_page(request: Request) -> None:
@@ -51,8 +52,15 @@ def require_own_page(request: Request) -> None:
     if site is not None:
         if site != "same-origin":
             raise CrossSiteRequestError(f"the browser says that it is {site[:20]}")
-    elif urlsplit(headers.get("origin", "")).netloc != headers.get("host", ""):
+    elif _host(headers.get("origin", "")) != headers.get("host", ""):
         raise CrossSiteRequestError("its Origin is not this service")
+
+
+def _host(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def authenticate(request: Request, credentials: Credentials) -> Principal:

@@ -1,15 +1,17 @@
 """One action for many jobs: each by itself, and all that was refused is told."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
-from app.db.job_lists import JobFilter, job_page
+from app.db.job_lists import JobFilter, Position, job_page
 from app.db.keys import Principal
 from app.db.models import Job
 from app.domain.errors import DomainError
 from app.domain.job_status import RETRYABLE, TERMINAL, JobStatus
+from app.jobs import cursor
 from app.jobs.schemas import Instant, Label, RequestBody, require_plain
 from app.jobs.service import JobService
 
@@ -41,7 +43,7 @@ class BatchFilter(RequestBody):
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        if not self.model_fields_set:
+        if not any(getattr(self, name) for name in self.model_fields_set):
             raise ValueError('say which jobs; for all of them, give "status" with every status')
         return self
 
@@ -61,6 +63,8 @@ class BatchRequest(RequestBody):
     filter: BatchFilter | None = None
     labels: dict[Label, Annotated[str, StringConstraints(max_length=512)] | None] | None = None
     """For `label`: set these; those that are null are removed."""
+    after: Annotated[str, StringConstraints(max_length=600)] | None = None
+    """Where the request before ended; its answer's `next_after`. With a filter, only jobs that the action does something to are counted."""
     dry_run: bool = False
     """Only tell which jobs it would be."""
 
@@ -98,27 +102,29 @@ class BatchResult(BaseModel):
     made: list[str]
     """Ids of new jobs, by `retry`, in the order of `done`."""
     passed_over: list[str]
-    """Jobs that the action does nothing to in their status."""
+    """Of the ids, those of jobs that the action does nothing to in their status."""
     refused: list[Refusal]
     has_more: bool
-    """The filter finds more jobs than one request takes: repeat it."""
+    """The filter finds more jobs than one request takes: ask again with `after`."""
+    next_after: str | None
 
 
 def run_batch(jobs: JobService, caller: Principal, body: BatchRequest) -> BatchResult:
-    """Do it to each job in a transaction of its own; an error of one keeps no other from it."""
-    found, missing, has_more = _found(jobs, caller.tenant, body)
+    """Do it to each job in a transaction of its own; an error of one keeps no other from it.
+
+    Raises:
+        InvalidCursorError: `after` is none of an answer before.
+    """
+    found, others, missing, more = _found(jobs, caller.tenant, body)
     result = BatchResult(
-        action=body.action, dry_run=body.dry_run, done=[], made=[], passed_over=[],
+        action=body.action, dry_run=body.dry_run, done=[], made=[], passed_over=others,
         refused=[
             Refusal(id=one, code="job_not_found", detail="there is no such job") for one in missing
         ],
-        has_more=has_more,
+        has_more=more is not None, next_after=more,
     )  # fmt: skip
     act = _action(jobs, caller, body)
     for job in found:
-        if job.status not in SENSIBLE[body.action]:
-            result.passed_over.append(job.id)
-            continue
         try:
             made = None if body.dry_run else act(job.id)
         except DomainError as error:
@@ -130,14 +136,31 @@ def run_batch(jobs: JobService, caller: Principal, body: BatchRequest) -> BatchR
     return result
 
 
-def _found(jobs: JobService, tenant: str, body: BatchRequest) -> tuple[list[Job], list[str], bool]:
-    """Jobs, ids of which there are none, and whether there are more."""
-    chosen = JobFilter(ids=body.ids or ()) if body.filter is None else body.filter.jobs()
+def _found(
+    jobs: JobService, tenant: str, body: BatchRequest
+) -> tuple[list[Job], list[str], list[str], str | None]:
+    """Jobs to do it to, ids of others, ids of which there are none, and where to go on."""
+    sensible = SENSIBLE[body.action]
+    if body.filter is None:
+        with jobs.database.read() as session:
+            found = job_page(session, tenant, JobFilter(ids=body.ids or ()), limit=MOST)
+        known = {job.id for job in found}
+        missing = [one for one in dict.fromkeys(body.ids or ()) if one not in known]
+        fit = [job for job in found if job.status in sensible]
+        return fit, [job.id for job in found if job.status not in sensible], missing, None
+    chosen = body.filter.jobs()
+    wanted = [one for one in chosen.status or tuple(JobStatus) if one in sensible]
+    if not wanted:
+        return [], [], [], None
+    position = None if body.after is None else Position(*cursor.decode(body.after))
     with jobs.database.read() as session:
-        found = job_page(session, tenant, chosen, limit=MOST + 1)
-    known = {job.id for job in found}
-    missing = [one for one in dict.fromkeys(body.ids or ()) if one not in known]
-    return found[:MOST], missing, len(found) > MOST
+        found = job_page(
+            session, tenant, replace(chosen, status=wanted), limit=MOST + 1, after=position
+        )
+    more = (
+        cursor.encode(found[MOST - 1].created_at, found[MOST - 1].id) if len(found) > MOST else None
+    )
+    return found[:MOST], [], [], more
 
 
 def _action(jobs: JobService, caller: Principal, body: BatchRequest) -> Callable[[str], str | None]:

@@ -27,6 +27,9 @@ Ids = Annotated[
 OfRecipe = Annotated[
     str | None, Query(alias="recipe", max_length=128, description="Only jobs whose recipe has this name.")
 ]  # fmt: skip
+IdPart = Annotated[
+    str | None, Query(alias="id_part", pattern="^[a-z0-9_]{1,36}$", description="Only jobs with this in their id.")
+]  # fmt: skip
 Text = Annotated[
     str | None,
     Query(alias="q", max_length=128, description="Only jobs with this in their id, model, recipe's name or labels."),
@@ -54,13 +57,14 @@ async def chosen_jobs(
     recipe: OfRecipe = None,
     sweep: OfSweep = None,
     text: Text = None,
+    id_part: IdPart = None,
     created_after: CreatedAfter = None,
     created_before: CreatedBefore = None,
 ) -> JobFilter:
     """The filter of a list; `label.NAME=VALUE` chooses jobs with a label."""
     return JobFilter(
         status=[] if status is None else [JobStatus(name) for name in status.split(",")], ids=[] if ids is None else ids.split(","),
-        model=model, recipe=recipe, sweep=sweep, text=text, created_after=created_after,
+        model=model, recipe=recipe, sweep=sweep, text=text, id_part=id_part, created_after=created_after,
         created_before=created_before, labels=wanted_labels(request.query_params),
     )  # fmt: skip
 

@@ -77,7 +77,7 @@ def count_jobs(request: Request, jobs: Jobs, caller: Reader, chosen: Chosen) -> 
     return cached(request, counts.model_dump(mode="json"), {})
 
 
-@router.post("/batch", response_model=BatchResult)
+@router.post("/batch", response_model=BatchResult, responses=documented(InvalidCursorError))
 def change_jobs(jobs: Jobs, caller: Writer, body: BatchRequest) -> BatchResult:
     """Cancel, retry, delete or label many jobs, by their ids or by what they are."""
     return run_batch(jobs, caller, body)

@@ -69,7 +69,8 @@ def list_events(
         job = jobs.glance(caller.tenant, job_id)
         begin = after if last_event_id is None else last_event_id
         look = partial(job_news, jobs, caller.tenant, job_id)
-        over = job.status in TERMINAL and begin >= job.last_event
+        news = look(begin) if job.status in TERMINAL else None
+        over = news is not None and not news.events  # they may be too old to be kept
         return streamed(jobs.waiting, caller.key_id, look, begin, over=over)
     rows = jobs.read(caller.tenant, lambda repo: repo.events(job_id, after=after, limit=limit + 1))
     return listing(rows, EventView, limit, after, lambda row: row.seq)

@@ -77,6 +77,8 @@ def stages(job: Job) -> list[dict[str, Any]]:
     times: Mapping[str, Mapping[str, Any]] = progress.get("stages", {})
     if job.status == JobStatus.QUEUED:  # what an earlier attempt did is no progress of the next one
         times = {}
+    if job.status == JobStatus.SUCCEEDED and not times:
+        return []  # of a version that did not note them
     begun = [at for at, one in enumerate(planned) if one.id in times]
     last = max(begun, default=-1)
     return [
@@ -94,8 +96,7 @@ def _state(
 ) -> str:
     known = times.get(stage.id)
     if known is None:
-        is_over = job.status == JobStatus.SUCCEEDED and bool(times)
-        return "skipped" if is_passed or is_over else "planned"
+        return "skipped" if is_passed or job.status == JobStatus.SUCCEEDED else "planned"
     if known.get("ended_at") is not None or job.status == JobStatus.SUCCEEDED:
         return "done"
     return "stopped" if job.status in TERMINAL else "running"

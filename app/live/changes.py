@@ -7,7 +7,7 @@ from typing import NamedTuple
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from app.db.models import Job
+from app.db.models import DeletedUsage, Job
 from app.db.session import Database, now
 from app.db.sweep_models import SweepRow
 from app.db.sweeps import member_counts
@@ -41,6 +41,8 @@ class Watch:
     _jobs: dict[str, int] = field(default_factory=dict)
     """Versions of unfinished jobs, and of those that were told."""
     _sweeps: dict[str, int] = field(default_factory=dict)
+    _gone: set[str] = field(default_factory=set)
+    """Deleted jobs that were told, and are found again for a while."""
     _workers: str = ""
     _looked_at: datetime | None = None
 
@@ -68,7 +70,13 @@ class Watch:
             for at in range(0, len(missing), MOST_AT_ONCE)
             for row in session.execute(columns.where(Job.id.in_(missing[at : at + MOST_AT_ONCE])))
         }
-        gone = [one for one in missing if one not in found]
+        deleted = select(DeletedUsage.job_id).where(
+            DeletedUsage.tenant == self.tenant, DeletedUsage.deleted_at > since
+        )
+        lost = set(session.scalars(deleted))
+        gone = sorted(({one for one in missing if one not in found} | lost) - self._gone)
+        self._gone |= {*gone}
+        self._gone &= lost | {one for one in missing if one not in found}
         changed = [one for one, row in found.items() if self._jobs.get(one) != row.version]
         # What has ended and was told is looked at no more once it is not fresh.
         is_over = {one for one in missing if one in found and found[one].status in TERMINAL}

@@ -2,7 +2,7 @@
 
 import hashlib
 from datetime import datetime
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Request, Response, status
 from pydantic import Field, SecretStr, model_validator
@@ -19,7 +19,7 @@ from app.db.browser_sessions import (
 from app.db.keys import find_principal
 from app.db.quotas import count_request
 from app.db.session import now
-from app.domain.errors import RateLimitedError
+from app.domain.errors import AuthenticationError, RateLimitedError
 from app.domain.session_errors import CrossSiteRequestError, LoginRefusedError
 from app.http.auth import (
     COOKIE,
@@ -30,7 +30,7 @@ from app.http.auth import (
     session_secret,
 )
 from app.http.problems import documented
-from app.jobs.schemas import RequestBody
+from app.jobs.schemas import RequestBody, require_plain
 
 router = APIRouter(prefix="/session", tags=["sessions"])
 LOGINS_PER_MINUTE = 20
@@ -43,6 +43,12 @@ class Login(RequestBody):
     key: Annotated[SecretStr, Field(min_length=1, max_length=200)] | None = None
     code: Annotated[SecretStr, Field(min_length=1, max_length=200)] | None = None
     """Of a link that `spq serve` or `spq open` made."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, document: Any) -> Any:
+        require_plain(document)
+        return document
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
@@ -127,9 +133,15 @@ def sign_out(request: Request) -> Response:
     return answer
 
 
-@router.post("/codes", response_model=LoginLink)
+@router.post("/codes", response_model=LoginLink, responses=documented(RateLimitedError))
 def make_link(request: Request, caller: Reader) -> LoginLink:
-    """A link that signs a browser in for whom this key speaks: once, within ten minutes."""
+    """A link that signs a browser in for whom this key speaks: once, within ten minutes.
+
+    A session makes none: it would go on for longer than it may.
+    """
+    if "authorization" not in request.headers:
+        raise AuthenticationError
+    count_request(database_of(request), _address(request), LOGINS_PER_MINUTE)
     with database_of(request).write() as session:
         code = make_code(session, caller.key_id)
     return LoginLink(code=code, path=f"/ui/#code={code}", expires_in_seconds=CODE_SECONDS)

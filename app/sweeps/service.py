@@ -195,7 +195,8 @@ class SweepService:
         """Members to add, as far as the model's headers tell of them."""
         sweep = parse_sweep(row.sweep)
         dataset = row.request.get("dataset")
-        found = members(Sweep(recipes=body.recipes, grid=body.grid), dataset)
+        added = body.model_dump(mode="json", include={"recipes", "grid"})
+        found = members(parse_sweep(added), dataset)
         evaluation = EvaluationSettings.model_validate(row.request["evaluation"])
         texts = {one.recipe.calibration.dataset for one in found if one.recipe.needs_calibration}
         self.admission.check_datasets(texts)

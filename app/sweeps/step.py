@@ -21,7 +21,7 @@ from app.db.sweep_steps import (
     first_commit,
     job_states,
 )
-from app.db.sweeps import NewMember, add_members, append_sweep_event, sweep_members
+from app.db.sweeps import UNSUCCESSFUL, NewMember, add_members, append_sweep_event, sweep_members
 from app.db.webhooks import enqueue_message
 from app.domain.errors import PublishInProgressError, QuotaExceededError
 from app.domain.job_status import TERMINAL, JobStatus
@@ -313,6 +313,8 @@ class Step:
         kept = found.kept(self.sweep, done)
         if finals_of(self.row, self.sweep) is not None and not self._has_ended():
             kept |= {*found.front, *([] if found.best is None else [found.best])}
+        # A final that failed can be made again, of the same artifact.
+        kept |= {one.number for one in members if one.final_status in UNSUCCESSFUL}
         jobs = [one.job_id for one in members if one.number not in kept and one.job_id is not None]
         # A final's artifact is its member's once more.
         jobs += [

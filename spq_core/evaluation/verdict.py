@@ -31,7 +31,7 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> Verdict | None:
         rows: of one run, as its result has them: the source first, the result last.
 
     Returns:
-        None where plain INT8 was not measured, or is the result.
+        None where plain INT8 was not measured, or is the result, or where one window cannot tell them apart.
     """
     known = {row["name"]: row for row in rows}
     if not rows or "int8" not in known or rows[-1]["name"] == "int8":
@@ -39,8 +39,11 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> Verdict | None:
     source, int8, result = rows[0], known["int8"], rows[-1]
     if result.get("kl") is None or int8.get("kl") is None:
         return None
+    margin = _margin(result, int8)
+    if margin is None:
+        return None
     size = _direction(result["bytes_on_disk"] / int8["bytes_on_disk"] - 1, SAME_BYTES)
-    distance = _direction(result["kl"] - int8["kl"], _margin(result, int8))
+    distance = _direction(result["kl"] - int8["kl"], margin)
     return Verdict(_word(size, distance), _sentence(source, int8, result, size, distance))
 
 
@@ -49,11 +52,12 @@ def _direction(difference: float, margin: float) -> int:
     return 0 if abs(difference) <= margin else int(math.copysign(1, difference))
 
 
-def _margin(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+def _margin(one: Mapping[str, Any], other: Mapping[str, Any]) -> float | None:
+    """What a difference must exceed; None where no error is known."""
     errors = [row.get("kl_se") for row in (one, other)]
     windows = min(int(row.get("windows") or 0) for row in (one, other))
     if None in errors or windows < 2:  # noqa: PLR2004 - one window has no error
-        return math.inf
+        return None
     return student_t(windows - 1) * math.hypot(*(float(error or 0.0) for error in errors))
 
 

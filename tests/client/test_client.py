@@ -298,6 +298,33 @@ def test_patience_ends(site):
         spq.me()
 
 
+@pytest.mark.usefixtures("_quick")
+def test_a_download_that_always_breaks_off_ends_with_patience(tmp_path):
+    files = {"data": [{"path": "a", "bytes": 10, "sha256": "0" * 64, "url": "/a"}]}
+    broken = [(200, files, {}), *[None] * 200]
+    with (
+        stumbling(broken) as (url, seen),
+        Client(url, "spq_x", patience=0.3) as spq,
+        pytest.raises(spq_client.UnavailableError),
+    ):
+        spq.download("job_1", tmp_path)
+    assert len(seen) < 40, "with growing pauses"
+
+
+@pytest.mark.usefixtures("_quick")
+def test_a_stream_outlives_a_restart():
+    event = b'id: 1\nevent: status\ndata: {"data": {"status": "queued"}}\n\n'
+    answers = [
+        (503, {"code": "database_unavailable", "detail": "away"}, {}),
+        (200, event, {}),
+        None,
+        (204, {}, {}),
+    ]
+    with stumbling(answers) as (url, seen), Client(url, "spq_x", patience=5) as spq:
+        assert [one.id for one in spq.events("job_1")] == ["1"]
+    assert seen[-1]["Last-Event-ID"] == "1"
+
+
 def test_a_refusal_is_not_asked_again():
     with (
         stumbling([(422, {"code": "invalid_recipe", "detail": "no"}, {})]) as (url, seen),

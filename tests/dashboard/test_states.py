@@ -233,6 +233,18 @@ def test_a_page_of_the_service_and_a_key_may_change(site, signed):
     )
 
 
+def test_a_session_makes_no_link_and_odd_requests_are_refused(site, signed):
+    assert signed.post("/session/codes", json={}, headers=OWN).status_code == 401
+    odd = {**OWN, "Origin": "http://["}
+    del odd["Sec-Fetch-Site"]
+    assert (
+        signed.patch(f"/jobs/{site.jobs['canceled']}", json={"labels": {}}, headers=odd).status_code
+        == 403
+    )
+    surrogate = httpx2.post(f"{site.url}/session", content=b'{"key": "\\ud800"}', headers=OWN)
+    assert surrogate.status_code == 422
+
+
 def test_a_login_cannot_be_forged_or_tried_without_end(site):
     with httpx2.Client(base_url=site.url) as stranger:
         assert stranger.post("/session", json={"key": site.key()}).status_code == 403

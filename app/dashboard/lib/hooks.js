@@ -54,6 +54,7 @@ export function useDocument(path, concerns = () => false) {
     let pause = SOONEST_MS;
     let busy = false;
     let missed = false;
+    let waits = false;
     let timer = 0;
     const control = new AbortController();
     const later = (ms) => {
@@ -67,14 +68,16 @@ export function useDocument(path, concerns = () => false) {
       }
       busy = true;
       missed = false;
-      let wait = isLive() ? 60000 : pause;
+      let wait = isLive() ? (waits ? LATEST_MS : 60000) : pause;
       try {
         const found = await request("GET", path || "", undefined, { etag, signal: control.signal });
         if (found.status === 304) {
           pause = Math.min(LATEST_MS, pause * 1.5);
           set((old) => (old.error ? { ...old, error: null } : old));
         } else {
-          etag = found.etag || "";
+          etag = found.data.status === "queued" ? "" : found.etag || ""; // a place in the queue changes without a version
+          waits = found.data.status === "queued";
+          wait = isLive() && waits ? LATEST_MS : wait;
           pause = SOONEST_MS;
           set({ data: found.data, error: null, since: Date.now(), path: path || "" });
         }

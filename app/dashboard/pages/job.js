@@ -167,12 +167,20 @@ function score(figures) {
 const Gates = ({ gates }) => gates.length === 0 ? null : html`<section><h2>Gates</h2><${Wide} label="Gates"><table><caption class="unseen">Limits of the recipe</caption><thead><tr><th scope="col">Figure</th><th scope="col">Text</th><th scope="col" class="figure">Limit</th><th scope="col" class="figure">Measured</th><th scope="col">Kept</th></tr></thead>
   <tbody>${gates.map((one) => html`<tr><th scope="row">${one.figure}</th><td>${one.dataset || "–"}</td><td class="figure">${one.kind === "max" ? "≤" : "≥"} ${words.number(one.limit)}</td><td class="figure">${words.number(one.measured, 4)}</td><td>${one.passed == null ? "? not measured" : one.passed ? "● yes" : "✕ no"}</td></tr>`)}</tbody></table><//></section>`;
 
+/** A numbered list with all its pages. @param {string} path */
+async function whole(path) {
+  const data = [];
+  let page = await get(path);
+  for (data.push(...page.data); page.has_more; data.push(...page.data)) page = await get(`${path}&after=${page.next_after}`);
+  return { ...page, data };
+}
+
 /** A part that is fetched when it is opened. @param {{title: string, path: string, show: (data: any) => any}} props */
 function Part({ title, path, show }) {
   const [open, setOpen] = useState(false);
   const [state, set] = useState({ data: /** @type {any} */ (null), error: /** @type {any} */ (null) });
   useEffect(() => {
-    if (open) get(path).then((data) => set({ data, error: null }), (error) => set({ data: null, error }));
+    if (open) whole(path).then((data) => set({ data, error: null }), (error) => set({ data: null, error }));
   }, [open, path]);
   return html`<section><h2>${title}</h2><details onToggle=${(/** @type {any} */ event) => setOpen(event.target.open)}><summary>Show ${title.toLowerCase()}</summary>${open && html`<${Loaded} ...${state} since=${0}>${state.data && show(state.data)}<//>`}</details></section>`;
 }

@@ -13,15 +13,20 @@ export function Log({ id, isActive }) {
   useEffect(() => {
     if (!open) return undefined;
     let source = /** @type {EventSource | null} */ (null);
+    let gone = false;
     const add = (/** @type {any[]} */ more) => setLines((old) => [...old, ...more].slice(-MOST));
     get(`/jobs/${id}/logs?tail=500`).then((page) => {
+      if (gone) return;
       setLines(page.data);
       if (!isActive) return;
       const last = page.data.length ? page.data[page.data.length - 1].id : 0;
       source = new EventSource(`/jobs/${id}/logs?after=${last}`);
       source.addEventListener("log", (event) => add([JSON.parse(/** @type {MessageEvent} */ (event).data)]));
     }, () => {});
-    return () => source && source.close();
+    return () => {
+      gone = true;
+      if (source) source.close();
+    };
   }, [open, id, isActive]);
   useEffect(() => {
     if (follows && box.current) box.current.scrollTop = box.current.scrollHeight;

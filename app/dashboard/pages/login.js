@@ -2,22 +2,24 @@
 import { html, useRef, useState } from "../vendor/preact-htm.js";
 import { post } from "../lib/api.js";
 
-/** @param {{problem: string, onDone: () => void}} props */
+/** @param {{problem: string, onDone: () => Promise<void>}} props */
 export function Login({ problem, onDone }) {
-  const [error, setError] = useState(problem);
+  const [refused, setRefused] = useState("");
+  const error = refused || problem;
   const [busy, setBusy] = useState(false);
   const field = useRef(/** @type {any} */ (null));
   const send = async (/** @type {Event} */ event) => {
     event.preventDefault();
     setBusy(true);
+    setRefused("");
     try {
       await post("/session", { key: field.current.value.trim() });
-      onDone();
-    } catch (refused) {
-      setError(/** @type {any} */ (refused).message);
-      setBusy(false);
-      field.current.focus();
+      await onDone();
+    } catch (why) {
+      setRefused(/** @type {any} */ (why).message);
     }
+    setBusy(false);
+    if (field.current) field.current.focus();
   };
   return html`<main class="narrow">
     <h1>Sign in</h1>

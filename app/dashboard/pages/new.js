@@ -18,28 +18,32 @@ const EMPTY = { kind: "hub", model: "", revision: "main", recipe: "balanced", ch
 
 /** @param {any} form @returns {any} */
 function body(form) {
+  const earlier = form.earlier || {};
   const changes = form.changes.trim() ? JSON.parse(form.changes) : null;
   /** @type {any} */
   const made = {
     model: form.kind === "local" ? { path: form.model } : { repo_id: form.model.trim(), revision: form.revision.trim() || "main" },
     recipe: changes ? { ...(form.recipe ? { extends: form.recipe } : {}), ...changes } : form.recipe,
-    evaluation: { perplexity: form.perplexity.split(",").map((/** @type {string} */ one) => one.trim()).filter(Boolean), throughput: form.throughput, ...(form.limit ? { limit: Number(form.limit) } : {}) },
-    labels: Object.fromEntries(form.labels.split(",").map((/** @type {string} */ one) => one.trim()).filter(Boolean).map((/** @type {string} */ one) => [one.split("=")[0], one.split("=").slice(1).join("=")])),
+    evaluation: { ...earlier.evaluation, limit: null, perplexity: form.perplexity.split(",").map((/** @type {string} */ one) => one.trim()).filter(Boolean), throughput: form.throughput, ...(form.limit ? { limit: Number(form.limit) } : {}) },
+    labels: form.labels === form.earlierLabels ? earlier.labels : Object.fromEntries(form.labels.split(",").map((/** @type {string} */ one) => one.trim()).filter(Boolean).map((/** @type {string} */ one) => [one.split("=")[0], one.split("=").slice(1).join("=")])),
   };
   if (form.output) made.output = { repo_id: form.output.trim(), private: form.isPrivate };
-  if (form.minutes) made.limits = { max_runtime_seconds: Math.round(60 * Number(form.minutes)) };
+  if (earlier.webhook) made.webhook = earlier.webhook;
+  made.limits = { ...earlier.limits, max_runtime_seconds: form.minutes ? Math.round(60 * Number(form.minutes)) : null };
   return made;
 }
 
 /** A form like an earlier job's. @param {any} job */
 function like(job) {
   const request = job.request;
+  const labels = Object.entries(job.labels).map(([name, value]) => `${name}=${value}`).join(", ");
+  const seconds = request.limits?.max_runtime_seconds;
   return {
-    ...EMPTY, kind: request.model.path ? "local" : "hub", model: request.model.path || request.model.repo_id, revision: request.model.revision || "main",
+    ...EMPTY, earlier: request, earlierLabels: labels, labels, minutes: seconds ? String(Math.ceil(seconds / 60)) : "", kind: request.model.path ? "local" : "hub", model: request.model.path || request.model.repo_id, revision: request.model.revision || "main",
     recipe: typeof request.recipe === "string" ? request.recipe : request.recipe.extends || "",
     changes: typeof request.recipe === "string" ? "" : JSON.stringify({ ...request.recipe, extends: undefined }, null, 1),
     perplexity: request.evaluation.perplexity.join(", "), limit: request.evaluation.limit ? String(request.evaluation.limit) : "", throughput: request.evaluation.throughput,
-    output: request.output?.repo_id || "", isPrivate: request.output?.private ?? true, labels: Object.entries(job.labels).map(([name, value]) => `${name}=${value}`).join(", "),
+    output: request.output?.repo_id || "", isPrivate: request.output?.private ?? true,
   };
 }
 
@@ -52,7 +56,10 @@ export function NewJob({ query, who }) {
   const [problem, setProblem] = useState(/** @type {any} */ (null));
   const [busy, setBusy] = useState(false);
   const key = useRef(token());
-  const set = (/** @type {any} */ changes) => setForm((old) => ({ ...old, ...changes }));
+  const set = (/** @type {any} */ changes) => {
+    key.current = token();
+    setForm((old) => ({ ...old, ...changes }));
+  };
   useEffect(() => {
     get("/recipes").then((page) => setRecipes(page.data), () => {});
     get("/models").then((page) => setModels(page.data), () => {});
@@ -94,7 +101,8 @@ export function NewJob({ query, who }) {
       navigate(`/ui/jobs/${job.id}`);
     } catch (error) {
       setProblem(error);
-      key.current = token();
+      const status = /** @type {any} */ (error).status;
+      if (status >= 400 && status < 500) key.current = token(); // after a lost answer the same key gets the same job
       setBusy(false);
     }
   };

@@ -82,7 +82,14 @@ def test_filters_choose_and_counts_agree(api):
     assert ids(api, recipe="mine") == [other["id"]]
     assert ids(api, q="MINE") == [other["id"]]
     assert ids(api, q=made[1]["id"][-6:]) == [made[1]["id"]]
-    assert ids(api, q="%") == [], "it is text, no pattern"
+    assert ids(api, q="%") == ids(api, q="{") == [], "it is text, no pattern, and no JSON"
+    assert ids(api, id_part=made[1]["id"][-6:]) == [made[1]["id"]]
+    assert ids(api, id_part="tiny") == []
+    umlaut = api.submit(tenant="carol", labels={"wer": "Jürgen"})
+    found = api.client.get("/jobs?q=jürg", headers=api.headers("carol")).json()["data"]
+    assert [one["id"] for one in found] in ([umlaut["id"]], []), "SQLite folds ASCII only"
+    exact = api.client.get("/jobs?q=ürgen", headers=api.headers("carol")).json()["data"]
+    assert [one["id"] for one in exact] == [umlaut["id"]]
     assert ids(api, **{"label.run": "2"}) == [made[2]["id"]]
     assert ids(api, ids=f"{made[1]['id']},{made[2]['id']},job_none") == [
         made[2]["id"],
@@ -327,6 +334,37 @@ def test_one_action_for_many_jobs_tells_what_became_of_each(api):
     gone = batch(api, action="delete", filter={"labels": {"old": "yes"}})
     assert sorted(gone["done"]) == sorted(jobs)
     assert len(listed(api)["data"]) == 2
+
+
+def test_a_batch_goes_on_where_the_one_before_ended_and_does_nothing_twice(api, monkeypatch):
+    monkeypatch.setattr("app.jobs.batch.MOST", 2)
+    jobs = [api.submit()["id"] for _ in range(5)]
+    finish(api, api.submit()["id"])
+    batch(api, action="cancel", ids=jobs[:2])
+    batch(api, action="cancel", ids=jobs[2:4])
+    done, after = [], None
+    for _ in range(5):
+        found = batch(
+            api,
+            action="retry",
+            filter={"status": ["canceled"]},
+            **({"after": after} if after else {}),
+        )
+        done += found["done"]
+        after = found["next_after"]
+        if not found["has_more"]:
+            break
+    assert sorted(done) == sorted(jobs[:4])
+    queued = batch(api, action="cancel", filter={"q": "org/tiny"}, dry_run=True)
+    assert len(queued["done"]) == 2, "jobs that have ended are not counted"
+
+
+@pytest.mark.parametrize("empty", [{"status": []}, {"model": None}, {"labels": {}}, {"q": None}])
+def test_a_filter_that_says_nothing_is_not_taken_for_all_jobs(api, empty):
+    body = {"action": "delete", "filter": empty}
+    problem(
+        api.client.post("/jobs/batch", json=body, headers=api.headers()), 422, "invalid_request"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,18 @@
 """A job's log: whole, from its end, and as a stream."""
 
+from sqlalchemy import delete
+
+from app.db.models import JobEvent
 from tests.app.jobs.test_router import problem, start
+
+
+def test_a_stream_of_events_that_are_no_longer_kept_is_over(api):
+    job = api.submit()
+    api.client.post(f"/jobs/{job['id']}/cancel", headers=api.headers())
+    with api.database.write() as session:
+        session.execute(delete(JobEvent).where(JobEvent.job_id == job["id"]))
+    streaming = api.headers() | {"Accept": "text/event-stream"}
+    assert api.client.get(f"/jobs/{job['id']}/events", headers=streaming).status_code == 204
 
 
 def test_a_log_is_had_whole_from_its_end_and_as_a_stream(api):

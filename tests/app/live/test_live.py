@@ -1,6 +1,7 @@
 """The stream of everything of a tenant: what changed is told, as it is now, and to nobody else."""
 
 import json
+from datetime import timedelta
 
 from app.db.models import Job
 from app.db.workers import note_presence
@@ -32,6 +33,21 @@ def test_every_change_of_a_job_is_told_as_a_row_and_nothing_twice(api):
     assert told(watch) == []
     api.client.delete(f"/jobs/{first['id']}", headers=api.headers())
     assert told(watch, "gone") == [{"id": first["id"]}]
+
+
+def test_a_job_that_ended_long_ago_is_told_when_it_goes(api, monkeypatch):
+    monkeypatch.setattr(changes, "MARGIN", timedelta(seconds=1))
+    job = api.submit()
+    start(api, job["id"]).fail({"code": "internal", "message": "no"})
+    with api.database.write() as session:
+        row = session.get(Job, job["id"])
+        row.created_at = row.created_at.replace(year=2020)
+    watch = Watch(api.database, "alice")
+    watch.look()
+    api.client.delete(f"/jobs/{job['id']}", headers=api.headers())
+    assert told(watch, "gone") == [{"id": job["id"]}]
+    assert told(watch, "gone") == []
+    assert told(Watch(api.database, "bob"), "gone") == []
 
 
 def test_a_job_that_is_made_and_ends_between_two_looks_is_told(api):

@@ -570,7 +570,9 @@ def test_winners_are_measured_once_more_one_after_the_other_and_the_best_first(a
 def test_the_best_is_published_and_a_failed_publication_is_tried_again(api):
     output = {"repo_id": "me/best", "private": False}
     objective = {"minimize": "bytes_on_disk", "subject_to": {"kl": {"max": 0.02}}}
-    sweep = submit(api, {"recipes": RECIPES, "objective": objective}, publish=output)
+    sweep = submit(
+        api, {"recipes": RECIPES, "objective": objective, "keep": "none"}, publish=output
+    )
     run_members(api, sweep)
     ((number, job_id),) = queued_finals(api, sweep).items()
     assert number == get(api, sweep)["best"] == 2
@@ -585,6 +587,7 @@ def test_the_best_is_published_and_a_failed_publication_is_tried_again(api):
     done = get(api, sweep)
     assert done["status"] == "finished"
     assert done["members"][1]["final"]["error"]["code"] == "hub_permission_denied"
+    assert files_of(api, done["members"][1]["job_id"]) == 1, "it can be made again"
     again = post(api, sweep, "retry").json()
     assert (again["status"], again["counts"]) == ("running", {"succeeded": 4}), (
         "only the final is made again"
@@ -676,6 +679,10 @@ def test_members_are_added_also_to_a_sweep_that_has_ended(api):
         ({"max_parallel": 0}, "invalid_request"),
         ({"recipes": ["nope"]}, "invalid_recipe"),
         ({"grid": [{"base": "small", "over": {"colour": [1]}}]}, "invalid_recipe"),
+        (
+            {"grid": [{"base": "small", "over": {"a": list(range(40)), "b": list(range(20))}}]},
+            "invalid_recipe",
+        ),
     ],
 )
 def test_a_change_that_is_none_is_refused(api, body, code):
