@@ -36,6 +36,8 @@ export function withQuery(changes) {
   return url.pathname + url.search;
 }
 
+/** Statuses of jobs that have not ended. */
+export const ACTIVE = ["queued", "running", "canceling"];
 const SOONEST_MS = 2000;
 const LATEST_MS = 15000;
 
