@@ -5,6 +5,7 @@ import os
 from alembic import context
 from sqlalchemy import NullPool, create_engine, make_url
 
+from app.db import browser_sessions, models, sweep_models  # noqa: F401 - the tables
 from app.db.base import Base
 
 LOCK_TIMEOUT_MS = 5_000

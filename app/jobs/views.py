@@ -3,18 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
 from app.db.models import Job
 from app.db.waiting_jobs import QueuePlace
 from app.domain.job_status import TERMINAL, JobStatus
 from app.jobs.schemas import JobPlan, JobSubmission, JobView, QueueView, StageView
-from spq_core.errors import RecipeError
 from spq_core.estimate.estimate import Estimate
 from spq_core.estimate.stages import Stage, requested_stages
-from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.verdict import verdict
-from spq_core.recipe.document import Recipe, parse_recipe
+from spq_core.recipe.document import Recipe
 
 LINKS = ("cancel", "retry", "measure", "events", "logs", "metrics", "layers", "artifacts")
 
@@ -39,7 +35,7 @@ def plan_view(
         queue=QueueView.model_validate(place),
         stages=[
             StageView(**stage._asdict(), state="planned")
-            for stage in requested_stages(recipe, request, body.evaluation)
+            for stage in requested_stages(recipe.document(), request)
         ],
     )  # fmt: skip
 
@@ -68,11 +64,7 @@ def job_verdict(job: Job) -> dict[str, str] | None:
 
 def stages(job: Job) -> list[dict[str, Any]]:
     """Planned stages, and how far each is; none of a request that this version does not read."""
-    try:
-        evaluation = EvaluationSettings.model_validate(job.request["evaluation"])
-        planned = requested_stages(parse_recipe(job.recipe), job.request, evaluation)
-    except (RecipeError, ValidationError, KeyError):
-        return []
+    planned = requested_stages(job.recipe, job.request)
     progress = job.progress or {}
     times: Mapping[str, Mapping[str, Any]] = progress.get("stages", {})
     if job.status == JobStatus.QUEUED:  # what an earlier attempt did is no progress of the next one

@@ -7,8 +7,11 @@ several phases (`compress` has one for each pass over the model).
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+from pydantic import ValidationError
+
+from spq_core.errors import RecipeError
 from spq_core.evaluation.settings import EvaluationSettings
-from spq_core.recipe.document import Recipe
+from spq_core.recipe.document import Recipe, parse_recipe
 
 StageKind = Literal["prepare", "recipe", "check", "baseline", "measure", "publish"]
 OTHER_MODELS = {"plain INT8/": "int8", "tuned source/": "tuned_source"}
@@ -66,10 +69,19 @@ def planned_stages(
     return tuple(stage for is_wanted, stage in wanted if is_wanted)
 
 
-def requested_stages(
+def requested_stages(recipe: Mapping[str, Any], request: Mapping[str, Any]) -> tuple[Stage, ...]:
+    """The stages of a job, from its documents; none of documents that this version does not read: a plan is for people, and stops no job."""
+    try:
+        known = parse_recipe(recipe)
+        evaluation = EvaluationSettings.model_validate(request["evaluation"])
+        return _requested(known, request, evaluation)
+    except (RecipeError, ValidationError, KeyError):
+        return ()
+
+
+def _requested(
     recipe: Recipe, request: Mapping[str, Any], evaluation: EvaluationSettings
 ) -> tuple[Stage, ...]:
-    """The stages of a job that was asked for like this."""
     return planned_stages(
         recipe, evaluation, downloads=request["model"].get("repo_id") is not None,
         publishes=request.get("output") is not None, compresses=request.get("measure_of") is None,

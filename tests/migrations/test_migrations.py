@@ -133,6 +133,8 @@ def revisions():
 
 SCRIPTS = ScriptDirectory.from_config(alembic_config("sqlite://"))
 PATIENT = {("0002", "0003"), ("0006", "0007")}
+OF_NEW_TABLES = {("0009", "0010")}
+"""They need no lock that readers stand in the way of."""
 """Make indexes beside a live table: they may wait, as nobody waits for them."""
 
 
@@ -154,8 +156,11 @@ def test_a_migration_gives_up_rather_than_wait_for_a_busy_table(postgres_server,
             tables = ", ".join(sorted({*inspect(busy).get_table_names()} - {"alembic_version"}))
             busy.execute(text(f"LOCK TABLE {tables} IN ACCESS SHARE MODE"))
             begun = time.monotonic()
-            with pytest.raises(OperationalError, match="lock timeout"):
+            if step in OF_NEW_TABLES:
                 command.upgrade(config, after)
+            else:
+                with pytest.raises(OperationalError, match="lock timeout"):
+                    command.upgrade(config, after)
             assert time.monotonic() - begun < 4
         command.upgrade(config, "head")
         assert at_head(database)

@@ -4,9 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from spq_core.estimate.stages import requested_stages
-from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.progress import PhaseKind, phase
-from spq_core.recipe.document import parse_recipe
 from worker.attempt.artifact import AttemptArtifact
 from worker.attempt.brought import bring_artifact
 from worker.attempt.course import Course
@@ -53,9 +51,7 @@ class Steps:
 
     def __post_init__(self) -> None:
         claimed = self.record.attempt.claim
-        evaluation = EvaluationSettings.model_validate(claimed.request["evaluation"])
-        planned = requested_stages(parse_recipe(claimed.recipe), claimed.request, evaluation)
-        self.course = Course(planned, self.log.note)
+        self.course = Course(requested_stages(claimed.recipe, claimed.request), self.log.note)
 
     def fetch(self) -> None:
         """Bring the model and texts to this machine, or find the allowed local folder.

@@ -3,7 +3,7 @@
 import pytest
 
 from spq_core.data.texts import builtin_text
-from spq_core.estimate.stages import planned_stages, stage_of
+from spq_core.estimate.stages import planned_stages, requested_stages, stage_of
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.models.clean_copy import SourceModel
 from spq_core.progress import Silent
@@ -75,3 +75,12 @@ def test_a_job_that_only_measures_compresses_nothing():
         "speed",
         "publish",
     ]
+
+
+def test_documents_of_another_version_have_no_plan():
+    recipe = resolve("int8").document()
+    good = {"model": {"repo_id": "a/b"}, "evaluation": {}}
+    assert requested_stages(recipe, good)[0].id == "download"
+    for request in ({}, good | {"evaluation": {"perplexity": []}}, {"evaluation": {}}):
+        assert requested_stages(recipe, request) == ()
+    assert requested_stages({"stages": 1}, good) == ()
