@@ -1,7 +1,6 @@
 """`spq jobs`: submit and follow jobs over HTTP."""
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,21 +9,19 @@ import click
 
 from app.client.complete import complete_jobs, complete_recipes
 from app.client.connection import JSON_OPTION, connection_options, pass_client
-from app.client.follow import follow
-from app.client.http import ApiError, Client
-from app.client.ids import ACTIVE, job_id_of, newest_active
-from app.client.tables import figures_lines, in_bytes, job_page, jobs_table, table
+from app.client.ending import EXIT_CODES, TIMED_OUT, labels_of, wait_for, watch_to_the_end
+from app.client.http import Client
+from app.client.ids import job_id_of, newest_active
+from app.client.job_parts import COMMANDS, JOB
+from app.client.tables import in_bytes, job_page, jobs_table
 
 DEFAULT_RECIPE = "balanced"
-EXIT_CODES = {"succeeded": 0, "failed": 1, "canceled": 3}
-INTERRUPTED, TIMED_OUT = 130, 124
 STATUSES = ("queued", "running", "canceling", *EXIT_CODES)
 EXITS = """
     \b
     exit codes: 0 succeeded, 1 the job failed, 2 a wrong command, 3 canceled, 4 no valid key,
     5 the service refused, 6 it does not answer, 130 interrupted (the job goes on)
 """
-JOB = click.argument("job_id", shell_complete=complete_jobs)
 
 
 @click.group(
@@ -134,7 +131,7 @@ def _submission(model: str, asked: dict[str, Any]) -> dict[str, Any]:
         else {"repo_id": model, "revision": asked["revision"]},
         "recipe": read_request(asked["recipe"]),
         "evaluation": evaluation,
-        "labels": _labels(asked["labels"]),
+        "labels": labels_of(asked["labels"]),
     }
     if asked["output"]:
         body["output"] = {"repo_id": asked["output"], "private": not asked["public"]}
@@ -143,13 +140,6 @@ def _submission(model: str, asked: dict[str, Any]) -> dict[str, Any]:
     if asked["webhook"]:
         body["webhook"] = {"url": asked["webhook"]}
     return body
-
-
-def _labels(given: Sequence[str]) -> dict[str, str]:
-    for one in given:
-        if "=" not in one:
-            raise click.BadParameter(f"{one!r} is no name=value", param_hint="--label")
-    return dict(one.split("=", 1) for one in given)
 
 
 def _plan(plan: dict[str, Any]) -> str:
@@ -218,7 +208,7 @@ def list_command(
     """
     query = {
         **chosen, "status": ",".join(statuses) or None, "q": search, "created_after": since, "view": "row",
-        **{f"label.{name}": value for name, value in _labels(labels).items()},
+        **{f"label.{name}": value for name, value in labels_of(labels).items()},
     }  # fmt: skip
     page = client.call("GET", "/jobs", **query)
     rows = page["data"]
@@ -285,7 +275,7 @@ def label_command(client: Client, job_id: str, labels: Sequence[str]) -> None:
     \b
     spq jobs label @last team=search run=
     """
-    changes = {name: value or None for name, value in _labels(labels).items()}
+    changes = {name: value or None for name, value in labels_of(labels).items()}
     job = client.call("PATCH", f"/jobs/{job_id_of(client, job_id)}", {"labels": changes})
     click.echo(", ".join(f"{name}={value}" for name, value in job["labels"].items()))
 
@@ -335,148 +325,6 @@ def measure_command(
     )
 
 
-@jobs_group.command("compare")
-@click.argument("job_ids", nargs=-1, required=True, shell_complete=complete_jobs)
-@JSON_OPTION
-@pass_client
-def compare_command(client: Client, job_ids: Sequence[str], as_json: bool) -> None:
-    """Set figures of jobs side by side that were measured on the same text in the same way.
-
-    \b
-    spq jobs compare @last 3fa9 77b0
-    """
-    ids = [job_id_of(client, one) for one in job_ids]
-    jobs = client.call("GET", "/jobs", ids=",".join(ids), limit=100)["data"]
-    jobs.sort(key=lambda job: ids.index(job["id"]))
-    measured = [job for job in jobs if (job["result"] or {}).get("rows")]
-    if as_json:
-        click.echo(
-            json.dumps([{"id": job["id"], "rows": job["result"]["rows"]} for job in measured])
-        )
-        return
-    if not measured:
-        raise ApiError("no_figures", "none of these jobs has figures")
-    basis = {
-        (
-            job["model"],
-            job["source_commit"],
-            *(job["result"]["rows"][0].get(name) for name in ("dataset", "windows", "tokens")),
-        )
-        for job in measured
-    }
-    if len(basis) > 1:
-        click.echo(
-            "these jobs were measured on different models, texts or windows: their figures say nothing about one another",
-            err=True,
-        )
-    first = measured[0]["result"]["rows"]
-    rows, sources = list(first[:-1]), [first[0]] * (len(first) - 1)
-    for job in measured:
-        own = job["result"]["rows"]
-        rows.append({**own[-1], "name": f"{job['recipe']['metadata']['name']} {job['id'][-8:]}"})
-        sources.append(own[0])
-    click.echo(figures_lines(rows, sources))
-
-
-@jobs_group.command("metrics")
-@JOB
-@JSON_OPTION
-@pass_client
-def metrics_command(client: Client, job_id: str, as_json: bool) -> None:
-    """Print every measured figure."""
-    found = client.call("GET", f"/jobs/{job_id_of(client, job_id)}/metrics")["data"]
-    rows = [(one["model"], one["name"], one["dataset"], f"{one['value']:g}") for one in found]
-    click.echo(json.dumps(found) if as_json else table(("model", "figure", "text", "value"), rows))
-
-
-@jobs_group.command("layers")
-@JOB
-@JSON_OPTION
-@pass_client
-def layers_command(client: Client, job_id: str, as_json: bool) -> None:
-    """Print what was done to each matrix."""
-    found = _pages(client, f"/jobs/{job_id_of(client, job_id)}/layers")
-    rows = [
-        (
-            one["layer"],
-            one["stage"],
-            "yes" if one["applied"] else "no",
-            ", ".join(
-                f"{name} {value:g}"
-                for name, value in one["figures"].items()
-                if isinstance(value, int | float)
-            )
-            or one["reason"],
-        )
-        for one in found
-    ]
-    click.echo(
-        json.dumps(found) if as_json else table(("matrix", "stage", "changed", "figures"), rows)
-    )
-
-
-@jobs_group.command("events")
-@JOB
-@click.option("--problems", is_flag=True, help="Only what went wrong.")
-@JSON_OPTION
-@pass_client
-def events_command(client: Client, job_id: str, problems: bool, as_json: bool) -> None:
-    """Print a job's history."""
-    found = _pages(client, f"/jobs/{job_id_of(client, job_id)}/events")
-    if problems:
-        found = [one for one in found if one["data"].get("error") or one["data"].get("reason")]
-    if as_json:
-        click.echo(json.dumps(found))
-        return
-    for one in found:
-        data = one["data"]
-        words = (
-            data.get("status") or f"{data.get('stage')}: {data.get('done')} of {data.get('total')}"
-        )
-        why = data.get("reason") or (data.get("error") or {}).get("message") or ""
-        click.echo(f"{one['at']} [{one['attempt']}] {words} {why}".rstrip())
-
-
-def _pages(client: Client, path: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    after, more = 0, True
-    while more:
-        page = client.call("GET", path, after=after, limit=1000)
-        found += page["data"]
-        after, more = page["next_after"], page["has_more"]
-    return found
-
-
-@jobs_group.command("logs")
-@JOB
-@click.option("-f", "--follow", "follows", is_flag=True, help="Go on until the job has ended.")
-@click.option("--tail", type=click.IntRange(1, 10_000), help="Begin with the last so many lines.")
-@pass_client
-def logs_command(client: Client, job_id: str, follows: bool, tail: int | None) -> None:
-    """Print what the job's processes wrote, and a line when a stage begins or ends."""
-    job_id = job_id_of(client, job_id)
-    try:
-        for line in client.log_lines(job_id, tail=tail, follows=follows):
-            click.echo(f"{line['at']} [{line['attempt']}] {line['text']}")
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-
-
-@jobs_group.command("download")
-@JOB
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="A new folder; by default one named after the job.",
-)
-@pass_client
-def download_command(client: Client, job_id: str, out: Path | None) -> None:
-    """Fetch a job's artifact, and compare every file with its digest."""
-    from app.client.download import download_artifact  # noqa: PLC0415 - manifests take long to import
-
-    click.echo(download_artifact(client, job_id_of(client, job_id), out))
-
-
 @jobs_group.command("wait", epilog=EXITS)
 @click.argument("job_ids", nargs=-1, shell_complete=complete_jobs)
 @click.option(
@@ -501,44 +349,5 @@ def wait_command(
     wait_for(client, job_ids, labels, timeout)
 
 
-def wait_for(
-    client: Client, job_ids: Sequence[str], labels: Sequence[str], timeout: int | None
-) -> None:
-    """Wait, say how each ended, and exit."""
-    ids = [job_id_of(client, one) for one in job_ids]
-    if labels:
-        query: dict[str, Any] = {f"label.{name}": value for name, value in _labels(labels).items()}
-        ids += [row["id"] for row in client.rows(**query, status=ACTIVE)]
-    if not ids and not labels:
-        raise click.UsageError("name jobs, or --label")
-    try:
-        ended = client.wait(ids, timeout)
-    except KeyboardInterrupt:
-        click.echo("the jobs go on", err=True)
-        sys.exit(INTERRUPTED)
-    for job in ended:
-        why = f" {job['error']['code']}: {job['error']['message']}" if job["error"] else ""
-        click.echo(f"{job['id']} {job['status']}{why}")
-    if len(ended) < len(set(ids)):
-        click.echo(
-            f"{len(set(ids)) - len(ended)} jobs have not ended in {timeout} s; they go on", err=True
-        )
-        sys.exit(TIMED_OUT)
-    codes = [EXIT_CODES[job["status"]] for job in ended]
-    sys.exit(1 if 1 in codes else max(codes, default=0))
-
-
-def watch_to_the_end(client: Client, job_id: str, *, as_json: bool) -> None:
-    """Show progress until the job has ended, then end with its exit code."""
-    try:
-        job = follow(client, job_id)
-    except KeyboardInterrupt:
-        click.echo(
-            f"the job goes on: spq jobs watch {job_id} follows it again, spq jobs cancel {job_id} stops it",
-            err=True,
-        )
-        sys.exit(INTERRUPTED)
-    click.echo(json.dumps(job) if as_json else job_page(job))
-    if not as_json and job["status"] == "succeeded":
-        click.echo(f"\nartifact: spq jobs download {job_id}")
-    sys.exit(EXIT_CODES[job["status"]])
+for _command in COMMANDS:
+    jobs_group.add_command(_command)

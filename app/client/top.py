@@ -1,37 +1,24 @@
 """Commands about the service itself: who one is there, its workers, models and texts; and waiting."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
-from app.client.cli import wait_for
 from app.client.complete import complete_jobs
 from app.client.connection import JSON_OPTION, KEY_FILE, client_of, connection_options
+from app.client.ending import wait_for
 from app.client.http import Client
 from app.client.tables import duration, in_bytes, since, table
 
 
-def _command(name: str) -> Callable[[Callable[..., None]], click.Command]:
-    """A command of its own that talks to the service."""
-
-    def make(function: Callable[..., None]) -> click.Command:
-        def with_client(url: str, key_file: Path, **options: Any) -> None:
-            function(client_of(url, key_file), **options)
-
-        with_client.__doc__ = function.__doc__
-        with_client.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
-        return click.command(name)(connection_options(with_client))
-
-    return make
-
-
-@_command("whoami")
+@click.command("whoami")
+@connection_options
 @JSON_OPTION
-def whoami_command(client: Client, as_json: bool) -> None:
+def whoami_command(url: str, key_file: Path, as_json: bool) -> None:
     """Tell whom your API key speaks for, what it may, and what is left of your limits."""
+    client = client_of(url, key_file)
     me = client.call("GET", "/me")
     if as_json:
         click.echo(json.dumps(me))
@@ -47,10 +34,12 @@ def whoami_command(client: Client, as_json: bool) -> None:
     click.echo(table(("limit", "used", "of"), rows))
 
 
-@_command("workers")
+@click.command("workers")
+@connection_options
 @JSON_OPTION
-def workers_command(client: Client, as_json: bool) -> None:
+def workers_command(url: str, key_file: Path, as_json: bool) -> None:
     """List the workers that are there, and what each does."""
+    client = client_of(url, key_file)
     found = client.call("GET", "/workers")
     if as_json:
         click.echo(json.dumps(found))
@@ -67,10 +56,12 @@ def workers_command(client: Client, as_json: bool) -> None:
     click.echo(f"{found['queued']} jobs wait")
 
 
-@_command("models")
+@click.command("models")
+@connection_options
 @JSON_OPTION
-def models_command(client: Client, as_json: bool) -> None:
+def models_command(url: str, key_file: Path, as_json: bool) -> None:
     """List models in the service's own folders (spq jobs submit NAME --local)."""
+    client = client_of(url, key_file)
     found = client.call("GET", "/models")["data"]
     rows = [(one["name"], one["model_type"] or "?", in_bytes(one["bytes"])) for one in found]
     words = (
@@ -80,15 +71,18 @@ def models_command(client: Client, as_json: bool) -> None:
     click.echo(json.dumps(found) if as_json else words)
 
 
-@_command("datasets")
+@click.command("datasets")
+@connection_options
 @JSON_OPTION
-def datasets_command(client: Client, as_json: bool) -> None:
+def datasets_command(url: str, key_file: Path, as_json: bool) -> None:
     """List the texts that jobs can be measured and calibrated on."""
+    client = client_of(url, key_file)
     found = client.call("GET", "/capabilities")["datasets"]
     click.echo(json.dumps(found) if as_json else "\n".join(found))
 
 
-@_command("wait")
+@click.command("wait")
+@connection_options
 @click.argument("job_ids", nargs=-1, shell_complete=complete_jobs)
 @click.option(
     "--label",
@@ -98,10 +92,10 @@ def datasets_command(client: Client, as_json: bool) -> None:
 )
 @click.option("--timeout", type=click.IntRange(1), help="Seconds; then the exit code is 124.")
 def wait_command(
-    client: Client, job_ids: Sequence[str], labels: Sequence[str], timeout: int | None
+    url: str, key_file: Path, job_ids: Sequence[str], labels: Sequence[str], timeout: int | None
 ) -> None:
     """Wait for jobs without a word; as spq jobs wait."""
-    wait_for(client, job_ids, labels, timeout)
+    wait_for(client_of(url, key_file), job_ids, labels, timeout)
 
 
 @click.command("login")

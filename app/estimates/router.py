@@ -7,7 +7,7 @@ from app.domain.errors import EstimatesBusyError, ModelNotAllowedError
 from app.estimates.service import Feasibility
 from app.http.auth import Reader
 from app.http.problems import documented
-from app.jobs.schemas import JobSubmission
+from app.jobs.requests import JobSubmission
 from spq_core.errors import ArtifactError, RecipeError, UnsafeModelError, UnsupportedModelError
 from spq_core.hub.errors import HubError, HubUnavailableError
 from spq_core.recipe.catalog import resolve

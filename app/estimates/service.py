@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from app.domain.errors import EstimatesBusyError, ModelNotAllowedError
-from app.jobs.schemas import ModelReference
+from app.jobs.requests import ModelReference
 from app.settings import ApiSettings
 from spq_core.estimate.estimate import Estimate, estimate, folder_shapes, headers_shapes
 from spq_core.evaluation.settings import EvaluationSettings

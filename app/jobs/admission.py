@@ -13,7 +13,7 @@ from app.domain.errors import (
     UnknownDatasetError,
     UnknownTaskError,
 )
-from app.jobs.schemas import ModelReference
+from app.jobs.requests import ModelReference
 from app.secrets import Sealer
 from app.settings import ApiSettings
 from spq_core.data.tasks import find_task

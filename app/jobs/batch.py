@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
@@ -12,7 +12,7 @@ from app.db.models import Job
 from app.domain.errors import DomainError
 from app.domain.job_status import RETRYABLE, TERMINAL, JobStatus
 from app.jobs import cursor
-from app.jobs.schemas import Instant, Label, RequestBody, require_plain
+from app.jobs.requests import Instant, Label, PlainBody, RequestBody
 from app.jobs.service import JobService
 
 MOST = 500
@@ -55,7 +55,7 @@ class BatchFilter(RequestBody):
         )  # fmt: skip
 
 
-class BatchRequest(RequestBody):
+class BatchRequest(PlainBody):
     """What to do, and to which jobs."""
 
     action: Action
@@ -67,12 +67,6 @@ class BatchRequest(RequestBody):
     """Where the request before ended; its answer's `next_after`. With a filter, only jobs that the action does something to are counted."""
     dry_run: bool = False
     """Only tell which jobs it would be."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _plain(cls, document: Any) -> Any:
-        require_plain(document)
-        return document
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:

@@ -8,7 +8,7 @@ from app.db.job_lists import COLUMNS, JobFilter, Order
 from app.domain.job_status import JobStatus
 from app.jobs.labels import wanted_labels
 from app.jobs.parameters import Model, OfSweep
-from app.jobs.schemas import Instant
+from app.jobs.requests import Instant
 
 MOST_IDS, ID_LENGTH = 100, 36
 ONE = "|".join(JobStatus)

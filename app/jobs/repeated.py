@@ -9,7 +9,7 @@ from app.db.idempotency import Idempotency, known_answer
 from app.db.keys import Principal
 from app.db.quotas import RateState, count_request
 from app.db.session import Database
-from app.jobs.schemas import Submission
+from app.jobs.requests import Submission
 
 
 def asked_document(tenant: str, body: Submission) -> dict[str, Any]:

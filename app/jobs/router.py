@@ -33,13 +33,8 @@ from app.jobs.parameters import (
     JobId,
     Prefer,
 )
-from app.jobs.schemas import (
-    JobChange,
-    JobPlan,
-    JobSubmission,
-    JobView,
-    Measuring,
-)
+from app.jobs.requests import JobChange, JobSubmission, Measuring
+from app.jobs.schemas import JobPlan, JobView
 from app.jobs.service import Jobs
 from app.jobs.stream import changed, wanted_wait
 from spq_core.errors import ArtifactError, RecipeError, UnsafeModelError, UnsupportedModelError

@@ -27,7 +27,8 @@ from app.domain.job_status import RETRYABLE, TERMINAL, JobStatus
 from app.http.waiting import WaitingRoom
 from app.jobs.admission import Admission
 from app.jobs.repeated import Accepted, asked_document, idempotency, replayed
-from app.jobs.schemas import JobPlan, JobSubmission, Measuring, ModelReference
+from app.jobs.requests import JobSubmission, Measuring, ModelReference
+from app.jobs.schemas import JobPlan
 from app.jobs.views import job_view, plan_view
 from app.telemetry import JOBS_CREATED, log
 from app.tracing import current_traceparent

@@ -6,7 +6,8 @@ from typing import Any
 from app.db.models import Job
 from app.db.waiting_jobs import QueuePlace
 from app.domain.job_status import TERMINAL, JobStatus
-from app.jobs.schemas import JobPlan, JobSubmission, JobView, QueueView, StageView
+from app.jobs.requests import JobSubmission
+from app.jobs.schemas import JobPlan, JobView, QueueView, StageView
 from spq_core.estimate.estimate import Estimate
 from spq_core.estimate.stages import Stage, requested_stages
 from spq_core.evaluation.verdict import verdict
@@ -76,11 +77,17 @@ def stages(job: Job) -> list[dict[str, Any]]:
     return [
         {
             **stage._asdict(),
-            **times.get(stage.id, {}),
+            **_ended(times.get(stage.id, {}), job),
             "state": _state(job, stage, times, is_passed=at < last),
         }
         for at, stage in enumerate(planned)
     ]
+
+
+def _ended(times: Mapping[str, Any], job: Job) -> dict[str, Any]:
+    """The stage that a job ended in has ended with it."""
+    is_open = bool(times) and times.get("ended_at") is None and job.finished_at is not None
+    return {**times, **({"ended_at": job.finished_at} if is_open else {})}
 
 
 def _state(

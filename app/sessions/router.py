@@ -2,7 +2,7 @@
 
 import hashlib
 from datetime import datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from fastapi import APIRouter, Request, Response, status
 from pydantic import Field, SecretStr, model_validator
@@ -30,25 +30,19 @@ from app.http.auth import (
     session_secret,
 )
 from app.http.problems import documented
-from app.jobs.schemas import RequestBody, require_plain
+from app.jobs.requests import PlainBody, RequestBody
 
 router = APIRouter(prefix="/session", tags=["sessions"])
 LOGINS_PER_MINUTE = 20
 """From one address."""
 
 
-class Login(RequestBody):
+class Login(PlainBody):
     """What a browser shows."""
 
     key: Annotated[SecretStr, Field(min_length=1, max_length=200)] | None = None
     code: Annotated[SecretStr, Field(min_length=1, max_length=200)] | None = None
     """Of a link that `spq serve` or `spq open` made."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _plain(cls, document: Any) -> Any:
-        require_plain(document)
-        return document
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:

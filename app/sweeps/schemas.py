@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 from app.domain.sweep_status import SweepStatus
-from app.jobs.schemas import Labels, OutputReference, RequestBody, Submission, require_plain
+from app.jobs.requests import Labels, OutputReference, PlainBody, RequestBody, Submission
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.sweep.document import MOST_MEMBERS, Grid, RequestedRecipe
 
@@ -75,7 +75,7 @@ class SweepSubmission(Submission):
         return self.evaluation.model_copy(update=changes)
 
 
-class SweepChange(RequestBody):
+class SweepChange(PlainBody):
     """What is to be different from now on."""
 
     max_parallel: Annotated[int, Field(ge=1, le=MOST_MEMBERS)] | None = None
@@ -84,12 +84,6 @@ class SweepChange(RequestBody):
     recipes: Annotated[tuple[RequestedRecipe, ...], Field(max_length=MOST_MEMBERS)] = ()
     grid: Annotated[tuple[Grid, ...], Field(max_length=16)] = ()
     """Members to add; a sweep that has ended goes on with them."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _plain(cls, document: Any) -> Any:
-        require_plain(document)
-        return document
 
     @model_validator(mode="after")
     def _changes_something(self) -> Self:

@@ -30,7 +30,7 @@ from app.http.waiting import WaitingRoom
 from app.jobs import cursor
 from app.jobs.admission import Admission
 from app.jobs.repeated import Accepted, asked_document, idempotency, replayed
-from app.jobs.schemas import ModelReference
+from app.jobs.requests import ModelReference
 from app.sweeps.schemas import MemberView, SweepChange, SweepEventView, SweepPlan, SweepSubmission
 from app.sweeps.views import sweep_view
 from app.telemetry import log

@@ -134,7 +134,7 @@ def test_an_interrupted_watch_says_that_the_job_goes_on(spq, site, monkeypatch):
     def interrupted(*_arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("app.client.cli.follow", interrupted)
+    monkeypatch.setattr("app.client.ending.follow", interrupted)
     code, _, err = spq("jobs", "watch", site.jobs["running"])
     assert code == 130
     assert f"spq jobs cancel {site.jobs['running']}" in err

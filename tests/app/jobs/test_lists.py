@@ -274,6 +274,8 @@ def test_stages_follow_the_course_of_a_run(api):
     attempt.fail({"code": "internal", "message": "no"})
     found = api.client.get(f"/jobs/{job['id']}", headers=api.headers()).json()
     assert {one["id"]: one["state"] for one in found["stages"]}["sensitivity"] == "stopped"
+    last = next(one for one in found["stages"] if one["id"] == "sensitivity")
+    assert last["ended_at"] == found["finished_at"], "it goes on no longer"
 
 
 def test_labels_are_set_and_removed(api):
