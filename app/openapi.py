@@ -1,6 +1,5 @@
-"""The OpenAPI document of the API: `python -m app.openapi` prints the one that is committed in docs/."""
+"""The OpenAPI document of the API, for docs/."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,3 @@ def document() -> dict[str, Any]:
     found: dict[str, Any] = create_app(settings).openapi()
     found["info"]["version"] = "v1"
     return found
-
-
-if __name__ == "__main__":
-    print(json.dumps(document(), indent=1, sort_keys=True))  # noqa: T201 - what it is for

@@ -16,7 +16,7 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="SPQ_", frozen=True, extra="ignore", hide_input_in_errors=True,
-        populate_by_name=True, env_ignore_empty=True,
+        populate_by_name=True, env_ignore_empty=True, use_attribute_docstrings=True,
     )  # fmt: skip
 
     database_url: SecretStr
@@ -38,9 +38,11 @@ class ServiceSettings(BaseSettings):
     lease_seconds: Annotated[float, Field(ge=1)] = 60
     """How long an attempt owns a job after its last heartbeat."""
     max_attempts: Annotated[int, Field(ge=1, le=10)] = 3
+    """How often a job is begun before it fails; attempts that ended by no fault of its own do not count."""
     secret_keys: SecretStr | None = None
     """Fernet keys, comma-separated, that stored secrets are encrypted with; the first one seals."""
     visibility_timeout_seconds: Annotated[int, Field(ge=60)] = 3600
+    """How long the broker waits for a worker that took a message and said nothing before another one gets it."""
 
     @field_validator("secret_keys")
     @classmethod
@@ -91,12 +93,15 @@ class ApiSettings(ServiceSettings):
     keep_artifacts_days: Annotated[int, Field(ge=1)] | None = None
     """Files of finished artifacts are removed so long after their job's end; never by default."""
     keep_logs_days: Annotated[int, Field(ge=1)] | None = None
+    """Lines of logs are removed so long after their job's end."""
     keep_events_days: Annotated[int, Field(ge=1)] | None = None
+    """The history is removed so long after its job's end."""
     keep_jobs_days: Annotated[int, Field(ge=1)] | None = None
     """Jobs are forgotten altogether, with all that belongs to them."""
     webhook_networks: str = ""
     """Networks of your own, like 10.0.0.0/8,…, that webhooks may reach; all others must be public."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 1 << 20
+    """Of one request."""
 
     @field_validator("webhook_networks")
     @classmethod

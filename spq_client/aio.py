@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,19 +14,18 @@ from spq_client.calls import (
     Calls,
     Conversation,
     Document,
-    Patience,
     Pause,
     Result,
     Send,
-    job_body,
+    body_of,
     require_answer,
 )
-from spq_client.client import DEFAULT_URL, ENDED, answer_of, found_key, no_answer, queried
-from spq_client.streams import Event, Parser
+from spq_client.client import DEFAULT_URL, Client, answer_of, found_key, no_answer
+from spq_client.streams import Event, Stream
 
 
 class AsyncClient:
-    """As `Client`, with `await`. Downloads are the sync client's: they wait for disk and network alike."""
+    """As `Client`, with `await`."""
 
     def __init__(
         self,
@@ -36,7 +36,8 @@ class AsyncClient:
         patience: float = 120.0,
     ) -> None:
         self.url = (url or os.environ.get("SPQ_URL") or DEFAULT_URL).rstrip("/")
-        headers = {"Authorization": f"Bearer {found_key(key)}"}
+        self._key = found_key(key)
+        headers = {"Authorization": f"Bearer {self._key}"}
         self._http = httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=timeout)
         self._calls = Calls(patience, timeout)
 
@@ -59,6 +60,23 @@ class AsyncClient:
         """Whom the key speaks for."""
         return await self._run(self._calls.get("/me"))
 
+    async def recipes(self) -> list[Document]:
+        """The recipes of the catalog."""
+        return list((await self._run(self._calls.get("/recipes")))["data"])
+
+    async def estimate(
+        self,
+        model: str,
+        recipe: str | Mapping[str, Any] = "balanced",
+        *,
+        local: bool = False,
+        revision: str = "main",
+        evaluation: Mapping[str, Any] | None = None,
+    ) -> Document:
+        """What a job would take: bytes, memory, minutes."""
+        body = body_of(model, local=local, revision=revision, recipe=recipe, evaluation=evaluation)
+        return await self._run(self._calls.change("POST", "/estimates", body))
+
     async def submit(
         self,
         model: str,
@@ -70,7 +88,7 @@ class AsyncClient:
         **more: Any,
     ) -> Document:
         """Submit a job; see `Client.submit`."""
-        body = job_body(model, recipe, local=local, revision=revision, more=more)
+        body = body_of(model, local=local, revision=revision, recipe=recipe, **more)
         return await self._run(self._calls.submit(body, idempotency_key))
 
     async def job(self, job_id: str) -> Document:
@@ -79,10 +97,9 @@ class AsyncClient:
 
     async def jobs(self, **filters: Any) -> AsyncIterator[Document]:
         """Jobs in rows, newest first, page by page; see `Client.jobs`."""
-        query = {"limit": 100, "view": "row", **queried(filters)}
         after: str | None = None
         while True:
-            rows, after = await self._run(self._calls.page("/jobs", query | {"after": after}))
+            rows, after = await self._run(self._calls.job_rows(filters, after))
             for row in rows:
                 yield row
             if after is None:
@@ -102,6 +119,49 @@ class AsyncClient:
         """A new job that asks for what a failed or canceled one did."""
         return await self._run(self._calls.again(job_id, "retry", None, idempotency_key))
 
+    async def measure(
+        self,
+        job_id: str,
+        evaluation: Mapping[str, Any] | None = None,
+        *,
+        idempotency_key: str | None = None,
+    ) -> Document:
+        """A new job that measures the artifact of one that has ended."""
+        body = {} if evaluation is None else {"evaluation": dict(evaluation)}
+        return await self._run(self._calls.again(job_id, "measure", body, idempotency_key))
+
+    async def label(self, job_id: str, **labels: str | None) -> Document:
+        """Set labels, and remove those that are None."""
+        return await self._run(self._calls.change("PATCH", f"/jobs/{job_id}", {"labels": labels}))
+
+    async def delete(self, job_id: str) -> None:
+        """Forget a job that has ended, its figures and its artifact."""
+        await self._run(self._calls.change("DELETE", f"/jobs/{job_id}"))
+
+    async def logs(self, job_id: str, *, follow: bool = False) -> AsyncIterator[Document]:
+        """Lines of a job's log; with `follow` those that come until it has ended."""
+        if follow:
+            async for event in self._stream(f"/jobs/{job_id}/logs"):
+                yield event.data
+            return
+        after: int | None = 0
+        while after is not None:
+            lines, after = await self._run(self._calls.log_lines(job_id, after))
+            for line in lines:
+                yield line
+
+    async def download(
+        self, job_id: str, folder: str | Path, *, only: Callable[[str], bool] | None = None
+    ) -> Path:
+        """Fetch a job's artifact; see `Client.download`. It runs in a thread, which a cancellation leaves to end by itself."""
+
+        def fetch() -> Path:
+            timeout, patience = self._calls.timeout, self._calls.patience
+            with Client(self.url, self._key, timeout=timeout, patience=patience) as client:
+                return client.download(job_id, folder, only=only)
+
+        return await asyncio.to_thread(fetch)
+
     async def submit_sweep(
         self,
         model: str,
@@ -113,12 +173,7 @@ class AsyncClient:
         **more: Any,
     ) -> Document:
         """Submit a sweep; see `Client.submit_sweep`."""
-        where = {"path": model} if local else {"repo_id": model, "revision": revision}
-        body = {
-            "model": where,
-            "sweep": sweep,
-            **{name: value for name, value in more.items() if value is not None},
-        }
+        body = body_of(model, local=local, revision=revision, sweep=sweep, **more)
         return await self._run(self._calls.submit_sweep(body, idempotency_key))
 
     async def sweep(self, sweep_id: str) -> Document:
@@ -129,33 +184,34 @@ class AsyncClient:
         """Wait for a sweep's end."""
         return await self._run(self._calls.wait_for_sweep(sweep_id, timeout))
 
+    async def cancel_sweep(self, sweep_id: str) -> Document:
+        """Stop a sweep."""
+        return await self._run(self._calls.change("POST", f"/sweeps/{sweep_id}/cancel"))
+
     async def events(self, job_id: str) -> AsyncIterator[Event]:
         """A job's history, and what happens, until it has ended; goes on by itself where the stream breaks."""
-        last, patience = "", Patience(self._calls.patience)
+        async for event in self._stream(f"/jobs/{job_id}/events"):
+            yield event
+
+    async def _stream(self, path: str) -> AsyncIterator[Event]:
+        stream = Stream(self._calls.patience)
         while True:
-            headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})
             broke: Answer | None = None
             try:
-                async with self._http.stream(
-                    "GET", f"/jobs/{job_id}/events", headers=headers
-                ) as response:
+                async with self._http.stream("GET", path, headers=stream.headers()) as response:
                     if response.status_code == httpx2.codes.NO_CONTENT:
                         return
                     if response.is_error:
                         await response.aread()
-                        found = answer_of(response)
-                        broke = None if require_answer(found) else found
-                    parser = Parser()
-                    async for line in response.aiter_lines():
-                        for event in parser.take(line):
-                            last = event.id or last
-                            patience.progress()
-                            yield event
+                        broke = answer_of(response)
+                        require_answer(broke)
+                    else:
+                        async for line in response.aiter_lines():
+                            for event in stream.take(line):
+                                yield event
             except httpx2.TransportError as error:
                 broke = no_answer(self.url, error)
-            if broke is None:  # a quiet stream ends now and then
-                patience.progress()
-            await asyncio.sleep(patience.pause(broke or ENDED))
+            await asyncio.sleep(stream.pause(broke))
 
     async def _run(self, call: Conversation[Result]) -> Result:
         """Drive a call to its result."""

@@ -170,12 +170,18 @@ class Calls:
         """A new sweep."""
         return (yield from self.change("POST", "/sweeps", body, key or str(uuid.uuid4())))
 
-    def page(
-        self, path: str, query: Mapping[str, Any]
+    def job_rows(
+        self, filters: Mapping[str, Any], after: str | None
     ) -> Conversation[tuple[list[Document], str | None]]:
-        """A page of a list, and the cursor of the next."""
-        document = yield from self.get(path, **query)
+        """A page of jobs, and the cursor of the next."""
+        query = {"limit": 100, "view": "row", **_queried(filters), "after": after}
+        document = yield from self.get("/jobs", **query)
         return document["data"], document.get("next_cursor") if document["has_more"] else None
+
+    def log_lines(self, job_id: str, after: int) -> Conversation[tuple[list[Document], int | None]]:
+        """A page of a log, and where the next begins."""
+        page = yield from self.get(f"/jobs/{job_id}/logs", after=after, limit=1000)
+        return page["data"], page["next_after"] if page["has_more"] else None
 
     def wait_for_job(self, job_id: str, timeout: float | None, *, check: bool) -> Call:
         """A job once it has ended.
@@ -215,17 +221,17 @@ class Calls:
             yield Pause(pause)
 
 
-def job_body(
-    model: str,
-    recipe: str | Mapping[str, Any],
-    *,
-    local: bool,
-    revision: str,
-    more: Mapping[str, Any],
-) -> Document:
-    """The body of a job, or of an estimate."""
+def body_of(model: str, *, local: bool, revision: str, **more: Any) -> Document:
+    """The body of a job, an estimate or a sweep of a model."""
     where = {"path": model} if local else {"repo_id": model, "revision": revision}
-    return {"model": where, "recipe": recipe, **_given(more)}
+    return {"model": where, **_given(more)}
+
+
+def _queried(filters: Mapping[str, Any]) -> Document:
+    """Filters of a list as its query: `labels` by name."""
+    labels = filters.get("labels") or {}
+    rest = {name: value for name, value in filters.items() if name != "labels"}
+    return rest | {f"label.{name}": value for name, value in labels.items()}
 
 
 def _given(values: Mapping[str, Any]) -> Document:

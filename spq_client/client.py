@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,17 +18,16 @@ from spq_client.calls import (
     Pause,
     Result,
     Send,
-    job_body,
+    body_of,
     require_answer,
 )
 from spq_client.errors import AuthenticationError, NotFoundError
 from spq_client.files import Target
-from spq_client.streams import Event, Parser
+from spq_client.streams import Event, Stream
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 KEY_FILE = Path("~/.spq/api-key")
 CHUNK = 1 << 20
-ENDED = Answer(0, {}, None, "the stream ended before what it is of")
 
 
 def found_key(key: str | None) -> str:
@@ -63,13 +62,6 @@ def answer_of(response: httpx2.Response) -> Answer:
 def no_answer(url: str, error: Exception) -> Answer:
     """What a call sees where nothing came back."""
     return Answer(0, {}, None, f"{url} does not answer ({type(error).__name__})")
-
-
-def queried(filters: Mapping[str, Any]) -> dict[str, Any]:
-    """Filters of a list as its query: `labels` by name."""
-    labels = filters.get("labels") or {}
-    rest = {name: value for name, value in filters.items() if name != "labels"}
-    return rest | {f"label.{name}": value for name, value in labels.items()}
 
 
 class Client:
@@ -134,9 +126,7 @@ class Client:
         evaluation: Mapping[str, Any] | None = None,
     ) -> Document:
         """What a job would take: bytes, memory, minutes."""
-        body = job_body(
-            model, recipe, local=local, revision=revision, more={"evaluation": evaluation}
-        )
+        body = body_of(model, local=local, revision=revision, recipe=recipe, evaluation=evaluation)
         return self._run(self._calls.change("POST", "/estimates", body))
 
     def submit(
@@ -157,15 +147,10 @@ class Client:
         Raises:
             InvalidRequestError: the job cannot work as it is.
         """
-        more = {
-            "evaluation": evaluation,
-            "output": output,
-            "labels": labels,
-            "limits": limits,
-            "webhook": webhook,
-            "hub_token": hub_token,
-        }
-        body = job_body(model, recipe, local=local, revision=revision, more=more)
+        body = body_of(
+            model, local=local, revision=revision, recipe=recipe, evaluation=evaluation, output=output, labels=labels, limits=limits,
+            webhook=webhook, hub_token=hub_token,
+        )  # fmt: skip
         return self._run(self._calls.submit(body, idempotency_key))
 
     def job(self, job_id: str) -> Document:
@@ -174,10 +159,9 @@ class Client:
 
     def jobs(self, **filters: Any) -> Iterator[Document]:
         """Jobs in rows, newest first, page by page: `status`, `model`, `recipe`, `labels`, `q`, `sort`, `ids`, and so on."""
-        query = {"limit": 100, "view": "row", **queried(filters)}
         after: str | None = None
         while True:
-            rows, after = self._run(self._calls.page("/jobs", query | {"after": after}))
+            rows, after = self._run(self._calls.job_rows(filters, after))
             yield from rows
             if after is None:
                 return
@@ -227,14 +211,18 @@ class Client:
         if follow:
             yield from (event.data for event in self._stream(f"/jobs/{job_id}/logs"))
             return
-        after, more = 0, True
-        while more:
-            page = self._run(self._calls.get(f"/jobs/{job_id}/logs", after=after, limit=1000))
-            yield from page["data"]
-            after, more = page["next_after"], page["has_more"]
+        after: int | None = 0
+        while after is not None:
+            lines, after = self._run(self._calls.log_lines(job_id, after))
+            yield from lines
 
-    def download(self, job_id: str, folder: str | Path) -> Path:
+    def download(
+        self, job_id: str, folder: str | Path, *, only: Callable[[str], bool] | None = None
+    ) -> Path:
         """Fetch a job's artifact into a folder. What is there already is kept if its digest is right; a file that broke off goes on.
+
+        Args:
+            only: says of a file's path whether it is wanted; all are where it is not given.
 
         Raises:
             NotFoundError: the job has no artifact (any more).
@@ -244,7 +232,7 @@ class Client:
         if not files:
             raise NotFoundError("artifact_not_found", f"{job_id} has no artifact")
         root = Path(folder)
-        for one in files:
+        for one in filter(lambda one: only is None or only(one["path"]), files):
             target = Target(root, one["path"], one["sha256"], one["bytes"])
             if not target.is_whole:
                 self._fetch(one["url"], target)
@@ -256,18 +244,10 @@ class Client:
         idempotency_key: str | None = None,
     ) -> Document:  # fmt: skip
         """Submit a sweep: a shipped one by name, or a document."""
-        where = {"path": model} if local else {"repo_id": model, "revision": revision}
-        more = {
-            "evaluation": evaluation,
-            "max_parallel": max_parallel,
-            "labels": labels,
-            "publish": publish,
-        }
-        body = {
-            "model": where,
-            "sweep": sweep,
-            **{name: value for name, value in more.items() if value is not None},
-        }
+        body = body_of(
+            model, local=local, revision=revision, sweep=sweep, evaluation=evaluation, max_parallel=max_parallel, labels=labels,
+            publish=publish,
+        )  # fmt: skip
         return self._run(self._calls.submit_sweep(body, idempotency_key))
 
     def sweep(self, sweep_id: str) -> Document:
@@ -316,25 +296,18 @@ class Client:
             return no_answer(self.url, error)
 
     def _stream(self, path: str) -> Iterator[Event]:
-        last, patience = "", Patience(self._calls.patience)
+        stream = Stream(self._calls.patience)
         while True:
-            headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})
             try:
-                with self._http.stream("GET", path, headers=headers) as response:
+                with self._http.stream("GET", path, headers=stream.headers()) as response:
                     if response.status_code == httpx2.codes.NO_CONTENT:
                         return
                     broke = self._refused(response)
-                    parser = Parser()
                     for line in response.iter_lines() if broke is None else ():
-                        for event in parser.take(line):
-                            last = event.id or last
-                            patience.progress()
-                            yield event
+                        yield from stream.take(line)
             except httpx2.TransportError as error:
                 broke = no_answer(self.url, error)
-            if broke is None:  # a quiet stream ends now and then
-                patience.progress()
-            time.sleep(patience.pause(broke or ENDED))
+            time.sleep(stream.pause(broke))
 
     def _fetch(self, url: str, target: Target) -> None:
         patience = Patience(self._calls.patience)

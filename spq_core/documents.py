@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 class Document(BaseModel):
     """Base of every part of a recipe or a request."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     earlier_names: ClassVar[Mapping[str, str]] = {}
     """Names that keys had before, and the names they have now; documents with either are read."""

@@ -25,6 +25,7 @@ class WorkerSettings(ServiceSettings):
     """Let the runner's idle threads wait awake for a moment. Decoding, many short parallel operations, is
     half as fast again on two cores; right where no other run shares these cores."""
     heartbeat_seconds: Annotated[float, Field(gt=0)] = 3.0
+    """Pause between two signs of life of an attempt."""
     stall_seconds: Annotated[float, Field(gt=0)] = 3600.0
     """A runner silent for this long is taken for dead."""
     max_run_bytes: Annotated[int, Field(gt=0)] | None = None
@@ -41,6 +42,7 @@ class WorkerSettings(ServiceSettings):
     grace_seconds: Annotated[float, Field(ge=0)] = 10.0
     """Time between asking a child to end and killing its process group."""
     max_model_bytes: Annotated[int, Field(gt=0)] = 200 << 30
+    """Weights of a model that is fetched."""
 
     def token_tenants(self) -> frozenset[str]:
         """Who may use the service's Hub token; empty for all."""

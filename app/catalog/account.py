@@ -3,16 +3,16 @@
 from datetime import datetime
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel
 
 from app.db.models import ApiKey
 from app.db.quotas import use_of
 from app.http.auth import Reader, database_of
+from app.http.view import View
 
 router = APIRouter(tags=["catalog"])
 
 
-class KeyView(BaseModel):
+class KeyView(View):
     """The API key of a request; the key itself is shown once, when it is made."""
 
     id: str
@@ -20,7 +20,7 @@ class KeyView(BaseModel):
     expires_at: datetime | None
 
 
-class LimitView(BaseModel):
+class LimitView(View):
     """One limit of a tenant."""
 
     limit: int | None
@@ -28,7 +28,7 @@ class LimitView(BaseModel):
     used: float
 
 
-class Account(BaseModel):
+class Account(View):
     """Whom a request speaks for."""
 
     object: str = "account"

@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel
 
 from app.db.workers import busy_workers, present_workers
 from app.http.auth import Reader, database_of
+from app.http.view import View
 from app.settings import ApiSettings
 
 router = APIRouter(tags=["catalog"])
 LONGEST_CONFIG = 1_000_000
 
 
-class CurrentJob(BaseModel):
+class CurrentJob(View):
     """What a worker is at. Of another tenant's job only that there is one."""
 
     id: str | None
@@ -25,7 +25,7 @@ class CurrentJob(BaseModel):
     since: datetime | None
 
 
-class WorkerView(BaseModel):
+class WorkerView(View):
     """A worker that said something within the last minute."""
 
     id: str
@@ -36,7 +36,7 @@ class WorkerView(BaseModel):
     """Device, threads, limits, versions, and `isolation`: what its runs are kept from."""
 
 
-class WorkerList(BaseModel):
+class WorkerList(View):
     """All workers."""
 
     object: Literal["list"] = "list"
@@ -45,7 +45,7 @@ class WorkerList(BaseModel):
     """Jobs of all tenants that wait."""
 
 
-class ModelView(BaseModel):
+class ModelView(View):
     """A model in one of the service's folders (`SPQ_MODEL_DIRS`)."""
 
     name: str
@@ -55,7 +55,7 @@ class ModelView(BaseModel):
     """Of its weight files."""
 
 
-class ModelList(BaseModel):
+class ModelList(View):
     """All local models."""
 
     object: Literal["list"] = "list"

@@ -1,12 +1,13 @@
 """Route that tells what a job would cost, from the headers of its model alone."""
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from app.domain.errors import EstimatesBusyError, ModelNotAllowedError
 from app.estimates.service import Feasibility
 from app.http.auth import Reader
 from app.http.problems import documented
+from app.http.view import View
 from app.jobs.requests import JobSubmission
 from spq_core.errors import ArtifactError, RecipeError, UnsafeModelError, UnsupportedModelError
 from spq_core.hub.errors import HubError, HubUnavailableError
@@ -15,7 +16,7 @@ from spq_core.recipe.catalog import resolve
 router = APIRouter(tags=["estimates"])
 
 
-class RangeView(BaseModel):
+class RangeView(View):
     """An expectation, and how far a model unlike those it comes from may be off it."""
 
     low: int
@@ -23,7 +24,7 @@ class RangeView(BaseModel):
     high: int
 
 
-class EstimateView(BaseModel):
+class EstimateView(View):
     """Bytes, and seconds on two CPU cores."""
 
     model_config = ConfigDict(extra="ignore")

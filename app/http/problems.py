@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from pydantic import BaseModel, Field
+from pydantic import Field
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
@@ -53,6 +53,7 @@ from app.domain.sweep_errors import (
     SweepNotFoundError,
     SweepNotRetryableError,
 )
+from app.http.view import View
 from app.telemetry import log
 from spq_core.errors import (
     ArtifactError,
@@ -123,7 +124,7 @@ AGAIN_IN_SECONDS: Mapping[type[Exception], int] = {
 }
 
 
-class FieldProblem(BaseModel):
+class FieldProblem(View):
     """One malformed part of a request."""
 
     pointer: str
@@ -132,7 +133,7 @@ class FieldProblem(BaseModel):
     detail: str
 
 
-class Problem(BaseModel):
+class Problem(View):
     """Every error answer of this service."""
 
     type: str

@@ -9,18 +9,18 @@ from typing import Any, TypeVar
 
 from fastapi import Request, Response, status
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
 
 from app.db.jobs import Glance
 from app.db.models import Job
 from app.db.waiting_jobs import QueuePlace
 from app.domain.job_status import TERMINAL
 from app.http.problems import rate_headers
+from app.http.view import View
 from app.jobs.repeated import Accepted
 from app.jobs.schemas import Listing
 from app.jobs.views import job_view, queue_view
 
-View = TypeVar("View", bound=BaseModel)
+Item = TypeVar("Item", bound=View)
 QUICK_POLL_SECONDS, POLL_SECONDS, SLOW_POLL_SECONDS = 2, 5, 15
 YOUNG_SECONDS, OLD_SECONDS = 60, 600
 NO_CACHE = "private, no-cache"
@@ -87,11 +87,11 @@ def cached(request: Request, document: dict[str, Any], headers: dict[str, str]) 
 
 
 def listing(
-    rows: list[Any], view: type[View], limit: int, after: int, number: Callable[[Any], int]
-) -> Listing[View]:
+    rows: list[Any], view: type[Item], limit: int, after: int, number: Callable[[Any], int]
+) -> Listing[Item]:
     """A page of rows, of which there is one more than the page takes if there are more."""
     shown = rows[:limit]
-    return Listing[View](
+    return Listing[Item](
         data=[view.model_validate(row) for row in shown],
         has_more=len(rows) > limit,
         next_after=number(shown[-1]) if shown else after,

@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from app.db.job_lists import JobFilter, Position, job_page
 from app.db.keys import Principal
 from app.db.models import Job
 from app.domain.errors import DomainError
 from app.domain.job_status import RETRYABLE, TERMINAL, JobStatus
+from app.http.view import View
 from app.jobs import cursor
 from app.jobs.requests import Instant, Label, PlainBody, RequestBody
 from app.jobs.service import JobService
@@ -32,14 +33,21 @@ class BatchFilter(RequestBody):
     """Jobs by what they are; every part that is given must fit."""
 
     status: tuple[JobStatus, ...] = ()
+    """One of these."""
     model: Text | None = None
+    """Its `repo_id` or local folder."""
     recipe: Text | None = None
+    """The recipe's name."""
     sweep: Text | None = None
+    """The sweep that it is a member of."""
     q: Text | None = None
     """Part of the id, the model, the recipe's name or a label."""
     labels: dict[Label, str] = Field(default_factory=dict)
+    """All of these."""
     created_after: Instant | None = None
+    """Submitted after this."""
     created_before: Instant | None = None
+    """Submitted before this."""
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -59,8 +67,11 @@ class BatchRequest(PlainBody):
     """What to do, and to which jobs."""
 
     action: Action
+    """What is done to each."""
     ids: Annotated[tuple[Text, ...], Field(min_length=1, max_length=MOST)] | None = None
+    """Which jobs, by id; up to 100."""
     filter: BatchFilter | None = None
+    """Which jobs, by what they are."""
     labels: dict[Label, Annotated[str, StringConstraints(max_length=512)] | None] | None = None
     """For `label`: set these; those that are null are removed."""
     after: Annotated[str, StringConstraints(max_length=600)] | None = None
@@ -77,7 +88,7 @@ class BatchRequest(PlainBody):
         return self
 
 
-class Refusal(BaseModel):
+class Refusal(View):
     """A job that the action was not done to, and why."""
 
     id: str
@@ -85,7 +96,7 @@ class Refusal(BaseModel):
     detail: str
 
 
-class BatchResult(BaseModel):
+class BatchResult(View):
     """What became of every job."""
 
     object: Literal["batch"] = "batch"

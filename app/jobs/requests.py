@@ -39,7 +39,7 @@ UNWANTED = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud80
 class RequestBody(BaseModel):
     """Base of every part of a request."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class PlainBody(RequestBody):
@@ -56,7 +56,9 @@ class ModelReference(RequestBody):
     """A Hub repository at a revision, or a folder this service may read."""
 
     repo_id: RepoId | None = None
+    """A repository of the Hub: owner/name."""
     revision: Annotated[str, StringConstraints(pattern=r"^[\w./\-]{1,128}$")] = "main"
+    """Branch, tag or commit; the job keeps the commit it was at."""
     path: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.\-]{0,127}$")] | None = None
     """Name of a folder inside one of the service's SPQ_MODEL_DIRS."""
 
@@ -76,18 +78,22 @@ class OutputReference(RequestBody):
     """Where to publish; without it the artifact stays in the service's store."""
 
     repo_id: RepoId
+    """A repository that is new, or holds an earlier artifact."""
     private: bool = True
+    """Whether a new one is private."""
 
 
 class WebhookReference(RequestBody):
     """Whom to tell how the job goes; messages are signed (Standard Webhooks)."""
 
     url: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+    """An https:// address."""
     events: tuple[Literal["job.started", "job.succeeded", "job.failed", "job.canceled"], ...] = (
         "job.succeeded",
         "job.failed",
         "job.canceled",
     )
+    """Which messages it gets."""
 
 
 class TimeLimits(RequestBody):
@@ -138,12 +144,16 @@ class Submission(PlainBody):
     """What jobs and sweeps are asked for with."""
 
     model: ModelReference
+    """What is compressed."""
     evaluation: EvaluationSettings = EvaluationSettings()
+    """How source, plain INT8 and result are measured."""
     hub_token: Annotated[SecretStr, AfterValidator(_sendable)] | None = None
     """Reads the model and publishes the result instead of the service's own token. It is kept encrypted,
     never shown, and forgotten at the end."""
     limits: TimeLimits = TimeLimits()
+    """When to give up."""
     labels: Labels = Field(default_factory=dict)
+    """Names and values of your own, to find jobs by."""
 
 
 class JobSubmission(Submission):
@@ -154,7 +164,9 @@ class JobSubmission(Submission):
     recipe: Annotated[str, Field(max_length=64)] | dict[str, Any] = DEFAULT
     """A catalog name, a recipe document, or a document with `extends`."""
     output: OutputReference | None = None
+    """Where it is published, if it is."""
     webhook: WebhookReference | None = None
+    """Whom to tell how it goes."""
 
 
 class Measuring(RequestBody):

@@ -3,13 +3,14 @@
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from app.domain.job_status import JobStatus
+from app.http.view import View
 from spq_core.estimate.stages import StageKind
 
 
-class StageView(BaseModel):
+class StageView(View):
     """One stage of a job, planned from its request."""
 
     id: str
@@ -25,7 +26,7 @@ class StageView(BaseModel):
     """Units of the current phase of it."""
 
 
-class QueueView(BaseModel):
+class QueueView(View):
     """Of a job that waits for a worker."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -40,7 +41,7 @@ class QueueView(BaseModel):
     """From what running jobs still take, and what jobs took lately; None where that cannot be told."""
 
 
-class Attempted(BaseModel):
+class Attempted(View):
     """An attempt that ended without a result."""
 
     number: int
@@ -48,7 +49,7 @@ class Attempted(BaseModel):
     ended_at: datetime
 
 
-class VerdictView(BaseModel):
+class VerdictView(View):
     """The result beside plain INT8."""
 
     word: Literal["better", "worse", "mixed", "same"]
@@ -56,7 +57,7 @@ class VerdictView(BaseModel):
     sentence: str
 
 
-class JobProgress(BaseModel):
+class JobProgress(View):
     """Where a running job is."""
 
     stage_id: str | None = None
@@ -77,7 +78,7 @@ class JobProgress(BaseModel):
     be off by a factor of three; never before `stage_ends_at`. None while there is nothing to go by."""
 
 
-class JobError(BaseModel):
+class JobError(View):
     """Why a job failed."""
 
     code: str
@@ -85,7 +86,7 @@ class JobError(BaseModel):
     retryable: bool = False
 
 
-class JobView(BaseModel):
+class JobView(View):
     """A job as clients see it."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -125,7 +126,7 @@ class JobView(BaseModel):
     urls: dict[str, str]
 
 
-class JobPlan(BaseModel):
+class JobPlan(View):
     """What a job would be (`dry_run`)."""
 
     object: Literal["job_plan"] = "job_plan"
@@ -140,7 +141,7 @@ class JobPlan(BaseModel):
     stages: list[StageView]
 
 
-class JobPage(BaseModel):
+class JobPage(View):
     """A page of jobs, newest first."""
 
     object: Literal["list"] = "list"
@@ -149,7 +150,7 @@ class JobPage(BaseModel):
     next_cursor: str | None
 
 
-class RowFigures(BaseModel):
+class RowFigures(View):
     """Headline figures of a result, on its first text."""
 
     dataset: str
@@ -172,7 +173,7 @@ class RowFigures(BaseModel):
     retention: float | None = None
 
 
-class JobRow(BaseModel):
+class JobRow(View):
     """A job as lists show it (`view=row`)."""
 
     id: str
@@ -207,7 +208,7 @@ class JobRow(BaseModel):
     artifact_expired_at: datetime | None
 
 
-class JobRowPage(BaseModel):
+class JobRowPage(View):
     """A page of jobs in rows."""
 
     object: Literal["list"] = "list"
@@ -216,7 +217,7 @@ class JobRowPage(BaseModel):
     next_cursor: str | None
 
 
-class JobCounts(BaseModel):
+class JobCounts(View):
     """How many jobs a filter finds."""
 
     object: Literal["job_counts"] = "job_counts"
@@ -224,7 +225,7 @@ class JobCounts(BaseModel):
     by_status: dict[JobStatus, int]
 
 
-class EventView(BaseModel):
+class EventView(View):
     """One entry of a job's history."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -236,7 +237,7 @@ class EventView(BaseModel):
     data: dict[str, Any]
 
 
-class LogLineView(BaseModel):
+class LogLineView(View):
     """One line a runner wrote."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -247,7 +248,7 @@ class LogLineView(BaseModel):
     text: str
 
 
-class MetricView(BaseModel):
+class MetricView(View):
     """One measured figure."""
 
     model_config = ConfigDict(from_attributes=True, protected_namespaces=())
@@ -258,7 +259,7 @@ class MetricView(BaseModel):
     value: float
 
 
-class LayerView(BaseModel):
+class LayerView(View):
     """What one stage did to one matrix."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -271,7 +272,7 @@ class LayerView(BaseModel):
     figures: dict[str, Any]
 
 
-class ArtifactFileView(BaseModel):
+class ArtifactFileView(View):
     """One file of the artifact."""
 
     path: str
@@ -280,10 +281,10 @@ class ArtifactFileView(BaseModel):
     url: str
 
 
-Item = TypeVar("Item", bound=BaseModel)
+Item = TypeVar("Item", bound=View)
 
 
-class Listing(BaseModel, Generic[Item]):
+class Listing(View, Generic[Item]):
     """A numbered list; ask again with `after` = next_after."""
 
     object: Literal["list"] = "list"

@@ -41,6 +41,7 @@ class Login(PlainBody):
     """What a browser shows."""
 
     key: Annotated[SecretStr, Field(min_length=1, max_length=200)] | None = None
+    """An API key."""
     code: Annotated[SecretStr, Field(min_length=1, max_length=200)] | None = None
     """Of a link that `spq serve` or `spq open` made."""
 

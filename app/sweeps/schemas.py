@@ -3,9 +3,10 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 from app.domain.sweep_status import SweepStatus
+from app.http.view import View
 from app.jobs.requests import Labels, OutputReference, PlainBody, RequestBody, Submission
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.sweep.document import MOST_MEMBERS, Grid, RequestedRecipe
@@ -36,6 +37,7 @@ class SweepWebhook(RequestBody):
     """Whom to tell when it has ended."""
 
     url: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+    """An https:// address."""
 
 
 class SweepSubmission(Submission):
@@ -53,6 +55,7 @@ class SweepSubmission(Submission):
     max_parallel: Annotated[int, Field(ge=1, le=MOST_MEMBERS)] = 4
     """Members that are queued or run at a time; one at first, whose figures of the source serve the others."""
     webhook: SweepWebhook | None = None
+    """Whom to tell when it has ended."""
     publish: OutputReference | None = None
     """Where the best member goes when all have ended; its figures are measured once more for its card."""
 
@@ -79,9 +82,11 @@ class SweepChange(PlainBody):
     """What is to be different from now on."""
 
     max_parallel: Annotated[int, Field(ge=1, le=MOST_MEMBERS)] | None = None
+    """Members that are queued or run at a time."""
     labels: Labels | None = None
     """In place of those that it has; jobs that are made from now on have them."""
     recipes: Annotated[tuple[RequestedRecipe, ...], Field(max_length=MOST_MEMBERS)] = ()
+    """More members, by name or document; a sweep that has ended goes on with them."""
     grid: Annotated[tuple[Grid, ...], Field(max_length=16)] = ()
     """Members to add; a sweep that has ended goes on with them."""
 
@@ -92,7 +97,7 @@ class SweepChange(PlainBody):
         return self
 
 
-class FinalView(BaseModel):
+class FinalView(View):
     """A winner, measured once more when all members had ended."""
 
     job_id: str
@@ -106,7 +111,7 @@ class FinalView(BaseModel):
     error: dict[str, Any] | None = None
 
 
-class MemberView(BaseModel):
+class MemberView(View):
     """One recipe of a sweep."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -128,7 +133,7 @@ class MemberView(BaseModel):
     final: FinalView | None = None
 
 
-class SweepSummary(BaseModel):
+class SweepSummary(View):
     """A sweep in a list."""
 
     id: str
@@ -166,7 +171,7 @@ class SweepView(SweepSummary):
     """From the time that members took so far."""
 
 
-class SweepPlan(BaseModel):
+class SweepPlan(View):
     """What a sweep would be (`dry_run`)."""
 
     object: Literal["sweep_plan"] = "sweep_plan"
@@ -178,7 +183,7 @@ class SweepPlan(BaseModel):
     """Of all members one after the other, on two cores, without what they share; None where nothing is known."""
 
 
-class SweepPage(BaseModel):
+class SweepPage(View):
     """A page of sweeps, newest first."""
 
     object: Literal["list"] = "list"
@@ -187,7 +192,7 @@ class SweepPage(BaseModel):
     next_cursor: str | None
 
 
-class SweepEventView(BaseModel):
+class SweepEventView(View):
     """One entry of a sweep's history."""
 
     model_config = ConfigDict(from_attributes=True)

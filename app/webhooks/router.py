@@ -4,20 +4,21 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request, status
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from app.db import webhooks
 from app.db.models import WebhookSecret
 from app.domain.errors import DeliveryNotFoundError, WebhooksDisabledError
 from app.http.auth import Reader, Writer, database_of
 from app.http.problems import documented
+from app.http.view import View
 from app.secrets import Sealer
 from app.webhooks.signing import new_secret
 
 router = APIRouter(tags=["webhooks"])
 
 
-class SecretView(BaseModel):
+class SecretView(View):
     """What messages are signed with (Standard Webhooks)."""
 
     object: Literal["webhook_secret"] = "webhook_secret"
@@ -25,7 +26,7 @@ class SecretView(BaseModel):
     created_at: datetime
 
 
-class DeliveryView(BaseModel):
+class DeliveryView(View):
     """A message to a webhook."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -45,7 +46,7 @@ class DeliveryView(BaseModel):
     last_error: str | None
 
 
-class DeliveryPage(BaseModel):
+class DeliveryPage(View):
     """A page of deliveries, newest first."""
 
     object: Literal["list"] = "list"

@@ -16,6 +16,7 @@ class Calibration(Document):
     """Which text the activation statistics come from, and how much of it."""
 
     dataset: Annotated[str, Field(min_length=1, max_length=64)] = "wikitext2"
+    """Name of a text: its validation split, or what stands for it."""
     form: Literal["lines", "windows"] = "lines"
     """`lines`: each sample is one non-blank line, cut or padded to `length`. `windows`: the text is
     encoded whole and samples are stretches of it, evenly spaced; no pads."""

@@ -33,13 +33,17 @@ class EvaluationSettings(Document):
     """Take figures of the source and of plain INT8 that were measured before on the same text, with the same settings and
     versions; the result names their origin. Speeds are always measured anew."""
     throughput: bool = True
+    """Measure prefill and decoding speed of source, plain INT8 and result, taking turns."""
     int8_baseline: bool = True
     """Measure plain INT8 of the same source beside the result."""
     tuned_control: bool = True
     """With a recipe that recovers by training, train the source in the same way and measure it too."""
     trials: Annotated[int, Field(ge=1, le=50)] = 5
+    """Repetitions of each speed, whose median counts."""
     prompt_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Tokens of the prompt whose prefill is timed."""
     new_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Tokens that are decoded behind it."""
 
 
 TASK_FIGURE = re.compile(
@@ -74,6 +78,7 @@ class Gates(Document):
     """Limits a result must keep, on every evaluation text, to be published."""
 
     max_perplexity_ratio: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
+    """Perplexity of the result over the source's."""
     max_kl: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
     """Mean KL(source ‖ result) in nats per token."""
     min_top1: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
@@ -83,6 +88,7 @@ class Gates(Document):
     min: Figures = Field(default_factory=dict)
     """Other figures and what they must be at least."""
     on_fail: Literal["discard", "keep"] = "discard"
+    """What becomes of an artifact that fails: `discard` removes it, `keep` keeps it for inspection, unpublished."""
 
     @property
     def need_measurement(self) -> bool:

@@ -35,17 +35,24 @@ class Metadata(Document):
     """Name and purpose of a recipe."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")] = "custom"
+    """Lower-case letters, digits and dashes."""
     description: Annotated[str, Field(max_length=1000)] = ""
+    """For people."""
 
 
 class Recipe(Document):
     """An ordered list of stages and the settings around them."""
 
     api_version: Annotated[Literal["recipe/v1"], Field(alias="apiVersion")] = "recipe/v1"
+    """Version of this form of document."""
     metadata: Metadata = Metadata()
+    """What it is called, and what it is for."""
     stages: Annotated[tuple[AnyStage, ...], Field(min_length=1, max_length=8)]
+    """What is done to the model, in this order."""
     calibration: Calibration = Calibration()
+    """The text that stages look at."""
     target: Target | None = None
+    """What the result must come to; needed where a stage leaves amounts open."""
     profile: ProfileName = "compact"
     """Who is to read the artifact: our package (`compact`), or stock runtimes by compressed-tensors (`portable`: 8 or
     4 bits, equal widths, embedding and head as they were)."""
@@ -53,6 +60,7 @@ class Recipe(Document):
     """What stays in floating point: in 16 bits (bfloat16, where the source has float32), or as wide as the
     source stores it."""
     gates: Gates = Gates()
+    """What the result must keep to be published."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 

@@ -22,7 +22,7 @@ LARGEST_SHARE = 0.98
 TOKENS_PER_SAMPLE = 16.0
 """So many tokens count as one: neighbours say much the same, inputs have heavy tails, and other text is other
 text. Of 4, 8, 16 and 32 the one with the least error on tokens not seen, of the same text and of another
-(MLPs of SmolLM2, docs/calibration.md)."""
+(MLPs of SmolLM2, docs/explanation/calibration.md)."""
 ROWS_AT_ONCE = 512
 
 

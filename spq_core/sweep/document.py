@@ -40,6 +40,7 @@ class Grid(Document):
     """Variants of one recipe."""
 
     base: RequestedRecipe
+    """What it varies: a recipe by name, or a document."""
     over: dict[FieldPath, Values] = Field(default_factory=dict, max_length=8)
     """Path in the recipe → values; every combination is a member: `target.bytes_ratio`, `stages.0.bits`, ..."""
     zip: dict[FieldPath, Values] = Field(default_factory=dict, max_length=8)
@@ -68,7 +69,9 @@ class Range(Document):
     """Limits of a figure."""
 
     min: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """No less."""
     max: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """No more."""
 
     @model_validator(mode="after")
     def _leave_something(self) -> Self:
@@ -81,7 +84,9 @@ class Objective(Document):
     """Which member is best."""
 
     minimize: str | None = None
+    """A figure of which less is better."""
     maximize: str | None = None
+    """A figure of which more is better."""
     subject_to: dict[str, Range] = Field(default_factory=dict, max_length=8)
     """Figure → limits that a member must keep. `bytes_ratio` is the share of the source's bytes."""
 
@@ -103,23 +108,31 @@ class EveryMember(Document):
     """All recipes, and every combination of every grid."""
 
     method: Literal["grid"] = "grid"
+    """All of them."""
 
 
 class RandomMembers(Document):
     """Some of all, drawn without order."""
 
     method: Literal["random"]
+    """So many of all combinations."""
     samples: Annotated[int, Field(ge=1, le=MOST_MEMBERS)]
+    """How many."""
     seed: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
+    """Of the draw."""
 
 
 class Bisect(Document):
     """The smallest value of a field whose member keeps the objective's limits, by halving; the figures must change one way."""
 
     method: Literal["bisect"]
+    """The smallest value whose member keeps the limits."""
     base: RequestedRecipe
+    """What it varies: a recipe by name, or a document."""
     field: FieldPath
+    """Path in the recipe: `target.bytes_ratio`."""
     low: Annotated[int, Field(strict=True)] | Annotated[float, Field(allow_inf_nan=False)]
+    """The smallest value that is tried."""
     high: Annotated[int, Field(strict=True)] | Annotated[float, Field(allow_inf_nan=False)]
     """Two whole numbers: only whole numbers between them are tried."""
     tolerance: Annotated[float, Field(ge=1e-6, allow_inf_nan=False)]
@@ -154,6 +167,7 @@ class Finals(Document):
     """Winners are measured once more when all members have ended, one after the other."""
 
     members: Literal["best", "front"] = "best"
+    """Which: the best, or all on the front."""
     throughput: bool = True
     """Take speeds, with those of the source and of plain INT8 in the same run."""
     confirm_on: Annotated[tuple[DatasetName, ...], Field(max_length=3)] = ()
@@ -164,17 +178,25 @@ class Sweep(Document):
     """A sweep."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9\-]{0,63}$")] = "sweep"
+    """Lower-case letters, digits and dashes."""
     description: str = ""
+    """For people."""
     recipes: Annotated[tuple[RequestedRecipe, ...], Field(max_length=MOST_MEMBERS)] = ()
+    """Members: recipes by name, or documents."""
     grid: Annotated[tuple[Grid, ...], Field(max_length=16)] = ()
+    """More members: variants of recipes."""
     objective: Objective = Objective(minimize="kl")
+    """Which member is best."""
     search: Search = EveryMember()
+    """Which of all members are made."""
     early_stop: EarlyStop = EarlyStop()
+    """When no more are."""
     front: Annotated[tuple[str, ...], Field(min_length=2, max_length=4)] = ("bytes_on_disk", "kl")
     """Figures that the Pareto front is of."""
     keep: Literal["all", "front", "best", "none"] = "front"
     """Artifacts that stay."""
     finals: Finals | None = None
+    """Winners are measured once more, if this is given."""
 
     @model_validator(mode="after")
     def _has_members(self) -> Self:
@@ -262,12 +284,18 @@ def shipped_sweep(name: str) -> Sweep:
     Raises:
         RecipeError: there is none of that name.
     """
-    shipped = {entry.name.removesuffix(".yaml"): entry for entry in _shipped()}
+    shipped = _shipped()
     if name not in shipped:
         raise RecipeError(f"no sweep is called {name!r}; there are {', '.join(sorted(shipped))}")
     return parse_sweep(yaml.safe_load(shipped[name].read_text(encoding="utf-8")))
 
 
-def _shipped() -> list[Any]:
+def shipped_sweeps() -> list[str]:
+    """Their names, in order."""
+    return sorted(_shipped())
+
+
+def _shipped() -> dict[str, Any]:
     folder = files("spq_core.sweep") / "catalog"
-    return [entry for entry in folder.iterdir() if entry.name.endswith(".yaml")]
+    entries = (entry for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return {entry.name.removesuffix(".yaml"): entry for entry in entries}

@@ -187,19 +187,40 @@ def test_a_sweep_is_submitted_and_canceled(spq, site):
     assert spq.cancel_sweep(sweep["id"])["status"] == "canceling"
 
 
-def test_the_async_client_does_the_same(site):
+def test_the_async_client_does_the_same(site, spq):
     async def course():
-        async with AsyncClient(site.url, site.key(), patience=5) as spq:
+        async with AsyncClient(site.url, site.key(), patience=5) as other:
             first, second = await asyncio.gather(
-                spq.wait(site.jobs["better"]), spq.wait(site.jobs["gate"], check=False)
+                other.wait(site.jobs["better"]), other.wait(site.jobs["gate"], check=False)
             )
-            job = await spq.submit("tiny-llama", "int8", local=True, labels={"kind": "async"})
-            found = [row["id"] async for row in spq.jobs(labels={"kind": "async"})]
-            await spq.cancel(job["id"])
-            kinds = [event.data["data"]["status"] async for event in spq.events(job["id"])]
+            job = await other.submit("tiny-llama", "int8", local=True, labels={"kind": "async"})
+            found = [row["id"] async for row in other.jobs(labels={"kind": "async"})]
+            await other.cancel(job["id"])
+            await other.label(job["id"], kind=None)
+            assert [row async for row in other.jobs(labels={"kind": "async"})] == []
+            lines = [line async for line in other.logs(site.jobs["better"])]
+            assert lines == list(spq.logs(site.jobs["better"]))
+            kinds = [event.data["data"]["status"] async for event in other.events(job["id"])]
             return first["status"], second["status"], found == [job["id"]], kinds
 
     assert asyncio.run(course()) == ("succeeded", "failed", True, ["queued", "canceled"])
+
+
+def test_the_async_client_fetches_artifacts_and_only_what_is_wanted(site, tmp_path):
+    job = artifact(site, CONTENTS)
+
+    async def course():
+        async with AsyncClient(site.url, site.key(), patience=5) as spq:
+            await spq.download(job, tmp_path, only=lambda path: not path.endswith(".safetensors"))
+
+    asyncio.run(course())
+    kept = {str(one.relative_to(tmp_path)) for one in tmp_path.rglob("*") if one.is_file()}
+    assert kept == {"config.json", "empty"}
+
+
+def test_both_clients_can_do_the_same():
+    names = [{name for name in vars(one) if name[0] != "_"} for one in (Client, AsyncClient)]
+    assert names[0] == names[1]
 
 
 @contextmanager

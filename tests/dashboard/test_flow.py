@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.dashboard.seed import HOSTILE
 
@@ -84,6 +85,7 @@ def test_filters_are_in_the_address_and_survive_a_reload(signed_in):
     assert page.locator("tbody tr").count() == 1
     page.go_back()
     page.wait_for_url(re.compile(r"status=failed$"))
+    expect(page.get_by_label("Recipe")).to_have_value("")
     page.get_by_label("Search").fill("nothing like this")
     page.get_by_role("button", name="Show").click()
     page.get_by_text("No job is like that").wait_for()

@@ -45,12 +45,16 @@ class QuantizeSettings(StageSettings):
 
     type: Literal["quantize"]
     method: Literal["round", "gptq", "entropy"] = "round"
+    """`round`: to the nearest code. `gptq`: with error feedback (arXiv:2210.17323). `entropy`: with error feedback onto a
+    lattice whose codes are stored by entropy."""
     bits: Bits = 8
     """Width of a code; `entropy` has none."""
     mode: ScaleMode = ScaleMode.CHANNEL
+    """How many scales a matrix gets; the modes by name are those of the paper."""
     group_size: Annotated[int, Field(ge=8, le=1 << 16, multiple_of=8)] | None = None
     """Columns that share a scale; all of a row when left out."""
     symmetric: bool = True
+    """Codes around zero; with `false` a group has a zero point, too."""
     act_order: bool = True
     """Round the columns with the strongest inputs first (GPTQ)."""
     scale_search: bool = False

@@ -26,11 +26,13 @@ class RecoverSettings(StageSettings):
     """`merged`: added to the matrices, which must still be floating-point. `kept`: stored beside
     them, for a recovery behind plain quantization."""
     rank: Annotated[int, Field(ge=1, le=1024)] = 8
+    """Of the adapters."""
     alpha: Annotated[float, Field(gt=0.0, le=4096.0)] = 16.0
     """Adapters enter with alpha / rank."""
     trains: tuple[Literal["norms", "embedding"], ...] = ()
     """What is trained besides adapters."""
     steps: Annotated[int, Field(ge=1, le=100_000)] = 100
+    """Of the optimizer (AdamW)."""
     batch: Annotated[int, Field(ge=1, le=1024)] = 4
     """Samples per step."""
     form: Literal["lines", "windows"] = "windows"
@@ -38,10 +40,13 @@ class RecoverSettings(StageSettings):
     length: Annotated[int, Field(ge=8, le=8192)] = 256
     """Tokens per sample."""
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-4
+    """At its highest."""
     weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Of AdamW."""
     decay_to_zero: bool = True
     """Lower the learning rate linearly to zero; constant otherwise."""
     seed: Annotated[int, Field(ge=0, lt=1 << 31)] = 42
+    """Of the samples' order and the adapters' first values."""
 
     @property
     def leaves_codes(self) -> bool:
