@@ -35,11 +35,12 @@ N ?= 20
 faults: $(VENV)/.ready ## Let N schedules of faults happen to a whole deployment, and check what must hold
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.run --schedules $(N)
 
-check: $(VENV)/.ready ## Lint, format, types, import contracts, known vulnerabilities
+check: $(VENV)/.ready ## Lint, format, types (also the dashboard's), import contracts, known vulnerabilities
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	.ci/types
 	.ci/audit
 
 bench-gpu: $(VENV)/.ready ## On a machine with a GPU: its tests, then minutes, memory and speed

@@ -59,7 +59,7 @@ export function useDocument(path, concerns = () => false) {
     let waits = false;
     let timer = 0;
     const control = new AbortController();
-    const later = (ms) => {
+    const later = (/** @type {number} */ ms) => {
       clearTimeout(timer);
       timer = setTimeout(look, ms);
     };
