@@ -3,7 +3,9 @@
 import { html, render, useEffect, useRef, useState } from "./vendor/preact-htm.js";
 import { ApiError, post, request } from "./lib/api.js";
 import { navigate, useAddress } from "./lib/hooks.js";
+import { Keys } from "./lib/keys.js";
 import { startLive, stopLive } from "./lib/live.js";
+import { Upgrade } from "./lib/upgrade.js";
 import { Login } from "./pages/login.js";
 import { Jobs } from "./pages/jobs.js";
 import { Job } from "./pages/job.js";
@@ -28,7 +30,6 @@ function App() {
   const { path, query } = useAddress();
   const [who, setWho] = useState(/** @type {any} */ (undefined));
   const [problem, setProblem] = useState("");
-  const [version, setVersion] = useState("");
   const main = useRef(/** @type {any} */ (null));
 
   async function look() {
@@ -42,8 +43,6 @@ function App() {
       if (error instanceof ApiError && error.status !== 401) setProblem(error.message);
       return;
     }
-    const page = await fetch("/ui/", { method: "HEAD" }).catch(() => null);
-    setVersion(page?.headers.get("x-spq-version") || "");
   }
 
   useEffect(() => {
@@ -97,7 +96,7 @@ function App() {
       ${LINKS.map(([name, url]) => html`<a href=${url} aria-current=${path === url || (url === "/ui/jobs" && path === "/ui/") ? "page" : undefined}>${name}</a>`)}
     </nav><div class="who"><span title=${`key ${who.key.name}, ${who.scopes.join(", ")}`}>${who.tenant}</span> <button type="button" class="quiet" onClick=${signOut}>Sign out</button></div></header>
     <main id="main" ref=${main} tabindex="-1"><${View} key=${path} id=${page?.match?.groups?.id} query=${query} who=${who} /></main>
-    <footer><span>spq ${version}</span> <a href="/openapi.json">API document</a></footer>`;
+    <footer><${Upgrade} /> <a href="/openapi.json">API document</a> <span class="small">Keys: press ?</span></footer><${Keys} />`;
 }
 
 const Nothing = () => html`<h1>Nothing here</h1><p>There is no such page. <a href="/ui/jobs">All jobs</a></p>`;

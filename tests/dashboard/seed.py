@@ -53,6 +53,12 @@ def result(size, kl, gates=(), **more):
         "missing": None,
         "load_check": {},
         "compression": {},
+        "estimate": {
+            "artifact_bytes": {"low": 0.9 * size, "expected": size, "high": 1.2 * size},
+            "seconds": {"low": 60, "expected": 120, "high": 360},
+            "peak_bytes": 10**9,
+        },
+        "measured": {"artifact_bytes": size, "seconds": 133.0, "peak_bytes": 9 * 10**8},
     } | more
 
 

@@ -176,7 +176,7 @@ def test_a_new_job_is_estimated_submitted_and_made_once(signed_in, site):
     page.get_by_role("button", name="Retry").wait_for()
     page.get_by_role("link", name="Edit and submit again").click()
     page.wait_for_url(re.compile(r"/ui/new\?from="))
-    assert page.get_by_label("Labels").input_value() == "made=here"
+    expect(page.get_by_label("Labels")).to_have_value("made=here")
 
 
 def test_changes_come_by_themselves_and_keep_what_is_selected(signed_in, site):

@@ -45,6 +45,7 @@ def settle(page):
 @pytest.mark.parametrize("width", [1280, 390, 320])
 def test_no_page_has_a_barrier_or_scrolls_sideways(signed_in, watched, site, scheme, width):
     found = signed_in(width=width, color_scheme=scheme)
+    found.expected.add("404")  # the seeded job's files are names only, and its model card is opened
     for name in PAGES:
         page = found.open(address(site, name))
         settle(page)

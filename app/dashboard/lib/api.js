@@ -2,12 +2,14 @@
 // Requests to the service. One way in: every answer is JSON, nothing, or an ApiError.
 
 export class ApiError extends Error {
-  /** @param {number} status @param {string} code @param {string} detail @param {any} [problem] */
-  constructor(status, code, detail, problem) {
+  /** @param {number} status @param {string} code @param {string} detail @param {any} [problem] @param {Headers} [headers] */
+  constructor(status, code, detail, problem, headers) {
     super(detail);
     this.status = status;
     this.code = code;
     this.problem = problem || {};
+    /** Seconds that the service asks to wait. */
+    this.retryAfter = Number(headers?.get("retry-after")) || 0;
   }
 }
 
@@ -42,12 +44,12 @@ export async function request(method, path, body, options = {}) {
     if (answer.ok && type.startsWith("text/")) {
       return { status: answer.status, data: await answer.text(), etag: null, headers: answer.headers };
     }
-    throw new ApiError(answer.status, "no_json", `Something between here and the service answered (${answer.status}).`);
+    throw new ApiError(answer.status, "no_json", `Something between here and the service answered (${answer.status}).`, {}, answer.headers);
   }
   const data = await answer.json();
   if (answer.ok) return { status: answer.status, data, etag: answer.headers.get("etag"), headers: answer.headers };
   if (answer.status === 401 && path !== "/session") dispatchEvent(new CustomEvent("signed-out"));
-  throw new ApiError(answer.status, data.code || "error", data.detail || "The request was refused.", data);
+  throw new ApiError(answer.status, data.code || "error", data.detail || "The request was refused.", data, answer.headers);
 }
 
 /** @param {string} path @param {{signal?: AbortSignal, headers?: Record<string, string>}} [options] */

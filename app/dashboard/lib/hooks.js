@@ -48,7 +48,7 @@ const LATEST_MS = 15000;
  * @param {(event: {type: string, data: any}) => boolean} concerns  whether an event is about it
  */
 export function useDocument(path, concerns = () => false) {
-  const [state, set] = useState({ data: /** @type {any} */ (null), error: /** @type {any} */ (null), since: 0, path: "" });
+  const [state, set] = useState({ data: /** @type {any} */ (null), error: /** @type {any} */ (null), since: 0, next: 0, path: "" });
   const again = useRef(() => {});
   useEffect(() => {
     if (!path) return undefined;
@@ -58,6 +58,7 @@ export function useDocument(path, concerns = () => false) {
     let missed = false;
     let waits = false;
     let timer = 0;
+    let asked = 0; // until when the service asked not to be asked
     const control = new AbortController();
     const later = (/** @type {number} */ ms) => {
       clearTimeout(timer);
@@ -81,15 +82,16 @@ export function useDocument(path, concerns = () => false) {
           waits = found.data.status === "queued";
           wait = isLive() && waits ? LATEST_MS : wait;
           pause = SOONEST_MS;
-          set({ data: found.data, error: null, since: Date.now(), path: path || "" });
+          set({ data: found.data, error: null, since: Date.now(), next: 0, path: path || "" });
         }
       } catch (error) {
         if (control.signal.aborted) return;
         const known = error instanceof ApiError ? error : new ApiError(-1, "own_script", String(error));
-        set((old) => ({ ...old, error: known }));
         pause = Math.min(30000, pause * 2);
-        wait = pause * (0.8 + 0.4 * Math.random());
+        asked = Date.now() + known.retryAfter * 1000;
+        wait = Math.max(known.retryAfter * 1000, pause * (0.8 + 0.4 * Math.random()));
         if (known.status === 404 || known.status === 401 || known.status === 403) wait = 3600000;
+        set((old) => ({ ...old, error: known, next: Date.now() + wait }));
       }
       busy = false;
       if (!document.hidden) later(missed ? 0 : wait);
@@ -98,7 +100,7 @@ export function useDocument(path, concerns = () => false) {
     const shown = () => !document.hidden && look();
     document.addEventListener("visibilitychange", shown);
     const unlisten = listen((event) => {
-      if (document.hidden) return;
+      if (document.hidden || Date.now() < asked) return;
       if (event.type === "state") later(event.data.open ? 60000 : SOONEST_MS);
       else if (event.type === "ready" || concerns(event)) later(50);
     });
@@ -111,5 +113,5 @@ export function useDocument(path, concerns = () => false) {
     };
   }, [path]);
   const fresh = state.path === path ? state : { ...state, data: null };
-  return { data: fresh.data, error: state.error, since: state.since, refresh: () => again.current() };
+  return { data: fresh.data, error: state.error, since: state.since, next: state.next, refresh: () => again.current() };
 }

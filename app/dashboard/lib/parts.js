@@ -27,20 +27,31 @@ export function Copy({ text, label }) {
   return html`<button type="button" class="quiet" onClick=${copy}>${done ? "Copied" : label}</button>`;
 }
 
-/** A document that is not there (yet): what is shown in its place. @param {{error: any, data: any, since: number, children?: any}} props */
-export function Loaded({ error, data, since, children }) {
+/** A document that is not there (yet): what is shown in its place. @param {{error: any, data: any, since: number, next?: number, children?: any}} props */
+export function Loaded({ error, data, since, next, children }) {
   const slow = useAfter(300);
   if (error && error.status === 401) return null;
   if (!data && error) {
-    return html`<div class="notice bad" role="alert"><p>${error.message}</p>${error.problem?.request_id && html`<p class="small">Request ${error.problem.request_id}</p>`}</div>`;
+    return html`<div class="notice bad" role="alert"><p>${error.message}</p>${error.problem?.request_id && html`<p class="small">Request ${error.problem.request_id}</p>`}<${Again} next=${next} /></div>`;
   }
   if (!data) return html`<div aria-busy="true" class="skeleton">${slow && html`<p class="small">Loading …</p>`}</div>`;
-  return html`${error && html`<${Stale} error=${error} since=${since} />`}<div class=${error ? "stale" : ""}>${children}</div>`;
+  return html`${error && html`<${Stale} error=${error} since=${since} next=${next} />`}<div class=${error ? "stale" : ""}>${children}</div>`;
 }
 
-/** @param {{error: any, since: number}} props */
-const Stale = ({ error, since }) =>
-  html`<div class="notice warn" role="status">${error.code === "own_script" ? `An error of this page: ${error.message}` : error.message} What is shown is from ${new Date(since).toLocaleTimeString()}; trying again.</div>`;
+/** Seconds until it is tried again, counted down; they are not said aloud each time. @param {{next?: number}} props */
+function Again({ next }) {
+  const [, tick] = useState(0);
+  useEffect(() => {
+    const timer = setInterval(() => tick((old) => old + 1), 1000);
+    return () => clearInterval(timer);
+  }, []);
+  const seconds = Math.ceil(((next || 0) - Date.now()) / 1000);
+  return seconds > 0 && seconds < 600 ? html` <span aria-live="off">Trying again in ${seconds} s.</span>` : null;
+}
+
+/** @param {{error: any, since: number, next?: number}} props */
+const Stale = ({ error, since, next }) =>
+  html`<div class="notice warn" role="status">${error.code === "own_script" ? `An error of this page: ${error.message}` : error.message} What is shown is from ${new Date(since).toLocaleTimeString()}.<${Again} next=${next} /></div>`;
 
 /** @param {number} ms */
 function useAfter(ms) {

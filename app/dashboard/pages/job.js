@@ -1,12 +1,13 @@
 // @ts-check
 import { html, useEffect, useState } from "../vendor/preact-htm.js";
-import { get } from "../lib/api.js";
+import { ApiError, get } from "../lib/api.js";
 import { ACTIVE, useDocument } from "../lib/hooks.js";
 import { Announce, Bar, Loaded, Status, Time, Wide } from "../lib/parts.js";
 import { Layers } from "../charts/layers.js";
 import { Stages } from "../charts/stages.js";
 import * as words from "../lib/words.js";
 import { Actions, LabelsEditor } from "./actions.js";
+import { Costs } from "./costs.js";
 import { Log } from "./log.js";
 
 /** @param {{id: string, who: any}} props */
@@ -32,8 +33,10 @@ function Whole({ job, who, refresh }) {
     ${ACTIVE.includes(job.status) && html`<${Progress} job=${job} />`}
     ${rows.length > 0 && html`<${Figures} job=${job} />`}
     <${Gates} gates=${job.result?.gates || []} />
+    <${Costs} result=${job.result} />
     ${!ACTIVE.includes(job.status) && job.stages.length > 0 && html`<h2 id="stages">Stages</h2><${Stages} stages=${job.stages} />`}
     <${Part} title="Layers" path=${`/jobs/${job.id}/layers?limit=1000`} show=${(/** @type {any} */ page) => html`<${Layers} layers=${page.data} />`} />
+    ${job.status === "succeeded" && !job.artifact_expired_at && html`<${Part} title="Model card" path=${`/jobs/${job.id}/artifacts/README.md`} load=${text} show=${(/** @type {string} */ card) => html`<pre>${card}</pre>`} />`}
     <${Files} job=${job} />
     <section><h2>Recipe</h2><details><summary>${job.recipe.metadata.name}, <code>${job.recipe_sha256.slice(0, 12)}</code></summary><pre>${JSON.stringify(job.recipe, null, 1)}</pre></details>
       <details><summary>Request</summary><pre>${JSON.stringify(job.request, null, 1)}</pre></details></section>
@@ -110,12 +113,19 @@ async function whole(path) {
   return { ...page, data };
 }
 
-/** A part that is fetched when it is opened. @param {{title: string, path: string, show: (data: any) => any}} props */
-function Part({ title, path, show }) {
+/** A file of the artifact, as the text that it is. @param {string} path */
+async function text(path) {
+  const answer = await fetch(path);
+  if (!answer.ok) throw new ApiError(answer.status, "no_file", "There is no model card.");
+  return answer.text();
+}
+
+/** A part that is fetched when it is opened. @param {{title: string, path: string, show: (data: any) => any, load?: (path: string) => Promise<any>}} props */
+function Part({ title, path, show, load = whole }) {
   const [open, setOpen] = useState(false);
   const [state, set] = useState({ data: /** @type {any} */ (null), error: /** @type {any} */ (null) });
   useEffect(() => {
-    if (open) whole(path).then((data) => set({ data, error: null }), (error) => set({ data: null, error }));
+    if (open) load(path).then((data) => set({ data, error: null }), (error) => set({ data: null, error }));
   }, [open, path]);
   return html`<section><h2>${title}</h2><details onToggle=${(/** @type {any} */ event) => setOpen(event.target.open)}><summary>Show ${title.toLowerCase()}</summary>${open && html`<${Loaded} ...${state} since=${0}>${state.data && show(state.data)}<//>`}</details></section>`;
 }

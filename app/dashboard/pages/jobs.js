@@ -5,6 +5,7 @@ import { navigate, useDocument, withQuery } from "../lib/hooks.js";
 import { listen } from "../lib/live.js";
 import { Announce, Bar, Labels, Loaded, Question, Status, Time, Wide } from "../lib/parts.js";
 import * as words from "../lib/words.js";
+import { Views } from "./views.js";
 
 const STATUSES = ["queued", "running", "succeeded", "failed", "canceled"];
 const FILTERS = ["status", "model", "recipe", "sweep", "q", "created_after", "created_before"];
@@ -71,6 +72,7 @@ export function Jobs({ query, who }) {
       ${STATUSES.map((status) => html`<a href=${withQuery({ status, after: null })} aria-current=${query.get("status") === status ? "true" : undefined}><span aria-hidden="true">${words.symbol(status)}</span> ${status} ${counts.data ? words.count(counts.data.by_status[status]) : ""}</a>`)}
     </p>
     <${Search} query=${query} />
+    <${Views} query=${query} />
     ${picked.length > 0 && html`<p class="actions" role="group" aria-label="Selected jobs">
       <span>${picked.length} selected</span>
       <a class="button" href=${`/ui/compare?jobs=${picked.join(",")}`}>Compare</a>
@@ -114,12 +116,15 @@ function Search({ query }) {
   </form>`;
 }
 
-/** @param {{rows: any[], picked: string[], pick: (id: string) => void}} props */
+const COLUMNS = ["Status", "Model and recipe", "What happens", "Size", "KL", "Perplexity", "Decoding", "Age"];
+const FIGURES = new Set(["Size", "KL", "Perplexity", "Decoding"]);
+
+/** Rows become cards where a screen is narrow; the roles stay those of a table. @param {{rows: any[], picked: string[], pick: (id: string) => void}} props */
 function Table({ rows, picked, pick }) {
-  return html`<${Wide} label="Jobs"><table>
+  return html`<${Wide} label="Jobs"><table class="cards" role="table">
     <caption class="unseen">Jobs and what came of them</caption>
-    <thead><tr><th scope="col"><span class="unseen">Select</span></th><th scope="col">Status</th><th scope="col">Model and recipe</th><th scope="col">What happens</th><th scope="col" class="figure">Size</th><th scope="col" class="figure">KL</th><th scope="col" class="figure">Perplexity</th><th scope="col" class="figure">Decoding</th><th scope="col">Age</th></tr></thead>
-    <tbody>${rows.map((row) => html`<${Row} key=${row.id} row=${row} picked=${picked.includes(row.id)} pick=${pick} />`)}</tbody>
+    <thead role="rowgroup"><tr role="row"><th scope="col" role="columnheader"><span class="unseen">Select</span></th>${COLUMNS.map((name) => html`<th scope="col" role="columnheader" class=${FIGURES.has(name) ? "figure" : ""}>${name}</th>`)}</tr></thead>
+    <tbody role="rowgroup">${rows.map((row) => html`<${Row} key=${row.id} row=${row} picked=${picked.includes(row.id)} pick=${pick} />`)}</tbody>
   </table><//>`;
 }
 
@@ -127,16 +132,16 @@ function Table({ rows, picked, pick }) {
 function Row({ row, picked, pick }) {
   const figures = row.figures;
   const unsure = figures?.compared && /no difference|too little/.test(figures.compared);
-  return html`<tr>
-    <td><input type="checkbox" checked=${picked} onChange=${() => pick(row.id)} aria-label=${`select ${row.model} ${row.recipe}`} /></td>
-    <td><${Status} status=${row.status} /></td>
-    <th scope="row"><a href=${`/ui/jobs/${row.id}`}>${row.model}</a><br /><span class="small">${row.recipe} · <code>${row.id.slice(-6)}</code> <${Labels} labels=${row.labels} /></span></th>
-    <td class="what">${row.status === "running" && html`<${Bar} value=${row.overall_fraction} label=${`progress of ${row.model}`} text=${words.happening(row)} />`}<span>${words.happening(row)}</span></td>
-    <td class="figure">${figures ? html`${words.bytes(figures.bytes_on_disk)}<br /><span class="small">${words.share(figures.bytes_ratio)}</span>` : "–"}</td>
-    <td class="figure">${figures ? words.withError(figures.kl, figures.kl_se) : "–"}</td>
-    <td class=${`figure ${unsure ? "unsure" : ""}`} title=${figures?.compared || undefined}>${figures ? html`${words.number(figures.source_perplexity, 4)} → ${words.number(figures.perplexity, 4)}` : "–"}</td>
-    <td class="figure">${figures ? words.times(figures.decode_ratio) : "–"}</td>
-    <td><${Time} iso=${row.created_at} relative=${true} /><br /><span class="small">${words.between(row.started_at, row.finished_at)}</span></td>
+  return html`<tr role="row">
+    <td role="cell"><input type="checkbox" checked=${picked} onChange=${() => pick(row.id)} aria-label=${`select ${row.model} ${row.recipe}`} /></td>
+    <td role="cell"><${Status} status=${row.status} /></td>
+    <th scope="row" role="rowheader"><a href=${`/ui/jobs/${row.id}`}>${row.model}</a><br /><span class="small">${row.recipe} · <code>${row.id.slice(-6)}</code> <${Labels} labels=${row.labels} /></span></th>
+    <td role="cell" class="what">${row.status === "running" && html`<${Bar} value=${row.overall_fraction} label=${`progress of ${row.model}`} text=${words.happening(row)} />`}<span>${words.happening(row)}</span></td>
+    <td role="cell" data-label="Size" class="figure">${figures ? html`${words.bytes(figures.bytes_on_disk)}<br /><span class="small">${words.share(figures.bytes_ratio)}</span>` : "–"}</td>
+    <td role="cell" data-label="KL" class="figure">${figures ? words.withError(figures.kl, figures.kl_se) : "–"}</td>
+    <td role="cell" data-label="Perplexity" class=${`figure ${unsure ? "unsure" : ""}`} title=${figures?.compared || undefined}>${figures ? html`${words.number(figures.source_perplexity, 4)} → ${words.number(figures.perplexity, 4)}` : "–"}</td>
+    <td role="cell" data-label="Decoding" class="figure">${figures ? words.times(figures.decode_ratio) : "–"}</td>
+    <td role="cell" data-label="Age"><${Time} iso=${row.created_at} relative=${true} /><br /><span class="small">${words.between(row.started_at, row.finished_at)}</span></td>
   </tr>`;
 }
 
