@@ -3,9 +3,11 @@
 import multiprocessing
 import os
 import signal
+import warnings
 from contextlib import suppress
 
 from celery import Celery
+from celery.platforms import SecurityWarning
 from celery.signals import worker_process_init, worker_process_shutdown, worker_shutting_down
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -27,6 +29,8 @@ _settings = WorkerSettings()
 app: Celery = celery_app(
     _settings.broker_url.get_secret_value(), _settings.visibility_timeout_seconds
 )
+warnings.filterwarnings("ignore", category=SecurityWarning)
+"""Of running as root: a message is an id, in JSON, and what opens models has no privileges."""
 hide_process()  # and with it the pool's child
 if TIED_TO in os.environ:  # a part of `spq serve`, which may be killed
     die_with_parent(signal.SIGTERM, int(os.environ[TIED_TO]))

@@ -61,9 +61,9 @@ def planned_stages(
         (compresses, Stage("load_gate", "load and compare in a fresh process", "check")),
         (evaluation.tuned_control and recipe.recover is not None, Stage("tuned_source", "tune the source", "baseline")),
         (evaluation.int8_baseline and not _is_int8(recipe), Stage("int8", "make plain INT8", "baseline")),
+        (True, Stage("speed", "load and time" if evaluation.throughput else "load", "measure")),
         (True, Stage("measure", "measure on text", "measure")),
         (bool(evaluation.tasks), Stage("tasks", "put tasks", "measure")),
-        (evaluation.throughput, Stage("speed", "time", "measure")),
         (publishes, Stage("publish", "publish", "publish")),
     )  # fmt: skip
     return tuple(stage for is_wanted, stage in wanted if is_wanted)

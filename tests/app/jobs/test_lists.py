@@ -244,8 +244,8 @@ def test_stages_follow_the_course_of_a_run(api):
         "compress",
         "load_gate",
         "int8",
-        "measure",
         "speed",
+        "measure",
         "publish",
     ]
     assert {one["state"] for one in job["stages"]} == {"planned"}
