@@ -26,6 +26,11 @@ LOOPBACK = ("127.", "::1", "localhost")
 TEMPLATE = "spq_template"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole deployments first: they take longest, and mostly wait, so none of them should begin last."""
+    items.sort(key=lambda item: not {"e2e", "faults"} & set(item.path.parts))
+
+
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only this machine may be connected to."""

@@ -13,13 +13,16 @@ import httpx2
 import psutil
 import pytest
 from cryptography.fernet import Fernet
+from sqlalchemy import select, text
 
 from app.client.http import Client
 from app.db.keys import SCOPES, create_key
+from app.db.models import JobSecret
 from app.db.session import Database, connect
 from tests.collector import Collector, collector
 from tests.hub_server import WRITE_TOKEN, StubHub, stub_hub
 from tests.servers import free_port
+from worker.storage.figures import FOLDER
 
 TERMINAL = {"succeeded", "failed", "canceled"}
 
@@ -94,6 +97,31 @@ class Stack:
             f"end of {job_id}: {self.job(job_id)}",
         )
         return self.job(job_id)
+
+    def everything_recorded(self) -> str:
+        """All rows of all tables, and all files a job left, as one text."""
+        with self.database.engine.connect() as connection:
+            tables = connection.execute(
+                text("SELECT table_name FROM information_schema.tables WHERE table_schema='public'")
+            )
+            rows = [
+                str(connection.execute(text(f"SELECT * FROM {name}")).all()) for (name,) in tables
+            ]
+        files = [
+            one.read_bytes().decode(errors="replace")
+            for one in self.root.rglob("*")
+            if one.is_file()
+        ]
+        return "\n".join(rows + files)
+
+    def secrets_kept(self) -> list[JobSecret]:
+        with self.database.read() as session:
+            return list(session.scalars(select(JobSecret)))
+
+    def nothing_left(self) -> bool:
+        """Whether no attempt's folder is there any more, and no process."""
+        attempts = [entry for entry in self.scratch.iterdir() if entry.name != FOLDER]
+        return not attempts and not self.runners()
 
     def wait_for_stage(self, job_id: str, stage: str, seconds: float = 60) -> None:
         def reached() -> bool:

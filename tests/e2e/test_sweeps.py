@@ -8,7 +8,6 @@ from sqlalchemy import select
 
 from app.db.models import JobEvent
 from tests.e2e.conftest import wait_until
-from tests.e2e.test_service import nothing_left
 
 ENDED = {"finished", "failed", "canceled"}
 CALIBRATION = {"dataset": "builtin", "form": "windows", "samples": 4, "length": 32}
@@ -70,7 +69,7 @@ def test_two_workers_make_a_sweep_and_measure_the_source_once(stack):
     figures = alone["result"]["rows"][-1]
     assert {name: rows[2][name] for name in figures} == figures
     assert rows[2]["theoretical_rate"] == alone["result"]["compression"]["theoretical_rate"]
-    wait_until(lambda: nothing_left(stack), 10, "an empty scratch folder")
+    wait_until(stack.nothing_left, 10, "an empty scratch folder")
 
 
 def test_a_killed_worker_loses_no_member(stack):
