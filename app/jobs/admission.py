@@ -61,6 +61,15 @@ class Admission:
             UnknownTaskError: a task's questions are neither in the data folder nor known to be on the Hub.
             RecipeError: a gate is on a figure that there will not be.
         """
+        self.require_known_tasks(names)
+        require_gated_tasks(recipe, names)
+
+    def require_known_tasks(self, names: Sequence[str]) -> None:
+        """Refuse tasks without questions.
+
+        Raises:
+            UnknownTaskError: a task's questions are neither in the data folder nor known to be on the Hub.
+        """
         for name in names:
             if is_on_hub(name):
                 continue
@@ -70,7 +79,6 @@ class Admission:
                 near = ", ".join(get_close_matches(name, on_hub()))
                 meant = f"; did you mean {near}?" if near else ""
                 raise UnknownTaskError(f"{error}{meant}") from None
-        require_gated_tasks(recipe, names)
 
     def sealed(self, token: SecretStr | None) -> str | None:
         """A client's Hub token as it is kept.

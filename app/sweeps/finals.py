@@ -52,9 +52,13 @@ def final_request(
     return {
         "measure_of": member.job_id,
         "evaluation": evaluation
-        | {"throughput": finals.throughput, "perplexity": list(texts)[:MOST_TEXTS]},
+        | {
+            "throughput": finals.throughput, "perplexity": list(texts)[:MOST_TEXTS],
+            "limit": finals.limit or evaluation["limit"],
+            "tasks": list(dict.fromkeys((*evaluation["tasks"], *finals.tasks))),
+        },
         "output": row.request["publish"] if publishes(row, member, best) else None,
-    }
+    }  # fmt: skip
 
 
 def final_outcome(member: SweepMember, job: Job | None) -> dict[str, Any]:

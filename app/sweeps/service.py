@@ -40,7 +40,7 @@ from spq_core.estimate.estimate import estimate
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.models.shapes import ModelShapes
 from spq_core.recipe.suitable import require_suitable
-from spq_core.sweep.document import Sweep, parse_sweep, require_measured, shipped_sweep
+from spq_core.sweep.document import Finals, Sweep, parse_sweep, require_measured, shipped_sweep
 from spq_core.sweep.members import Member, members
 from spq_core.sweep.search import is_too_large
 
@@ -129,11 +129,14 @@ class SweepService:
         self.admission.check_local_model(body.model)
         texts = {one.recipe.calibration.dataset for one in first if one.recipe.needs_calibration}
         named = set() if body.dataset is None else {body.dataset}
-        confirming = () if sweep.finals is None else sweep.finals.confirm_on
-        self.admission.check_datasets({*body.settings().perplexity, *texts, *named, *confirming})
+        finals = sweep.finals or Finals()
+        self.admission.check_datasets(
+            {*body.settings().perplexity, *texts, *named, *finals.confirm_on}
+        )
         require_measured(sweep, body.evaluation.tasks)
         for one in first:
             self.admission.check_tasks(body.evaluation.tasks, one.recipe)
+        self.admission.require_known_tasks(finals.tasks)
         token = None if body.hub_token is None else body.hub_token.get_secret_value()
         looked = self.feasibility.look(body.model, token)
         shapes, commit = looked or (None, None)

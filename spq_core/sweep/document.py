@@ -13,6 +13,7 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 from spq_core.documents import Document
 from spq_core.errors import RecipeError
 from spq_core.evaluation.metrics.registry import figure_names
+from spq_core.evaluation.settings import TaskName
 
 MOST_MEMBERS = 64
 MOST_COMBINATIONS = 512
@@ -172,6 +173,10 @@ class Finals(Document):
     """Take speeds, with those of the source and of plain INT8 in the same run."""
     confirm_on: Annotated[tuple[DatasetName, ...], Field(max_length=3)] = ()
     """Texts that chose nothing: the best of many on one text is better on that text than elsewhere."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Windows of each text; as many as members have by default. Few for all and many for winners makes a long sweep short."""
+    tasks: Annotated[tuple[TaskName, ...], Field(max_length=16)] = ()
+    """Tasks that are put to winners alone, besides those of `evaluation.tasks`."""
 
 
 class Sweep(Document):

@@ -538,7 +538,7 @@ def run_members(api, sweep):
 
 
 def test_winners_are_measured_once_more_one_after_the_other_and_the_best_first(api):
-    finals = {"members": "front", "confirm_on": ["builtin"]}
+    finals = {"members": "front", "confirm_on": ["builtin"], "limit": 64, "tasks": ["gsm8k"]}
     sweep = submit(api, {"recipes": RECIPES, "finals": finals, "keep": "none"})
     run_members(api, sweep)
     order = []
@@ -550,6 +550,9 @@ def test_winners_are_measured_once_more_one_after_the_other_and_the_best_first(a
         assert request["measure_of"] == member["job_id"]
         assert request["evaluation"]["throughput"] is True
         assert request["evaluation"]["perplexity"] == ["builtin", "wikitext2"]
+        assert (request["evaluation"]["limit"], request["evaluation"]["tasks"]) == (64, ["gsm8k"])
+        own = api.client.get(f"/jobs/{member['job_id']}", headers=api.headers()).json()["request"]
+        assert (own["evaluation"]["limit"], own["evaluation"]["tasks"]) != (64, ["gsm8k"])
         assert files_of(api, member["job_id"]) == 1, "it is needed, whatever is kept in the end"
         work(api, job_id, kl=0.5)
         advance(api)
@@ -792,3 +795,13 @@ def check_rules(api, sweep_id, parallel):
     for one in members:
         if one.status in TERMINAL and one.number in states:
             assert states[one.number] in TERMINAL
+
+
+def test_tasks_of_winners_must_be_known(api):
+    body = {
+        "model": {"repo_id": "org/tiny"},
+        "sweep": {"recipes": ["int8"], "finals": {"tasks": ["no_such_task"]}},
+    }
+    refused = api.client.post("/sweeps", json=body, headers=api.headers())
+    assert (refused.status_code, refused.json()["code"]) == (422, "unknown_task")
+    assert "no_such_task" in refused.json()["detail"]
