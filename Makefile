@@ -6,7 +6,7 @@ export OMP_WAIT_POLICY := PASSIVE
 FAST := tests/spq_core/recipe tests/spq_core/planning tests/spq_core/data tests/spq_core/models tests/spq_core/formats \
   tests/spq_core/evaluation tests/spq_core/streaming tests/spq_core/methods tests/spq_core/estimate tests/worker/children/test_messages.py
 
-.PHONY: help faults docs demo test test-fast quality check bench bench-gpu up migrate clean
+.PHONY: help faults docs pictures demo test test-fast quality check bench bench-gpu up migrate clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -18,6 +18,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 docs: $(VENV)/.ready ## Write docs/reference and docs/openapi.json anew, from the code
 	$(BIN)/python -m worker.reference
+
+pictures: $(VENV)/.ready ## Take docs/pictures again: every page of the dashboard, with Chromium
+	$(BIN)/python -m tests.dashboard.pictures
 
 demo: $(VENV)/.ready ## Compress a real model through the service on this machine, and show what it cost
 	TQDM_DISABLE=1 $(BIN)/python -m worker.standalone.demo

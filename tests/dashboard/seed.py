@@ -1,6 +1,8 @@
 """A service full of jobs of every kind: what pages show, without a worker."""
 
+import json
 from datetime import timedelta
+from pathlib import Path
 
 from sqlalchemy import inspect, update
 
@@ -9,6 +11,7 @@ from app.db.job_lists import JobFilter, job_page
 from app.db.jobs import JobRepository, NewJob
 from app.db.models import Job
 from app.db.session import Database, now
+from app.db.sweeps import NewMember, NewSweep, SweepRepository, sweep_members
 from app.db.workers import note_presence
 from spq_core.evaluation.verdict import headline
 from spq_core.recipe.catalog import resolve
@@ -185,8 +188,38 @@ def seed(database: Database) -> dict[str, str]:
     take(database, found["again"]).give_back("hub_unavailable")
     found["running"] = add(database)
     take(database, found["running"]).progress("compress: svd", progress(0.4), run_left=900.0)
+    found["sweep"] = add_sweep(database)
     found["foreign"] = add(database, tenant="bob", model="bob/secret")
     return found
+
+
+MEASURED_SWEEP = Path(__file__).resolve().parents[2] / "benchmarks/results/sweeps/baselines.json"
+
+
+def add_sweep(database: Database, tenant="alice") -> str:
+    """A sweep that has ended, with the figures of one that ran."""
+    measured = json.loads(MEASURED_SWEEP.read_text(encoding="utf-8"))
+    members = [
+        NewMember(
+            number=one["number"], fields=one["fields"], recipe=resolve(one["fields"]["recipe"]).document(),
+            recipe_sha256=one["recipe_sha256"], estimate=one["estimate"],
+        )
+        for one in measured["members"]
+    ]  # fmt: skip
+    request = {
+        "model": {"path": measured["model"]}, "evaluation": measured["evaluation"], "labels": {}, "limits": {},
+        "dataset": None, "webhook": None, "publish": None, "max_parallel": 2, "sweep": "baselines",
+    }  # fmt: skip
+    new = NewSweep(
+        request=request, sweep=measured["sweep"], model_name=measured["model"], source_commit=None,
+        max_parallel=2, members=members,
+    )  # fmt: skip
+    with database.write() as session:
+        row = SweepRepository(session, tenant).add(new, now(session))
+        for member, one in zip(sweep_members(session, row.id), measured["members"], strict=True):
+            member.status, member.row = one["status"], one["row"]
+        row.beside, row.status, row.finished_at = measured["beside"], "finished", now(session)
+        return row.id
 
 
 def fill(database: Database, count: int) -> None:

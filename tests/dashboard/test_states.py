@@ -12,10 +12,12 @@ from tests.dashboard.seed import add, fill
 pytestmark = pytest.mark.browser
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-PAGES = ("jobs", "succeeded", "gate", "running", "compare", "new", "sweeps", "workers")
+PAGES = ("jobs", "succeeded", "gate", "running", "compare", "new", "sweeps", "sweep", "workers")
 
 
 def address(site, name):
+    if name == "sweep":
+        return f"/ui/sweeps/{site.jobs[name]}"
     if name in site.jobs:
         return f"/ui/jobs/{site.jobs[name]}"
     if name == "compare":

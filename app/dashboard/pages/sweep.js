@@ -44,7 +44,8 @@ function Whole({ sweep, who, refresh }) {
   const done = sweep.members.filter((/** @type {any} */ one) => one.row);
   const points = done.map((/** @type {any} */ one) => ({ x: one.row[x], y: one.row[y], error: one.row[`${y}_se`], name: called(one), href: one.job_id ? `/ui/jobs/${one.job_id}` : undefined, front: sweep.front.includes(one.number), best: sweep.best === one.number, group: one.status === "succeeded" ? 0 : 2 }));
   const int8 = sweep.beside.int8;
-  if (int8 && int8[x] != null && int8[y] != null) points.push({ x: int8[x], y: int8[y], error: int8[`${y}_se`], name: "plain INT8", group: 1, front: false, best: false, href: undefined });
+  const isMember = done.some((/** @type {any} */ one) => one.row[x] === int8?.[x] && one.row[y] === int8?.[y]);
+  if (int8 && int8[x] != null && int8[y] != null && !isMember) points.push({ x: int8[x], y: int8[y], error: int8[`${y}_se`], name: "plain INT8", group: 1, front: false, best: false, href: undefined });
   return html`<h1>${sweep.name}</h1>
     <p class="facts"><${Status} status=${sweep.status} /> <span>${sweep.model}</span> <span>${objective(sweep)}</span> <span><${Time} iso=${sweep.created_at} /></span> <code>${sweep.id}</code></p>
     ${!over && html`<p><${Bar} value=${ended / sweep.members.length} label="members that have ended" text=${`${ended} of ${sweep.members.length}`} /> ${ended} of ${sweep.members.length} members${sweep.estimated_finish_at ? `; ${words.left(sweep.estimated_finish_at)}` : ""}${sweep.waits_for ? `; waits: ${sweep.waits_for}` : ""}</p>`}
