@@ -51,15 +51,22 @@ function App() {
       setWho(null);
     };
     addEventListener("signed-out", out);
-    const code = new URLSearchParams(location.hash.slice(1)).get("code");
-    if (code) {
+    const enter = () => {
+      const code = new URLSearchParams(location.hash.slice(1)).get("code");
+      if (!code) return false;
       history.replaceState(null, "", location.pathname + location.search);
       post("/session", { code }).then(look, (error) => {
         setProblem(error.message);
         look();
       });
-    } else look();
-    return () => removeEventListener("signed-out", out);
+      return true;
+    };
+    if (!enter()) look();
+    addEventListener("hashchange", enter);
+    return () => {
+      removeEventListener("signed-out", out);
+      removeEventListener("hashchange", enter);
+    };
   }, []);
 
   useEffect(() => {

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ValidationError
 
 from spq_core.errors import RecipeError
+from spq_core.estimate.stage_costs import stage_cost
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.recipe.document import Recipe, parse_recipe
 
@@ -33,6 +34,10 @@ class Stage(NamedTuple):
     id: str
     title: str
     kind: StageKind
+    cost: float = 1.0
+    """Beside those of the same job."""
+    phases: int = 1
+    """That it is expected to have, one after the other."""
 
 
 def planned_stages(
@@ -66,7 +71,16 @@ def planned_stages(
         (bool(evaluation.tasks), Stage("tasks", "put tasks", "measure")),
         (publishes, Stage("publish", "publish", "publish")),
     )  # fmt: skip
-    return tuple(stage for is_wanted, stage in wanted if is_wanted)
+    planned = [stage for is_wanted, stage in wanted if is_wanted]
+    models = 2 + sum(stage.kind == "baseline" for stage in planned)
+    texts = len(evaluation.perplexity) + 1  # and the first tokens, as the paper has them
+    phases = {"measure": models * texts, "tasks": models}
+    return tuple(
+        stage._replace(
+            cost=stage_cost(stage.id, recipe, evaluation, models), phases=phases.get(stage.id, 1)
+        )
+        for stage in planned
+    )
 
 
 def requested_stages(recipe: Mapping[str, Any], request: Mapping[str, Any]) -> tuple[Stage, ...]:

@@ -2,6 +2,7 @@
 
 import re
 
+import httpx2
 import pytest
 
 
@@ -108,3 +109,59 @@ def test_a_job_shows_its_card_and_what_it_took(signed_in, site):
     page.route("**/artifacts/README.md", lambda route: route.fulfill(body="# A card <b>bold</b>"))
     page.get_by_text("Show model card").click()
     page.get_by_text("# A card <b>bold</b>").wait_for()
+
+
+def test_the_link_signs_in_a_tab_that_is_open_already(watched, site):
+    found = watched()
+    found.expected.add("401")
+    page = found.open("/ui/")
+    page.get_by_role("heading", name="Sign in").wait_for()
+    headers = {"Authorization": f"Bearer {site.key()}"}
+    code = httpx2.post(f"{site.url}/session/codes", headers=headers).json()["code"]
+    page.evaluate("code => { location.hash = `code=${code}`; }", code)
+    page.get_by_role("heading", name="Jobs", level=1).wait_for()
+    assert code not in page.url
+
+
+def test_part_of_an_id_is_enough(signed_in, site):
+    found = signed_in()
+    found.expected.add("404")
+    page, job = found.page, site.jobs["better"]
+    page.goto(f"{found.url}/ui/jobs/{job[-8:]}")
+    page.wait_for_url(f"**/ui/jobs/{job}")
+    page.goto(f"{found.url}/ui/compare?jobs={job}")
+    page.get_by_label("Add a job").fill(site.jobs["succeeded"][-8:])
+    page.get_by_role("button", name="Add").click()
+    page.wait_for_url(re.compile(site.jobs["succeeded"]))
+    page.get_by_role("button", name=f"leave out {job}").click()
+    page.wait_for_url(re.compile(rf"jobs={site.jobs['succeeded']}$"))
+    page.get_by_label("Add a job").fill("00000000ffff")
+    page.get_by_role("button", name="Add").click()
+    page.get_by_text("No job has 00000000ffff in its id").wait_for()
+
+
+def test_a_label_is_searched_for_as_it_is_written_and_every_filter_can_be_taken_back(
+    signed_in, site
+):
+    page = signed_in(f"/ui/jobs?sweep={site.jobs['sweep']}").page
+    page.get_by_text("No job is like that").wait_for()
+    page.get_by_role("link", name=f"no longer only sweep {site.jobs['sweep']}").click()
+    rows(page)
+    page.get_by_label("Search").fill("team=search")
+    page.get_by_role("button", name="Show").click()
+    page.wait_for_url(re.compile("label.team=search"))
+    rows(page)
+    page.wait_for_function("() => document.querySelectorAll('tbody tr').length === 1")
+
+
+def test_a_form_made_while_the_service_is_away_fills_itself_when_it_is_back(signed_in):
+    found = signed_in()
+    found.expected |= {"ERR_FAILED", "Failed to load"}
+    page = found.page
+    rows(page)
+    page.route("**/recipes", lambda route: route.abort())
+    page.get_by_role("link", name="New job").click()
+    page.get_by_text("Recipes and models are not known yet").wait_for()
+    page.unroute("**/recipes")
+    page.get_by_text("Recipes and models are not known yet").wait_for(state="detached")
+    assert page.get_by_label("Recipe").first.locator("option").count() > 5

@@ -60,7 +60,7 @@ def test_the_list_tells_what_happens_to_each_job(signed_in, site):
     assert "model_not_found" in row(page, "does-not-exist").inner_text()
     gate = row(page, "spq-paper").inner_text()
     assert "quality_gate_failed" in gate
-    assert "0.51 ±" in gate, "figures of a failed gate are shown"
+    assert "0.510 ±" in gate, "figures of a failed gate are shown"
     better = row(page, "balanced").inner_text()
     assert "better than plain INT8" in better
     assert "46.5%" in better
@@ -99,7 +99,7 @@ def test_a_job_shows_its_figures_layers_files_and_log(signed_in, site):
     body = page.locator("body")
     assert "It is smaller than plain INT8; farther from the source" in body.inner_text()
     table = page.get_by_role("region", name="Figures before and after")
-    assert "0.0278 ± 0.00093" in table.inner_text()
+    assert "0.02780 ± 0.00093" in table.inner_text()
     page.get_by_role("combobox", name="Text").select_option("builtin")
     page.get_by_text("builtin, 32 windows").wait_for()
     page.get_by_text("Show layers").click()
@@ -122,7 +122,7 @@ def test_a_failed_gate_shows_what_was_measured_and_what_to_do(signed_in, site):
     assert "KL from the source on wikitext2 is 0.51, the recipe allows 0.05" in text
     assert "Choose a gentler recipe" in text
     assert "✕ no" in text
-    assert "0.51 ±" in page.get_by_role("region", name="Figures before and after").inner_text()
+    assert "0.510 ±" in page.get_by_role("region", name="Figures before and after").inner_text()
 
 
 def test_labels_are_added_and_removed(signed_in, site):

@@ -11,6 +11,8 @@ from worker.children.messages import Progressed
 
 MOST = 0.99
 """Of a job that has not ended."""
+TELLING = 0.05
+"""Share of a job behind which its own pace tells more than an estimate."""
 
 
 def _instant() -> str:
@@ -29,6 +31,8 @@ class Course:
     _began: float = field(default_factory=time.monotonic)
     _stage_began: float = 0.0
     _furthest: float = 0.0
+    _phases: dict[str, list[str]] = field(default_factory=dict)
+    """Those of each stage that have begun."""
 
     def take(self, told: Progressed) -> dict[str, Any]:
         """What to show with a report: `stage_id`, `overall_fraction`, and `stages` by id with their times."""
@@ -36,6 +40,9 @@ class Course:
         if stage is not None and stage != self._now:
             self._change(stage)
         if stage is not None:
+            seen = self._phases.setdefault(stage, [])
+            if told.phase.id not in seen:
+                seen.append(told.phase.id)
             self._times[stage] |= {"done": told.done, "total": told.total}
         self._furthest = max(self._furthest, self._fraction(told))
         return {
@@ -43,6 +50,14 @@ class Course:
             "overall_fraction": round(self._furthest, 4),
             "stages": {name: dict(times) for name, times in self._times.items()},
         }
+
+    def left(self, told: Progressed) -> float | None:
+        """Seconds until the job's end: by its own pace once that tells something, before by the estimate."""
+        elapsed = time.monotonic() - self._began
+        if self._furthest < TELLING:
+            return told.run_left
+        by_pace = elapsed * (1 - self._furthest) / self._furthest
+        return round(max(by_pace, told.phase_left or 0.0), 1)
 
     def end(self) -> None:
         """The last stage is done."""
@@ -71,12 +86,14 @@ class Course:
         return next((at for at, one in enumerate(self.planned) if one.id == stage), None)
 
     def _fraction(self, told: Progressed) -> float:
-        """By time where the end is foreseen, else by stages."""
-        elapsed = time.monotonic() - self._began
-        if told.run_left is not None:
-            return min(MOST, elapsed / max(elapsed + told.run_left, 1e-9))
+        """What stages cost that are behind it, and its own part of its stage, of what all cost."""
         place = None if self._now is None else self._place(self._now)
-        if place is None:
+        if self._now is None or place is None:
             return 0.0
-        within = min(1.0, told.done / max(1, told.total))
-        return min(MOST, (place + within) / len(self.planned))
+        stage = self.planned[place]
+        phases = self._phases[self._now]
+        ended = phases.index(told.phase.id) if told.phase.id in phases else len(phases) - 1
+        within = (ended + min(1.0, told.done / max(1, told.total))) / max(stage.phases, len(phases))
+        before = sum(one.cost for one in self.planned[:place])
+        whole = sum(one.cost for one in self.planned)
+        return min(MOST, (before + within * stage.cost) / whole)

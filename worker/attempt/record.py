@@ -45,14 +45,14 @@ class Record:
         """Make sure that the job is this attempt's."""
         self.write(lambda: self.attempt.renew(self.lease_seconds))
 
-    def progress(self, told: Progressed, course: Mapping[str, Any]) -> None:
-        """Note where the run is, and where that is among the job's stages (see `Course.take`)."""
+    def progress(self, told: Progressed, course: Mapping[str, Any], run_left: float | None) -> None:
+        """Note where the run is, where that is among the job's stages (see `Course.take`), and seconds until its end."""
         stage = told.phase.title[:LONGEST_STAGE]
         self.write(
             lambda: self.attempt.progress(
                 stage,
                 {**shown_progress(told), **course},
                 stage_left=told.phase_left,
-                run_left=told.run_left,
+                run_left=run_left,
             )
         )

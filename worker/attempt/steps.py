@@ -184,4 +184,5 @@ class Steps:
 
     def _show(self, told: Progressed) -> None:
         self.observed.phase(told.phase)
-        self.record.progress(told, self.course.take(told))
+        course = self.course.take(told)
+        self.record.progress(told, course, self.course.left(told))

@@ -25,11 +25,11 @@ export function Layers({ layers }) {
   return html`<div class="filters">
       <label>Stage <select onChange=${(/** @type {any} */ e) => setStage(e.target.value)}>${stages.map((one) => html`<option value=${one} selected=${one === (stage || stages[stages.length - 1])}>${one}</option>`)}</select></label>
       <label>Figure <select onChange=${(/** @type {any} */ e) => setFigure(e.target.value)}>${figures.map((one) => html`<option value=${one} selected=${one === chosen}>${one}</option>`)}</select></label>
-      <button type="button" class="quiet" aria-expanded=${open} onClick=${() => setOpen(!open)}>${open ? "Hide" : "Show"} as a table</button>
+      <button type="button" class="quiet" aria-expanded=${open} onClick=${() => setOpen(!open)}>${open ? "Hide the table" : "Show as a table"}</button>
     </div>
     <${Heat} rows=${shown} figure=${chosen} />
     ${open && html`<${Wide} label="Every matrix"><table><caption class="unseen">Every matrix</caption><thead><tr><th scope="col">Matrix</th><th scope="col">Stage</th><th scope="col">Changed</th>${figures.map((one) => html`<th scope="col" class="figure">${one}</th>`)}<th scope="col">Why</th></tr></thead>
-      <tbody>${shown.map((one) => html`<tr key=${one.number}><th scope="row">${one.layer}</th><td>${one.stage}</td><td>${one.applied ? "yes" : "no"}</td>${figures.map((name) => html`<td class="figure">${words.number(one.figures[name])}</td>`)}<td>${one.reason}</td></tr>`)}</tbody></table><//>`}`;
+      <tbody>${shown.map((one) => html`<tr key=${one.number}><th scope="row">${one.layer}</th><td>${one.stage}</td><td>${one.applied ? "yes" : "no"}</td>${figures.map((name) => html`<td class="figure">${words.exact(one.figures[name])}</td>`)}<td>${one.reason}</td></tr>`)}</tbody></table><//>`}`;
 }
 
 /** @param {{rows: any[], figure: string}} props */

@@ -31,17 +31,19 @@ export function Scatter({ points, x, y, log, xText = (value) => words.number(val
   if (!known.length) return html`<p class="notice">Nothing to draw yet.</p>`;
   const least = Math.min(...known.filter((one) => one.y > 0).map((one) => one.y), 1);
   const value = (/** @type {number} */ at) => (log ? Math.max(at, least / 2) : at);
-  const highX = Math.max(...known.map((one) => one.x)) * 1.08 || 1;
+  const widest = Math.max(...known.map((one) => one.x)), narrowest = Math.min(...known.map((one) => one.x));
+  const lowX = narrowest > widest / 2 ? Math.max(0, narrowest - (widest - narrowest || widest / 2) * 0.15) : 0; // from zero, unless that is far off
+  const highX = widest + (widest - lowX) * 0.08 || 1;
   const rows = log ? decades(Math.min(...known.map((one) => value(one.y))), Math.max(...known.map((one) => value(one.y)))) : [];
   const lowY = log ? rows[0] : Math.min(...known.map((one) => one.y)) * 0.98;
   const highY = log ? rows[rows.length - 1] : Math.max(...known.map((one) => one.y)) * 1.02;
-  const px = (/** @type {number} */ at) => LEFT + (at / highX) * (WIDTH - LEFT - RIGHT);
+  const px = (/** @type {number} */ at) => LEFT + ((at - lowX) / (highX - lowX || 1)) * (WIDTH - LEFT - RIGHT);
   const part = (/** @type {number} */ at) => (log ? (Math.log10(value(at)) - Math.log10(lowY)) / (Math.log10(highY) - Math.log10(lowY) || 1) : (at - lowY) / (highY - lowY || 1));
   const py = (/** @type {number} */ at) => HEIGHT - BOTTOM - part(at) * (HEIGHT - BOTTOM - TOP);
   const front = known.filter((one) => one.front).sort((one, other) => one.x - other.x);
   const step = front.map((one, at) => (at ? `H${px(one.x)}V${py(one.y)}` : `M${px(one.x)} ${py(one.y)}`)).join("");
   return html`<svg class="chart" viewBox=${`0 0 ${WIDTH} ${HEIGHT}`} role="group" aria-label=${label}>
-    ${ticks(0, highX).map((at) => html`<g class="tick"><path d=${`M${px(at)} ${TOP}V${HEIGHT - BOTTOM}`} /><text x=${px(at)} y=${HEIGHT - BOTTOM + 16} text-anchor="middle">${xText(at)}</text></g>`)}
+    ${ticks(lowX, highX).map((at) => html`<g class="tick"><path d=${`M${px(at)} ${TOP}V${HEIGHT - BOTTOM}`} /><text x=${px(at)} y=${HEIGHT - BOTTOM + 16} text-anchor="middle">${xText(at)}</text></g>`)}
     ${(log ? rows : ticks(lowY, highY)).map((at) => html`<g class="tick"><path d=${`M${LEFT} ${py(at)}H${WIDTH - RIGHT}`} /><text x=${LEFT - 6} y=${py(at) + 4} text-anchor="end">${words.number(at, 2)}</text></g>`)}
     <text class="axis" x=${(LEFT + WIDTH - RIGHT) / 2} y=${HEIGHT - 6} text-anchor="middle">${x}</text>
     <text class="axis" transform=${`translate(14 ${(HEIGHT - BOTTOM) / 2}) rotate(-90)`} text-anchor="middle">${y}</text>

@@ -36,6 +36,14 @@ export function withQuery(changes) {
   return url.pathname + url.search;
 }
 
+/** The id that a part of it means. @param {string} part @returns {Promise<string>} */
+export async function whole(part) {
+  if (/^job_[0-9a-f]{32}$/.test(part)) return part;
+  const found = (await request("GET", `/jobs?view=row&limit=2&id_part=${encodeURIComponent(part)}`)).data.data;
+  if (found.length === 1) return found[0].id;
+  throw new ApiError(404, "job_not_found", found.length ? `Several jobs have ${part} in their id.` : `No job has ${part} in its id.`);
+}
+
 /** Statuses of jobs that have not ended. */
 export const ACTIVE = ["queued", "running", "canceling"];
 const SOONEST_MS = 2000;

@@ -32,8 +32,22 @@ export const count = (value) => (value == null ? NONE : plain.format(value));
 /** @param {number | null | undefined} value @param {number | null | undefined} error @param {number} [digits] */
 export function withError(value, error, digits = 3) {
   if (value == null) return NONE;
-  return error == null ? number(value, digits) : `${number(value, digits)} ± ${number(error, 2)}`;
+  if (!error) return number(value, digits);
+  const places = Math.min(12, Math.max(0, 1 - Math.floor(Math.log10(error)))); // two digits of the error say how many the value has
+  const rounded = new Intl.NumberFormat(language, { minimumFractionDigits: places, maximumFractionDigits: places });
+  return `${rounded.format(value)} ± ${rounded.format(error)}`;
 }
+
+/** A ratio to the source, as what it changes. @param {number | null | undefined} ratio @param {number | null | undefined} error */
+export function change(ratio, error) {
+  if (ratio == null) return NONE;
+  const told = new Intl.NumberFormat(language, { style: "percent", signDisplay: "exceptZero", minimumFractionDigits: 2, maximumFractionDigits: 2 });
+  const span = new Intl.NumberFormat(language, { style: "percent", minimumFractionDigits: 2, maximumFractionDigits: 2 });
+  return error == null ? told.format(ratio - 1) : `${told.format(ratio - 1)} ± ${span.format(error)}`;
+}
+
+/** A figure of a matrix: whole numbers whole. @param {number | null | undefined} value */
+export const exact = (value) => (Number.isInteger(value) ? count(value) : number(value));
 
 /** @param {number | null | undefined} value */
 export const times = (value) => (value == null ? NONE : `${number(value, 3)}×`);
@@ -106,7 +120,7 @@ export function place(queue) {
 /** @param {string} word */
 export function verdict(word) {
   const words = {
-    better: "better than plain INT8", worse: "plain INT8 is better", mixed: "smaller or nearer than plain INT8, not both",
+    better: "better than plain INT8", worse: "plain INT8 is better", mixed: "not both smaller and nearer than plain INT8",
     same: "no better than plain INT8",
   };
   return /** @type {Record<string, string>} */ (words)[word] || word;

@@ -33,6 +33,7 @@ export function Actions({ job, who, refresh }) {
   return html`<p class="actions">
       ${isActive && html`<button type="button" disabled=${!may} title=${why} onClick=${() => setQuestion("Cancel")}>Cancel</button>`}
       ${["failed", "canceled"].includes(job.status) && html`<button type="button" disabled=${!may} title=${why} onClick=${() => setQuestion("Retry")}>Retry</button>`}
+      ${!isActive && job.result?.compression && !job.artifact_expired_at && html`<button type="button" disabled=${!may} title=${why} onClick=${() => setQuestion("Measure")}>Measure again</button>`}
       ${!isActive && html`<button type="button" disabled=${!may} title=${why} onClick=${() => setQuestion("Delete")}>Delete</button>`}
       <a class="button" href=${`/ui/new?from=${job.id}`}>Edit and submit again</a>
       <a class="button" href=${`/ui/compare?jobs=${job.id}`}>Compare</a>
@@ -41,7 +42,7 @@ export function Actions({ job, who, refresh }) {
     </p>
     ${report && html`<p class="notice bad" role="alert">${report}</p>`}
     <${Question} open=${question !== ""} title=${`${question} this job?`} action=${question || "Do it"} onDone=${act} onClose=${() => setQuestion("")}>
-      <p>${{ Cancel: "Its worker is asked to stop; what it found so far stays.", Retry: "A new job asks for the same.", Delete: "The job, its figures and its artifact are gone for good." }[/** @type {"Cancel"} */ (question)] || ""}</p>
+      <p>${{ Cancel: job.status === "queued" ? "No worker will take it." : "Its worker is asked to stop; what it found so far stays.", Measure: "A new job measures its artifact as this one did, and compresses nothing. For other texts or tasks: spq jobs measure.", Retry: "A new job asks for the same.", Delete: "The job, its figures and its artifact are gone for good." }[/** @type {"Cancel"} */ (question)] || ""}</p>
     <//>`;
 }
 

@@ -1,7 +1,7 @@
 // @ts-check
 import { html, useEffect, useState } from "../vendor/preact-htm.js";
 import { get } from "../lib/api.js";
-import { navigate, withQuery } from "../lib/hooks.js";
+import { navigate, whole, withQuery } from "../lib/hooks.js";
 import { Loaded, Status, Wide } from "../lib/parts.js";
 import { Scatter } from "../charts/scatter.js";
 import * as words from "../lib/words.js";
@@ -35,13 +35,24 @@ export function Compare({ query }) {
     if (!ids.length) return;
     get(`/jobs?limit=100&ids=${ids.slice(0, MOST).join(",")}`).then((page) => set({ data: page.data, error: null }), (error) => set({ data: null, error }));
   }, [query.get("jobs")]);
-  const add = (/** @type {any} */ event) => {
+  const [refused, setRefused] = useState("");
+  const add = async (/** @type {any} */ event) => {
     event.preventDefault();
     const more = String(new FormData(event.target).get("id") || "").trim();
-    if (more) navigate(withQuery({ jobs: [...new Set([...ids, more])].join(",") }));
+    if (!more) return;
+    try {
+      const found = await whole(more);
+      setRefused("");
+      navigate(withQuery({ jobs: [...new Set([...ids, found])].join(",") }));
+    } catch (error) {
+      setRefused(/** @type {any} */ (error).message);
+    }
   };
+  const leave = (/** @type {string} */ id) => navigate(withQuery({ jobs: ids.filter((one) => one !== id).join(",") }));
   return html`<h1>Compare</h1>
     <form class="filters" onSubmit=${add}><label>Add a job <input name="id" placeholder="job_…" size="40" /></label> <button>Add</button></form>
+    ${refused && html`<p class="notice bad" role="alert">${refused}</p>`}
+    ${ids.length > 0 && html`<p class="chips">${ids.map((id) => html`<button type="button" class="quiet" aria-label=${`leave out ${id}`} onClick=${() => leave(id)}><code>${id.slice(-8)}</code> ×</button>`)}</p>`}
     ${ids.length === 0 ? html`<p class="notice">Select jobs in <a href="/ui/jobs">the list</a>, or add them by their ids.</p>` : html`<${Loaded} ...${state} since=${0}>${state.data && html`<${Groups} jobs=${state.data} query=${query} missing=${ids.filter((id) => !state.data.some((/** @type {any} */ job) => job.id === id))} />`}<//>`}
     ${ids.length > MOST && html`<p class="notice warn">Only the first ${MOST} are compared.</p>`}`;
 }
@@ -103,6 +114,6 @@ function Differences({ jobs }) {
   if (jobs.length < 2) return null;
   const maps = jobs.map((job) => new Map(leaves({ recipe: { ...job.recipe, metadata: undefined }, evaluation: job.request.evaluation })));
   const paths = [...new Set(maps.flatMap((one) => [...one.keys()]))].filter((path) => new Set(maps.map((one) => one.get(path))).size > 1).sort();
-  return html`<section><h2>What differs</h2>${paths.length === 0 ? html`<p>Recipes and evaluation are the same.</p>` : html`<${Wide} label="What differs"><table><caption class="unseen">Settings that differ</caption><thead><tr><th scope="col">Setting</th>${jobs.map((job) => html`<th scope="col">${job.recipe.metadata.name} <code>${job.id.slice(-6)}</code></th>`)}</tr></thead>
+  return html`<section><h2>What differs</h2>${paths.length === 0 ? html`<p>Recipes and evaluation are the same.</p>` : html`<${Wide} label="What differs"><table><caption class="unseen">Settings that differ</caption><thead><tr><th scope="col">Setting</th>${jobs.map((job) => html`<th scope="col">${job.recipe.metadata.name} <code>${job.id.slice(-8)}</code></th>`)}</tr></thead>
     <tbody>${paths.map((path) => html`<tr><th scope="row"><code>${path}</code></th>${maps.map((one) => html`<td>${one.get(path) ?? "–"}</td>`)}</tr>`)}</tbody></table><//>`}</section>`;
 }

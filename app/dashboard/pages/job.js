@@ -1,7 +1,7 @@
 // @ts-check
 import { html, useEffect, useState } from "../vendor/preact-htm.js";
 import { ApiError, get } from "../lib/api.js";
-import { ACTIVE, useDocument } from "../lib/hooks.js";
+import { ACTIVE, navigate, useDocument, whole } from "../lib/hooks.js";
 import { Announce, Bar, Loaded, Status, Time, Wide } from "../lib/parts.js";
 import { Layers } from "../charts/layers.js";
 import { Stages } from "../charts/stages.js";
@@ -12,7 +12,11 @@ import { Log } from "./log.js";
 
 /** @param {{id: string, who: any}} props */
 export function Job({ id, who }) {
+  useEffect(() => {
+    if (!/^job_[0-9a-f]{32}$/.test(id)) whole(id).then((found) => navigate(`/ui/jobs/${found}`, true), () => {});
+  }, [id]);
   const found = useDocument(`/jobs/${encodeURIComponent(id)}`, (event) => (event.type === "job" || event.type === "gone") && event.data.id === id);
+  if (found.error?.status === 404) return html`<h1>No such job</h1><div class="notice bad" role="alert"><p>${found.error.message}</p>${found.error.problem?.request_id && html`<p class="small">Request ${found.error.problem.request_id}</p>`}</div><p><a href="/ui/jobs">All jobs</a></p>`;
   return html`<${Loaded} ...${found}>${found.data && html`<${Whole} job=${found.data} who=${who} refresh=${found.refresh} />`}<//>`;
 }
 
@@ -26,7 +30,7 @@ function Whole({ job, who, refresh }) {
   }, [job.status, fraction]);
   return html`
     <h1>${title}</h1>
-    <p class="facts"><${Status} status=${job.status} /> <span>attempt ${job.attempt} of ${job.max_attempts}</span> ${job.started_at && html`<span>${words.between(job.started_at, job.finished_at)}</span>`} <span><${Time} iso=${job.created_at} /></span> <code>${job.id}</code></p>
+    <p class="facts"><${Status} status=${job.status} /> ${job.attempt > 1 && html`<span title=${job.last_attempt ? `attempt ${job.last_attempt.number} ended: ${job.last_attempt.reason}` : undefined}>attempt ${job.attempt} of ${job.max_attempts}</span>`}${job.retry_of && html` <span>asks for what <a href=${`/ui/jobs/${job.retry_of}`}>an earlier job</a> did</span>`} ${job.started_at && html`<span>${words.between(job.started_at, job.finished_at)}</span>`} <span><${Time} iso=${job.created_at} /></span> <code>${job.id}</code></p>
     <${Actions} job=${job} who=${who} refresh=${refresh} />
     <${LabelsEditor} job=${job} who=${who} refresh=${refresh} />
     <${Verdict} job=${job} />
@@ -84,14 +88,20 @@ function Figures({ job }) {
         const own = quality(row);
         return html`<tr key=${row.name}><th scope="row">${row.name}${row.origin && html` <span class="small" title=${`measured ${row.origin.at || ""} for ${row.origin.by || "an earlier job"}`}>known before</span>`}</th>
           <td class="figure">${words.bytes(row.bytes_on_disk)}</td><td class="figure">${words.share(row.bytes_on_disk / source.bytes_on_disk)}</td><td class="figure">${words.bytes(row.resident_bytes)}</td>
-          <td class="figure">${words.withError(own.perplexity, own.perplexity_se, 4)}</td><td class="figure">${own.perplexity_ratio == null ? "–" : words.withError(own.perplexity_ratio, own.perplexity_ratio_se, 4)}</td>
-          <td class="figure">${words.withError(own.kl, own.kl_se)}</td><td class="figure">${words.share(own.top1)}</td>
+          <td class="figure">${words.withError(own.perplexity, own.perplexity_se, 4)}</td><td class="figure">${words.change(own.perplexity_ratio, own.perplexity_ratio_se)}</td>
+          <td class="figure">${words.withError(own.kl, own.kl_se)}</td><td class="figure">${words.share(own.top1)}${own.top1_se ? ` ± ${words.share(own.top1_se)}` : ""}</td>
           <td class="figure">${words.times(row.prefill_tokens_per_second && row.prefill_tokens_per_second / source.prefill_tokens_per_second)}</td><td class="figure">${words.times(row.decode_tokens_per_second && row.decode_tokens_per_second / source.decode_tokens_per_second)}</td></tr>`;
       })}</tbody></table><//>
     ${short && html`<p class="notice warn">A try, not a result: ${words.count(last.tokens)} predicted tokens in ${words.count(last.windows)} windows.</p>`}
-    <p class="small">${text}, ${words.count(last.windows)} windows, ${words.count(last.tokens)} predicted tokens. ± is one standard error. Speeds are times the source's.</p>
+    <p class="small">${text}, ${words.count(last.windows)} windows, ${words.count(last.tokens)} predicted tokens. ± is one standard error.${source.decode_tokens_per_second ? " Speeds are times the source's." : ""}${last.compared ? ` Perplexity: ${last.compared}.` : ""} ${calibrated(job)}</p>
     ${tasks.length > 0 && html`<${Wide} label="Tasks"><table><caption>Tasks</caption><thead><tr><th scope="col">Task</th>${rows.map((/** @type {any} */ row) => html`<th scope="col" class="figure">${row.name}</th>`)}</tr></thead><tbody>${tasks.map((task) => html`<tr><th scope="row">${task}</th>${rows.map((/** @type {any} */ row) => html`<td class="figure">${score(row.tasks?.[task])}</td>`)}</tr>`)}</tbody></table><//>`}
   </section>`;
+}
+
+/** Which text the recipe looked at; another one may have taken its place. @param {any} job */
+function calibrated(job) {
+  const text = job.result.compression?.calibration;
+  return text?.dataset ? `Calibrated on ${text.dataset}${text.origin ? ` (${text.origin})` : ""}.` : "";
 }
 
 /** @param {any} figures */
@@ -106,7 +116,7 @@ const Gates = ({ gates }) => gates.length === 0 ? null : html`<section><h2>Gates
   <tbody>${gates.map((one) => html`<tr><th scope="row">${one.figure}</th><td>${one.dataset || "–"}</td><td class="figure">${one.kind === "max" ? "≤" : "≥"} ${words.number(one.limit)}</td><td class="figure">${words.number(one.measured, 4)}</td><td>${one.passed == null ? "? not measured" : one.passed ? "● yes" : "✕ no"}</td></tr>`)}</tbody></table><//></section>`;
 
 /** A numbered list with all its pages. @param {string} path */
-async function whole(path) {
+async function pages(path) {
   const data = [];
   let page = await get(path);
   for (data.push(...page.data); page.has_more; data.push(...page.data)) page = await get(`${path}&after=${page.next_after}`);
@@ -121,7 +131,7 @@ async function text(path) {
 }
 
 /** A part that is fetched when it is opened. @param {{title: string, path: string, show: (data: any) => any, load?: (path: string) => Promise<any>}} props */
-function Part({ title, path, show, load = whole }) {
+function Part({ title, path, show, load = pages }) {
   const [open, setOpen] = useState(false);
   const [state, set] = useState({ data: /** @type {any} */ (null), error: /** @type {any} */ (null) });
   useEffect(() => {

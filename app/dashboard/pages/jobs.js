@@ -72,6 +72,7 @@ export function Jobs({ query, who }) {
       ${STATUSES.map((status) => html`<a href=${withQuery({ status, after: null })} aria-current=${query.get("status") === status ? "true" : undefined}><span aria-hidden="true">${words.symbol(status)}</span> ${status} ${counts.data ? words.count(counts.data.by_status[status]) : ""}</a>`)}
     </p>
     <${Search} query=${query} />
+    ${["sweep", "created_after", "created_before"].filter((name) => query.get(name)).map((name) => html`<p class="chips"><a href=${withQuery({ [name]: null, after: null })} aria-label=${`no longer only ${name} ${query.get(name)}`}>${name.replace("_", " ")} ${query.get(name)} <span aria-hidden="true">×</span></a></p>`)}
     <${Views} query=${query} />
     ${picked.length > 0 && html`<p class="actions" role="group" aria-label="Selected jobs">
       <span>${picked.length} selected</span>
@@ -98,9 +99,11 @@ function Search({ query }) {
   const send = (/** @type {any} */ event) => {
     event.preventDefault();
     const form = new FormData(event.target);
-    const label = String(form.get("label") || "");
+    const said = String(form.get("q") || "").trim();
+    const isLabel = /^[\w.\-/]+=.+$/.test(said);
+    const label = isLabel ? said : String(form.get("label") || "");
     /** @type {Record<string, string | null>} */
-    const changes = { q: String(form.get("q") || ""), model: String(form.get("model") || ""), recipe: String(form.get("recipe") || ""), sort: String(form.get("sort") || ""), after: null };
+    const changes = { q: isLabel ? "" : said, model: String(form.get("model") || ""), recipe: String(form.get("recipe") || ""), sort: String(form.get("sort") || ""), after: null };
     for (const name of query.keys()) if (name.startsWith("label.")) changes[name] = null;
     if (label.includes("=")) changes[`label.${label.slice(0, label.indexOf("="))}`] = label.slice(label.indexOf("=") + 1);
     navigate(withQuery(changes));
@@ -110,7 +113,7 @@ function Search({ query }) {
     <label>Search <input name="q" type="search" id="search" value=${query.get("q") || ""} placeholder="id, model, recipe, label" /></label>
     <label>Model <input name="model" value=${query.get("model") || ""} /></label>
     <label>Recipe <input name="recipe" value=${query.get("recipe") || ""} /></label>
-    <label>Label <input name="label" value=${label ? `${label[0].slice(6)}=${label[1]}` : ""} placeholder="name=value" /></label>
+    <label>Label <input name="label" pattern="[^=]+=.+" title="name=value" value=${label ? `${label[0].slice(6)}=${label[1]}` : ""} placeholder="name=value" /></label>
     <label>Order <select name="sort">${SORTS.map(([value, title]) => html`<option value=${value} selected=${(query.get("sort") || "-created_at") === value}>${title}</option>`)}</select></label>
     <button>Show</button>
   </form>`;
@@ -135,19 +138,19 @@ function Row({ row, picked, pick }) {
   return html`<tr role="row">
     <td role="cell"><input type="checkbox" checked=${picked} onChange=${() => pick(row.id)} aria-label=${`select ${row.model} ${row.recipe}`} /></td>
     <td role="cell"><${Status} status=${row.status} /></td>
-    <th scope="row" role="rowheader"><a href=${`/ui/jobs/${row.id}`}>${row.model}</a><br /><span class="small">${row.recipe} · <code>${row.id.slice(-6)}</code> <${Labels} labels=${row.labels} /></span></th>
+    <th scope="row" role="rowheader"><a href=${`/ui/jobs/${row.id}`}>${row.model}</a><br /><span class="small">${row.recipe} · <code>${row.id.slice(-8)}</code>${row.sweep_member ? ` · member ${row.sweep_member}` : ""} <${Labels} labels=${row.labels} /></span></th>
     <td role="cell" class="what">${row.status === "running" && html`<${Bar} value=${row.overall_fraction} label=${`progress of ${row.model}`} text=${words.happening(row)} />`}<span>${words.happening(row)}</span></td>
     <td role="cell" data-label="Size" class="figure">${figures ? html`${words.bytes(figures.bytes_on_disk)}<br /><span class="small">${words.share(figures.bytes_ratio)}</span>` : "–"}</td>
     <td role="cell" data-label="KL" class="figure">${figures ? words.withError(figures.kl, figures.kl_se) : "–"}</td>
     <td role="cell" data-label="Perplexity" class=${`figure ${unsure ? "unsure" : ""}`} title=${figures?.compared || undefined}>${figures ? html`${words.number(figures.source_perplexity, 4)} → ${words.number(figures.perplexity, 4)}` : "–"}</td>
     <td role="cell" data-label="Decoding" class="figure">${figures ? words.times(figures.decode_ratio) : "–"}</td>
-    <td role="cell" data-label="Age"><${Time} iso=${row.created_at} relative=${true} /><br /><span class="small">${words.between(row.started_at, row.finished_at)}</span></td>
+    <td role="cell" data-label="Age" class="age"><${Time} iso=${row.created_at} relative=${true} /><br /><span class="small">${words.between(row.started_at, row.finished_at)}</span></td>
   </tr>`;
 }
 
 /** @param {{narrowed: boolean, chosen: URLSearchParams}} props */
 const Empty = ({ narrowed, chosen }) => narrowed
-  ? html`<p class="notice">No job is like that (${[...chosen].map(([name, value]) => `${name} ${value}`).join(", ")}). <a href="/ui/jobs">Clear filters</a></p>`
+  ? html`<p class="notice">No job is like that (${[...chosen].map(([name, value]) => `${name === "q" ? "search" : name} ${value}`).join(", ")}). <a href="/ui/jobs">Clear filters</a></p>`
   : html`<div class="notice"><p>No jobs yet. <a href="/ui/new">Make one</a>, or from a terminal:</p><pre>spq jobs submit HuggingFaceTB/SmolLM2-135M-Instruct --recipe balanced
 spq jobs watch JOB
 spq jobs download JOB</pre></div>`;

@@ -22,7 +22,7 @@ export function Login({ problem, onDone }) {
     if (field.current) field.current.focus();
   };
   return html`<main class="narrow">
-    <h1>Sign in</h1>
+    <p class="brand">spq</p><h1>Sign in</h1>
     <form onSubmit=${send}>
       <label for="key">API key</label>
       <input id="key" ref=${field} type="password" autocomplete="off" placeholder="spq_…" required aria-describedby="where" aria-invalid=${error ? "true" : undefined} />
@@ -30,7 +30,7 @@ export function Login({ problem, onDone }) {
       ${error && html`<p class="notice bad" role="alert">${error}</p>`}
     </form>
     <details id="where"><summary>Where is it?</summary>
-      <p>On the machine that runs <code>spq serve</code>, in <code>~/.spq/api-key</code>. There, <code>spq open</code> makes a link that signs in without it.</p>
+      <p>On the machine that runs <code>spq serve</code>, in <code>~/.spq/api-key</code>, or in <code>api-key</code> of its <code>--home</code>. There, <code>spq open</code> makes a link that signs in without it.</p>
       <p>In a deployment, whoever runs it makes one: <code>spq keys create --tenant NAME</code>.</p>
     </details>
   </main>`;

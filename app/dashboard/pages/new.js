@@ -6,6 +6,7 @@ import { Copy } from "../lib/parts.js";
 import * as words from "../lib/words.js";
 
 const WAIT_MS = 300;
+const AGAIN_MS = 5000;
 
 /** An Idempotency-Key: two presses of the button make one job. */
 function token() {
@@ -55,16 +56,28 @@ export function NewJob({ query, who }) {
   const [plan, setPlan] = useState(/** @type {any} */ (null));
   const [problem, setProblem] = useState(/** @type {any} */ (null));
   const [busy, setBusy] = useState(false);
+  const [away, setAway] = useState("");
   const key = useRef(token());
   const set = (/** @type {any} */ changes) => {
     key.current = token();
     setForm((old) => ({ ...old, ...changes }));
   };
   useEffect(() => {
-    get("/recipes").then((page) => setRecipes(page.data), () => {});
-    get("/models").then((page) => setModels(page.data), () => {});
     const from = query.get("from");
     if (from) get(`/jobs/${from}`).then((job) => setForm(like(job)), setProblem);
+  }, []);
+  useEffect(() => {
+    let timer = 0;
+    const look = () => Promise.all([get("/recipes"), get("/models")]).then(([some, more]) => {
+      setRecipes(some.data);
+      setModels(more.data);
+      setAway("");
+    }, (error) => {
+      setAway(error.message);
+      timer = setTimeout(look, AGAIN_MS);
+    });
+    look();
+    return () => clearTimeout(timer);
   }, []);
   const asked = useMemo(() => {
     try {
@@ -110,10 +123,10 @@ export function NewJob({ query, who }) {
   const errors = problem?.problem?.errors || [];
   const chosen = recipes.find((one) => one.name === form.recipe);
   const curl = asked.body ? `curl -X POST ${location.origin}/jobs -H "Authorization: Bearer $SPQ_API_KEY" -H "Content-Type: application/json" -d '${JSON.stringify(asked.body).replaceAll("'", "'\\''")}'` : "";
-  return html`<h1>New job</h1><form class="new" onSubmit=${send}>
+  return html`<h1>New job</h1>${away && html`<p class="notice warn" role="status">${away} Recipes and models are not known yet; trying again.</p>`}<form class="new" onSubmit=${send}>
     <fieldset><legend>Model</legend>
       <label><input type="radio" name="kind" checked=${form.kind === "hub"} onChange=${() => set({ kind: "hub", model: "" })} /> from the Hub</label>
-      <label><input type="radio" name="kind" checked=${form.kind === "local"} disabled=${models.length === 0} onChange=${() => set({ kind: "local", model: models[0]?.name || "" })} /> a folder of this service ${models.length === 0 ? "(there is none)" : ""}</label>
+      <label><input type="radio" name="kind" checked=${form.kind === "local"} disabled=${models.length === 0} onChange=${() => set({ kind: "local", model: models[0]?.name || "" })} /> a folder of this service ${models.length === 0 && !away ? "(there is none)" : ""}</label>
       ${form.kind === "hub" ? html`<label>Repository <input name="model" required value=${form.model} placeholder="HuggingFaceTB/SmolLM2-135M-Instruct" onInput=${(/** @type {any} */ e) => set({ model: e.target.value })} /></label>
         <label>Revision <input value=${form.revision} onInput=${(/** @type {any} */ e) => set({ revision: e.target.value })} /></label>`
         : html`<label>Folder <select name="model" onChange=${(/** @type {any} */ e) => set({ model: e.target.value })}>${models.map((one) => html`<option value=${one.name} selected=${one.name === form.model}>${one.name} (${one.model_type || "?"}, ${words.bytes(one.bytes)})</option>`)}</select></label>`}
@@ -134,18 +147,18 @@ export function NewJob({ query, who }) {
       <label>Labels <input value=${form.labels} placeholder="team=search, run=7" onInput=${(/** @type {any} */ e) => set({ labels: e.target.value })} /></label>
       <label>Minutes at most <input type="number" min="1" value=${form.minutes} placeholder="as long as it takes" onInput=${(/** @type {any} */ e) => set({ minutes: e.target.value })} /></label>
     </fieldset>
-    <section aria-live="polite" class="notice"><h2>Estimate</h2><${Plan} plan=${plan} waits=${!problem && Boolean(form.model.trim())} /></section>
+    <section aria-live="polite" class="notice"><h2>Estimate</h2><${Plan} plan=${plan} waits=${!problem && Boolean(asked.body && form.model.trim())} named=${Boolean(form.model.trim())} /></section>
     ${(asked.error || problem) && html`<div class="notice bad" role="alert"><p>${asked.error || problem.message}</p>${errors.length > 0 && html`<ul>${errors.map((/** @type {any} */ one) => html`<li><code>${one.pointer || "/"}</code> ${one.detail}</li>`)}</ul>`}</div>`}
     <p class="buttons"><button disabled=${busy || !may || !asked.body} title=${may ? undefined : "this key lacks the scope jobs:write"}>Submit</button> ${curl && html`<${Copy} text=${curl} label="Copy as curl" />`}</p>
   </form>`;
 }
 
-/** @param {{plan: any, waits: boolean}} props */
-function Plan({ plan, waits }) {
-  if (!plan) return html`<p>${waits ? "Looking at the model …" : "Name a model to see what it would take."}</p>`;
+/** @param {{plan: any, waits: boolean, named: boolean}} props */
+function Plan({ plan, waits, named }) {
+  if (!plan) return html`<p>${waits ? "Looking at the model …" : named ? "None for what is asked." : "Name a model to see what it would take."}</p>`;
   const found = plan.estimate || plan;
-  const range = (/** @type {any} */ one, /** @type {(value: any) => string} */ text) => (one ? `${text(one.expected)} (${text(one.low)} to ${text(one.high)})` : "–");
+  const range = (/** @type {any} */ one, /** @type {(value: any) => string} */ text) => (!one ? "–" : one.low === one.high ? text(one.expected) : `${text(one.expected)} (${text(one.low)} to ${text(one.high)})`);
   return html`<dl class="facts"><div><dt>Artifact</dt><dd>${range(found.artifact_bytes, words.bytes)}, ${words.share(found.artifact_bytes.expected / found.source_bytes)} of the source</dd></div>
-    <div><dt>Memory</dt><dd>${range(found.peak_bytes || found.compression_peak_bytes, words.bytes)}</dd></div>
+    <div><dt>Memory</dt><dd>${words.bytes(found.peak_bytes)}</dd></div>
     <div><dt>Time on two cores</dt><dd>${range(found.seconds, words.duration)}</dd></div></dl>`;
 }

@@ -48,6 +48,7 @@ function Whole({ sweep, who, refresh }) {
   if (int8 && int8[x] != null && int8[y] != null && !isMember) points.push({ x: int8[x], y: int8[y], error: int8[`${y}_se`], name: "plain INT8", group: 1, front: false, best: false, href: undefined });
   return html`<h1>${sweep.name}</h1>
     <p class="facts"><${Status} status=${sweep.status} /> <span>${sweep.model}</span> <span>${objective(sweep)}</span> <span><${Time} iso=${sweep.created_at} /></span> <code>${sweep.id}</code></p>
+    <p class="small">Measured on ${(sweep.evaluation?.perplexity || []).join(", ")}, ${sweep.evaluation?.limit ? `${words.count(sweep.evaluation.limit)} windows` : "all of it"}.</p>
     ${!over && html`<p><${Bar} value=${ended / sweep.members.length} label="members that have ended" text=${`${ended} of ${sweep.members.length}`} /> ${ended} of ${sweep.members.length} members${sweep.estimated_finish_at ? `; ${words.left(sweep.estimated_finish_at)}` : ""}${sweep.waits_for ? `; waits: ${sweep.waits_for}` : ""}</p>`}
     <p class="actions">${actions.map((action) => html`<button type="button" disabled=${!may} title=${may ? undefined : "this key lacks the scope jobs:write"} onClick=${() => setQuestion(action)}>${action === "retry" ? "Retry failed" : action}</button>`)}
       <a class="button" href=${`/sweeps/${sweep.id}/members.csv`} download>CSV</a> <a class="button" href=${`/ui/jobs?sweep=${sweep.id}`}>Its jobs</a>
@@ -66,7 +67,7 @@ const called = (one) => [one.fields.recipe, ...Object.entries(one.fields).filter
 /** @param {any} sweep */
 function best(sweep) {
   const one = sweep.members.find((/** @type {any} */ member) => member.number === sweep.best);
-  if (!one) return `No member ${ENDED.includes(sweep.status) ? "" : "so far "}is the ${objective(sweep)}.`;
+  if (!one) return ENDED.includes(sweep.status) ? `No member has what is looked for: ${objective(sweep)}.` : `Looked for: ${objective(sweep)}. No member has its figures yet.`;
   const tied = sweep.tied.length ? ` So much text does not tell it from ${sweep.tied.join(", ")}.` : "";
   return `The ${objective(sweep)}: member ${one.number} (${called(one)}).${tied} It is the best on the text that chose it; on another it may be less so.`;
 }

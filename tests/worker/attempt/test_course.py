@@ -1,5 +1,9 @@
 """How far a job is: it never goes back, and says which stage it is at."""
 
+import time
+
+import pytest
+
 from spq_core.estimate.stages import Stage
 from worker.attempt.course import Course
 from worker.children.messages import Phase, Progressed
@@ -50,6 +54,32 @@ def test_the_whole_never_goes_back():
     assert found == sorted(found)
     assert 0 < found[0] < found[2] < 1
     assert found[-1] < 1, "it has not ended"
+
+
+def test_stages_count_by_what_they_cost():
+    planned = (
+        Stage("download", "d", "prepare", cost=1.0), Stage("compress", "c", "recipe", cost=6.0),
+        Stage("measure", "m", "measure", cost=3.0, phases=3),
+    )  # fmt: skip
+    course = Course(planned, lambda _line: None)
+    shares = [
+        course.take(one)["overall_fraction"]
+        for one in (
+            told("downloading", 10), told("pass-1", 5), told("perplexity/a/source", 10), told("perplexity/a/int8", 5),
+        )
+    ]  # fmt: skip
+    assert shares == [0.1, 0.4, 0.8, 0.85]
+
+
+def test_what_is_left_follows_the_pace_and_not_an_estimate_that_was_wrong():
+    course = Course(PLANNED, lambda _line: None, _began=time.monotonic())
+    first = told("downloading", 1, run_left=60.0)
+    course.take(first)
+    assert course.left(first) == 60.0, "nothing else is known yet"
+    later = Course(PLANNED, lambda _line: None, _began=time.monotonic() - 300)
+    half = told("pass-1", 10, run_left=1.0)
+    later.take(half)
+    assert later.left(half) == pytest.approx(300, abs=5)
 
 
 def test_what_says_nothing_about_a_stage_leaves_it_as_it_is():
