@@ -4,6 +4,7 @@ A call is a generator. It yields `Send` and gets the answer (or what kept it fro
 result. `client.Client` and `aio.AsyncClient` drive the same calls.
 """
 
+import math
 import random
 import time
 import uuid
@@ -207,18 +208,29 @@ class Calls:
         began = time.monotonic()
         etag = ""
         while True:
-            left = LONGEST_WAIT if timeout is None else timeout - (time.monotonic() - began)
-            wait = int(min(LONGEST_WAIT, self.timeout / 2, max(0.0, left)))
+            left = math.inf if timeout is None else max(0.0, timeout - (time.monotonic() - began))
+            wait = int(min(LONGEST_WAIT, self.timeout / 2, left))
             headers = {"If-None-Match": etag, "Prefer": f"wait={wait}"} if etag else {}
-            answer = yield from answered(Send("GET", path, headers=headers), self.patience)
+            try:
+                answer = yield from answered(
+                    Send("GET", path, headers=headers), min(self.patience, left)
+                )
+            except UnavailableError:
+                if left < self.patience:
+                    raise WaitTimeoutError(_not_ended(path, timeout)) from None
+                raise
             if answer.status != NOT_MODIFIED:
                 etag = answer.headers.get("etag", "")
                 if answer.document["status"] in ended:
                     return dict(answer.document or {})
             pause = min(5.0, float(answer.headers.get("retry-after", 2)))
             if timeout is not None and time.monotonic() - began + pause > timeout:
-                raise WaitTimeoutError(f"{path[1:]} has not ended in {timeout:g} s; it goes on")
+                raise WaitTimeoutError(_not_ended(path, timeout))
             yield Pause(pause)
+
+
+def _not_ended(path: str, timeout: float | None) -> str:
+    return f"{path[1:]} has not ended in {timeout:g} s; it goes on"
 
 
 def body_of(model: str, *, local: bool, revision: str, **more: Any) -> Document:

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from app.client.follow import follow
-from app.client.http import Client
-from app.client.ids import ACTIVE, job_id_of
+from app.client.http import ApiError, Client
+from app.client.ids import job_id_of
 from app.client.tables import job_page
 
 EXIT_CODES = {"succeeded": 0, "failed": 1, "canceled": 3}
@@ -37,7 +37,10 @@ def wait_for(
         query: dict[str, Any] = {
             f"label.{name}": value for name, value in labels_of(labels).items()
         }
-        ids += [row["id"] for row in client.rows(**query, status=ACTIVE)]
+        found = [row["id"] for row in client.rows(**query)]
+        if not found:
+            raise ApiError("job_not_found", f"no job has the label {' and '.join(labels)}")
+        ids += found
     if not ids and not labels:
         raise click.UsageError("name jobs, or --label")
     try:

@@ -1,6 +1,7 @@
 """A client for the service's own API."""
 
 import hashlib
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -61,18 +62,22 @@ class Client:
         answer = self._send(method, path, body, query, headers or {})
         return dict(answer.json()) if answer.content else {}
 
-    def patient(self, method: str, path: str, **query: Any) -> dict[str, Any]:
+    def patient(
+        self, method: str, path: str, *, within: float = math.inf, **query: Any
+    ) -> dict[str, Any]:
         """As `call`, through a restart or a deployment of the service.
 
         Raises:
-            ApiError: the service refused, or was away for `PATIENCE_SECONDS`.
+            ApiError: the service refused, or was away for `PATIENCE_SECONDS`, or for `within` seconds.
         """
         begun = time.monotonic()
         while True:
             try:
                 return self.call(method, path, **query)
             except ApiError as error:
-                if error.code not in PASSING or time.monotonic() - begun > PATIENCE_SECONDS:
+                if error.code not in PASSING or time.monotonic() - begun > min(
+                    within, PATIENCE_SECONDS
+                ):
                     raise
             time.sleep(2.0)
 
@@ -153,15 +158,22 @@ class Client:
         Raises:
             ApiError: the service refused, or was away for `PATIENCE_SECONDS`.
         """
-        left, ended = list(dict.fromkeys(ids)), []
-        begun = time.monotonic()
+        left = list(dict.fromkeys(ids))
+        ended: list[dict[str, Any]] = []
+        begun, end = time.monotonic(), math.inf if seconds is None else seconds
         while left:
             for job_id in list(left):
-                job = self.patient("GET", f"/jobs/{job_id}")
+                spent = time.monotonic() - begun
+                try:
+                    job = self.patient("GET", f"/jobs/{job_id}", within=end - spent)
+                except ApiError as error:
+                    if error.code in PASSING and time.monotonic() - begun > end:
+                        return ended
+                    raise
                 if job["status"] in TERMINAL:
                     left.remove(job_id)
                     ended.append(job)
-            if not left or (seconds is not None and time.monotonic() - begun > seconds):
+            if not left or time.monotonic() - begun > end:
                 break
             time.sleep(WAIT_SECONDS)
         return ended

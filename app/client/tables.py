@@ -8,7 +8,7 @@ from spq_core.evaluation.certainty import compared_with_source, shown, warning
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
 VERDICTS = {
-    "better": "better than plain INT8", "worse": "plain INT8 is better", "mixed": "not both smaller and nearer than plain INT8",
+    "better": "better than plain INT8", "worse": "plain INT8 is better", "mixed": "not both smaller and nearer than plain INT8", "unclear": "too little text to tell it from plain INT8",
     "same": "no better than plain INT8",
 }  # fmt: skip
 SHORT_ID = 8

@@ -88,7 +88,7 @@ def datasets_command(url: str, key_file: Path, as_json: bool) -> None:
     "--label",
     "labels",
     multiple=True,
-    help="Wait for all jobs with name=value that have not ended.",
+    help="Wait for all jobs with name=value, ended ones too.",
 )
 @click.option("--timeout", type=click.IntRange(1), help="Seconds; then the exit code is 124.")
 def wait_command(

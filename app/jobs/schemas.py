@@ -52,7 +52,7 @@ class Attempted(View):
 class VerdictView(View):
     """The result beside plain INT8."""
 
-    word: Literal["better", "worse", "mixed", "same"]
+    word: Literal["better", "worse", "mixed", "same", "unclear"]
     """By bytes and by KL from the source; `mixed`: smaller and farther, or larger and nearer."""
     sentence: str
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from spq_core.evaluation.certainty import shown, student_t
 
-Word = Literal["better", "worse", "mixed", "same"]
+Word = Literal["better", "worse", "mixed", "same", "unclear"]
 SAME_BYTES = 0.001
 """Sizes that differ by less are one size: a tokenizer file, a longer card."""
 
@@ -25,7 +25,8 @@ class Verdict(NamedTuple):
 def verdict(rows: Sequence[Mapping[str, Any]]) -> Verdict | None:
     """Compare the result with plain INT8 by bytes on disk and by KL from the source.
 
-    A difference in KL counts where it is more than the errors of both, added in squares, allow at 95%.
+    A difference in KL counts where it is more than the errors of both, added in squares, allow at 95%. Where they allow more than
+    the smaller KL itself, nothing is said: a result that is twice as far would pass for equal.
 
     Args:
         rows: of one run, as its result has them: the source first, the result last.
@@ -44,7 +45,10 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> Verdict | None:
         return None
     size = _direction(result["bytes_on_disk"] / int8["bytes_on_disk"] - 1, SAME_BYTES)
     distance = _direction(result["kl"] - int8["kl"], margin)
-    return Verdict(_word(size, distance), _sentence(source, int8, result, size, distance))
+    sentence = _sentence(source, int8, result, size, distance)
+    if distance == 0 and margin > min(result["kl"], int8["kl"]):
+        return Verdict("unclear", f"{sentence} So little text would not show twice the KL.")
+    return Verdict(_word(size, distance), sentence)
 
 
 def _direction(difference: float, margin: float) -> int:

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -344,6 +345,14 @@ def test_a_stream_outlives_a_restart():
     with stumbling(answers) as (url, seen), Client(url, "spq_x", patience=5) as spq:
         assert [one.id for one in spq.events("job_1")] == ["1"]
     assert seen[-1]["Last-Event-ID"] == "1"
+
+
+def test_waiting_ends_in_time_while_the_service_is_away():
+    with Client("http://127.0.0.1:9", "spq_x", patience=60) as spq:
+        began = time.monotonic()
+        with pytest.raises(spq_client.WaitTimeoutError):
+            spq.wait("job_1", timeout=1)
+        assert time.monotonic() - began < 30
 
 
 def test_a_refusal_is_not_asked_again():

@@ -15,7 +15,9 @@ def page() -> Iterator[str]:
     yield "# Commands"
     yield ""
     yield "What `spq … --help` says, in one place."
-    context = click.Context(spq, info_name="spq", max_content_width=WIDTH, terminal_width=WIDTH)
+    context = click.Context(
+        spq, info_name="spq", terminal_width=WIDTH, max_content_width=WIDTH, **spq.context_settings
+    )
     yield from _told(spq, context, depth=2)
 
 

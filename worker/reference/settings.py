@@ -57,7 +57,6 @@ def page() -> Iterator[str]:
 COMMAND_LINE = {
     "SPQ_URL": "the service that `spq jobs`, `spq sweeps`, `spq wait` … and `spq_client` talk to (http://127.0.0.1:8000)",
     "SPQ_API_KEY, SPQ_KEY_FILE": "the API key, or a file that holds it (`~/.spq/api-key`)",
-    "SPQ_HOME": "where `spq serve` keeps everything (`~/.spq`)",
     "SPQ_HUB_TOKEN, HF_TOKEN": "for gated models without a service",
     "SPQ_FIGURES_DIR": "figures of sources and of plain INT8 that later runs reuse (`~/.cache/spq/figures`)",
     "SPQ_MEMORY_BYTES": "memory that a run may count on (what the machine and its container allow)",

@@ -120,7 +120,7 @@ export function place(queue) {
 /** @param {string} word */
 export function verdict(word) {
   const words = {
-    better: "better than plain INT8", worse: "plain INT8 is better", mixed: "not both smaller and nearer than plain INT8",
+    better: "better than plain INT8", worse: "plain INT8 is better", mixed: "not both smaller and nearer than plain INT8", unclear: "too little text to tell it from plain INT8",
     same: "no better than plain INT8",
   };
   return /** @type {Record<string, string>} */ (words)[word] || word;

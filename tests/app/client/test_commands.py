@@ -2,14 +2,16 @@
 
 import json
 import sys
+import time
 
 import pytest
 
+from app.client.http import Client as ServiceClient
 from app.client.tables import duration, in_bytes, table
 from app.db.session import connect
 from tests.dashboard.seed import add, seed, take
 from tests.served import Site, served
-from tests.servers import fresh_database
+from tests.servers import free_port, fresh_database
 from worker.cli import main
 
 
@@ -119,6 +121,25 @@ def test_waiting_ends_with_the_worst_of_the_jobs(spq, site):
     assert code == 124
     assert "go on" in err
     assert spq("wait")[0] == 2
+
+
+def test_waiting_for_a_label_counts_jobs_that_have_ended(spq, site):
+    for name in ("gate", "better"):
+        assert spq("jobs", "label", site.jobs[name], f"waited=for-{name}")[0] == 0
+    assert spq("wait", "--label", "waited=for-better")[0] == 0
+    code, out, _ = spq("wait", "--label", "waited=for-gate")
+    assert code == 1
+    assert "quality_gate_failed" in out
+    code, _, err = spq("wait", "--label", "waited=for-nobody")
+    assert code == 5
+    assert "no job has the label waited=for-nobody" in err
+
+
+def test_a_timeout_holds_while_the_service_is_away():
+    client = ServiceClient(f"http://127.0.0.1:{free_port()}", "spq_x")
+    began = time.monotonic()
+    assert client.wait(["job_1"], 1.0) == []
+    assert time.monotonic() - began < 30
 
 
 def test_watching_ends_with_how_the_job_ended(spq, site):

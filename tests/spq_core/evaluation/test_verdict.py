@@ -36,6 +36,13 @@ def test_the_word_follows_size_and_distance(size, kl, word, says):
     assert f"{size / 1000:.1%} of the source's bytes" in found.sentence
 
 
+def test_too_little_text_calls_nothing_better():
+    found = verdict(rows(400, 0.198, se=0.031, windows=2))
+    assert found.word == "unclear"
+    assert "would not show twice the KL" in found.sentence
+    assert verdict(rows(400, 0.5, se=0.001, windows=2)).word == "mixed", "so much it does show"
+
+
 def test_what_cannot_be_told_apart_has_no_verdict():
     for size in (400, 500, 600):
         assert verdict(rows(size, 5.0, windows=1)) is None
