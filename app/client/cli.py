@@ -293,8 +293,10 @@ def retry_command(client: Client, job_id: str, watch: bool, as_json: bool) -> No
 
 @jobs_group.command("measure")
 @JOB
-@click.option("--dataset", help="Another text than the job's.")
-@click.option("--limit", type=click.IntRange(1), help="Windows of it.")
+@click.option(
+    "--dataset", "datasets", multiple=True, help="Another text than the job's; may be repeated."
+)
+@click.option("--limit", type=click.IntRange(1), help="Windows of each.")
 @click.option("--length", type=click.IntRange(16), help="Tokens per window.")
 @click.option("--tasks", help="Tasks by name, separated by commas.")
 @click.option("--task-limit", type=click.IntRange(1), help="Questions of each task.")
@@ -304,7 +306,7 @@ def retry_command(client: Client, job_id: str, watch: bool, as_json: bool) -> No
 def measure_command(
     client: Client,
     job_id: str,
-    dataset: str | None,
+    datasets: Sequence[str],
     tasks: str | None,
     watch: bool,
     as_json: bool,
@@ -313,7 +315,7 @@ def measure_command(
     """Measure the artifact of a job that has ended, as a new job that compresses nothing."""
     job_id = job_id_of(client, job_id)
     wanted = {
-        **changes, "perplexity": [dataset] if dataset else None, "tasks": tasks.split(",") if tasks else None,
+        **changes, "perplexity": list(datasets), "tasks": tasks.split(",") if tasks else None,
     }  # fmt: skip
     chosen = {name: value for name, value in wanted.items() if value}
     body: dict[str, Any] = {}

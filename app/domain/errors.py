@@ -24,6 +24,7 @@ DomainError
 ├── DeliveryNotFoundError     no such webhook message, or another tenant's
 ├── SecretUnreadableError     a stored secret was sealed with a key that is gone
 ├── EstimatesBusyError        as many estimates are being made as may be at once
+├── UnknownFilterError        a list is asked for by something that it does not know
 ├── TooManyLabelsError        a list asks for more labels than a job can have
 ├── TooManyStreamsError       as many event streams are open as may be at once
 ├── AuthenticationError       no valid key
@@ -32,7 +33,9 @@ DomainError
 └── FencedError               an attempt that no longer owns its job tried to write
 """
 
+from collections.abc import Sequence
 from datetime import datetime
+from difflib import get_close_matches
 
 
 class DomainError(Exception):
@@ -164,6 +167,21 @@ class ModelNotAllowedError(DomainError):
             f"there is no local model {self.path[:200]!r} in the folders this service may read "
             "(SPQ_MODEL_DIRS, spq serve --models); GET /capabilities lists those there are"
         )
+
+
+class UnknownFilterError(DomainError):
+    """A list is asked for by something that it does not know; left out, it would show too much."""
+
+    code = "unknown_filter"
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(name)
+        self.name, self.known = name, known
+
+    def __str__(self) -> str:
+        near = get_close_matches(self.name, self.known, n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        return f"there is no parameter {self.name!r}{meant}, only {', '.join(self.known)} and label.NAME"
 
 
 class UnknownTaskError(DomainError):

@@ -5,11 +5,15 @@ from typing import Annotated, Literal
 from fastapi import Depends, Query, Request
 
 from app.db.job_lists import COLUMNS, JobFilter, Order
+from app.domain.errors import UnknownFilterError
 from app.domain.job_status import JobStatus
-from app.jobs.labels import wanted_labels
+from app.jobs.labels import PREFIX, wanted_labels
 from app.jobs.parameters import Model, OfSweep
 from app.jobs.requests import Instant
 
+PARAMETERS = (
+    "status", "ids", "model", "recipe", "sweep", "q", "id_part", "created_after", "created_before", "sort", "view", "limit", "after",
+)  # fmt: skip
 MOST_IDS, ID_LENGTH = 100, 36
 ONE = "|".join(JobStatus)
 MANY = rf"^({ONE})(,({ONE})){{0,{len(JobStatus) - 1}}}$"
@@ -61,7 +65,14 @@ async def chosen_jobs(
     created_after: CreatedAfter = None,
     created_before: CreatedBefore = None,
 ) -> JobFilter:
-    """The filter of a list; `label.NAME=VALUE` chooses jobs with a label."""
+    """The filter of a list; `label.NAME=VALUE` chooses jobs with a label.
+
+    Raises:
+        UnknownFilterError: the query has something else.
+    """
+    for name in request.query_params:
+        if name not in PARAMETERS and not name.startswith(PREFIX):
+            raise UnknownFilterError(name, PARAMETERS)
     return JobFilter(
         status=[] if status is None else [JobStatus(name) for name in status.split(",")], ids=[] if ids is None else ids.split(","),
         model=model, recipe=recipe, sweep=sweep, text=text, id_part=id_part, created_after=created_after,

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 
 from app.db.job_lists import COLUMNS, Order, Position, job_counts, job_page, position_of
 from app.db.waiting_jobs import queue_places
-from app.domain.errors import InvalidCursorError, TooManyLabelsError
+from app.domain.errors import InvalidCursorError, TooManyLabelsError, UnknownFilterError
 from app.domain.job_status import JobStatus
 from app.http.auth import Reader, Writer
 from app.http.problems import documented
@@ -28,7 +28,7 @@ NEWEST = "-created_at"
 @router.get(
     "",
     response_model=JobPage | JobRowPage,
-    responses=documented(InvalidCursorError, TooManyLabelsError),
+    responses=documented(InvalidCursorError, TooManyLabelsError, UnknownFilterError),
 )
 def list_jobs(
     request: Request,
@@ -67,7 +67,11 @@ def list_jobs(
     return cached(request, page.model_dump(mode="json"), headers)
 
 
-@router.get("/counts", response_model=JobCounts, responses=documented(TooManyLabelsError))
+@router.get(
+    "/counts",
+    response_model=JobCounts,
+    responses=documented(TooManyLabelsError, UnknownFilterError),
+)
 def count_jobs(request: Request, jobs: Jobs, caller: Reader, chosen: Chosen) -> Response:
     """How many jobs a filter finds, by status."""
     with jobs.database.read() as session:

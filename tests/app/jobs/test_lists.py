@@ -427,3 +427,10 @@ def test_ten_thousand_jobs_are_listed_and_counted(api):
             break
     assert seen == 2001
     assert json.dumps(page)
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/jobs/counts"])
+def test_a_filter_that_is_not_known_shows_nothing_rather_than_all(api, path):
+    refused = api.client.get(f"{path}?statuss=failed", headers=api.headers())
+    assert (refused.status_code, refused.json()["code"]) == (422, "unknown_filter")
+    assert "did you mean status?" in refused.json()["detail"]
