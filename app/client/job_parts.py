@@ -138,26 +138,39 @@ def compare_command(client: Client, job_ids: Sequence[str], as_json: bool) -> No
         return
     if not measured:
         raise ApiError("no_figures", "none of these jobs has figures")
-    basis = {
-        (
-            job["model"],
-            job["source_commit"],
-            *(job["result"]["rows"][0].get(name) for name in ("dataset", "windows", "tokens")),
-        )
-        for job in measured
-    }
-    if len(basis) > 1:
+    for job in jobs:
+        if job not in measured:
+            click.echo(f"{job['id']} ({job['status']}) has no figures", err=True)
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for job in measured:
+        groups.setdefault(_measured_on(job), []).append(job)
+    if len(groups) > 1:
         click.echo(
-            "these jobs were measured on different models, texts or windows: their figures say nothing about one another",
+            "these jobs were measured on different models, texts or windows: figures of different tables say nothing about one another",
             err=True,
         )
-    first = measured[0]["result"]["rows"]
+    click.echo("\n\n".join(_side_by_side(group) for group in groups.values()))
+
+
+def _measured_on(job: dict[str, Any]) -> tuple[Any, ...]:
+    """What must be equal for figures to be comparable."""
+    source = job["result"]["rows"][0]
+    return (
+        job["model"],
+        job["source_commit"],
+        *(source.get(name) for name in ("dataset", "windows", "tokens")),
+    )
+
+
+def _side_by_side(jobs: Sequence[dict[str, Any]]) -> str:
+    """One table, with the source and plain INT8 of the first."""
+    first = jobs[0]["result"]["rows"]
     rows, sources = list(first[:-1]), [first[0]] * (len(first) - 1)
-    for job in measured:
+    for job in jobs:
         own = job["result"]["rows"]
         rows.append({**own[-1], "name": f"{job['recipe']['metadata']['name']} {job['id'][-8:]}"})
         sources.append(own[0])
-    click.echo(figures_lines(rows, sources))
+    return figures_lines(rows, sources)
 
 
 COMMANDS = (

@@ -9,7 +9,7 @@ import pytest
 from app.client.http import Client as ServiceClient
 from app.client.tables import duration, in_bytes, table
 from app.db.session import connect
-from tests.dashboard.seed import add, seed, take
+from tests.dashboard.seed import add, result, seed, take
 from tests.served import Site, served
 from tests.servers import free_port, fresh_database
 from worker.cli import main
@@ -198,6 +198,19 @@ def test_jobs_are_compared_and_told_when_they_cannot_be(spq, site):
         "spq-paper",
     ]
     assert spq("jobs", "compare", site.jobs["failed"])[0] == 5
+
+
+def test_jobs_that_were_measured_otherwise_have_a_table_of_their_own(spq, site):
+    other = add(site.database)
+    few = result(75_000_000, 0.03)
+    few["rows"] = [row | {"windows": 8} for row in few["rows"]]
+    take(site.database, other).succeed(result=few, layers=[], metrics=[], files=[])
+    code, out, err = spq("jobs", "compare", site.jobs["better"], other, site.jobs["failed"])
+    assert code == 0
+    tables = out.split("\n\n")
+    assert len([one for one in tables if "source" in one]) == 2
+    assert "say nothing about one another" in err
+    assert f"{site.jobs['failed']} (failed) has no figures" in err
 
 
 def test_a_submission_says_everything_and_a_dry_run_makes_nothing(spq, site):
