@@ -35,6 +35,27 @@ def job_id_of(client: Client, given: str) -> str:
     return _first(matching, f"no job has {given!r} in its id; spq jobs list shows them")
 
 
+def sweep_id_of(client: Client, given: str) -> str:
+    """The sweep that is meant, among the newest hundred: as for jobs.
+
+    Raises:
+        ApiError: no sweep is like that, or several are.
+    """
+    if len(given) == WHOLE and given.startswith("swp_"):
+        return given
+    known = [str(one["id"]) for one in client.call("GET", "/sweeps", limit=100)["data"]]
+    matching = known[:1] if given == NEWEST else [one for one in known if given in one]
+    if len(given) < LEAST or not matching:
+        raise ApiError(
+            "sweep_not_found", f"no sweep has {given!r} in its id; spq sweeps list shows them"
+        )
+    if len(matching) > 1:
+        raise ApiError(
+            "sweep_not_found", f"several sweeps have {given!r} in their ids: {', '.join(matching)}"
+        )
+    return matching[0]
+
+
 def newest_active(client: Client) -> str:
     """The job that was submitted last of those that have not ended.
 

@@ -1,8 +1,10 @@
 """`spq sweeps`: many recipes on one model, through the service."""
 
+import functools
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import click
 from app.client.connection import JSON_OPTION, connection_options, pass_client
 from app.client.download import download_artifact
 from app.client.http import ApiError, Client
+from app.client.ids import sweep_id_of
 from spq_core.evaluation.certainty import shown
 from spq_core.evaluation.drawing import require_drawable
 from spq_core.sweep.document import read_document
@@ -124,10 +127,21 @@ def list_command(client: Client, limit: int, as_json: bool) -> None:
         click.echo(f"{one['id']}  {one['status']:10} {one['name']:16} {one['model']}  ({counts})")
 
 
+def of_sweep(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the client, and the sweep that is named by its id, a part of it, or `@last`."""
+
+    @click.argument("sweep_id", metavar="SWEEP")
+    @pass_client
+    @functools.wraps(command)
+    def found(client: Client, sweep_id: str, **options: Any) -> None:
+        command(client, sweep_id_of(client, sweep_id), **options)
+
+    return found
+
+
 @sweeps_group.command("show")
-@click.argument("sweep_id")
+@of_sweep
 @JSON_OPTION
-@pass_client
 def show_command(client: Client, sweep_id: str, as_json: bool) -> None:
     """Show a sweep's members, its front and its best, as far as they are known."""
     found = client.call("GET", f"/sweeps/{sweep_id}")
@@ -137,9 +151,8 @@ def show_command(client: Client, sweep_id: str, as_json: bool) -> None:
 
 
 @sweeps_group.command("watch")
-@click.argument("sweep_id")
+@of_sweep
 @JSON_OPTION
-@pass_client
 def watch_command(client: Client, sweep_id: str, as_json: bool) -> None:
     """Follow a sweep; exit code 0: there is a best member, 7: none keeps the limits, 1: all failed, 3: canceled."""
     try:
@@ -150,8 +163,7 @@ def watch_command(client: Client, sweep_id: str, as_json: bool) -> None:
 
 
 @sweeps_group.command("csv")
-@click.argument("sweep_id")
-@pass_client
+@of_sweep
 def csv_command(client: Client, sweep_id: str) -> None:
     """Print a line a member, with every figure."""
     click.echo(client.text(f"/sweeps/{sweep_id}/members.csv"), nl=False)
@@ -159,8 +171,7 @@ def csv_command(client: Client, sweep_id: str) -> None:
 
 def _action(name: str, words: str) -> None:
     @sweeps_group.command(name, help=words)
-    @click.argument("sweep_id")
-    @pass_client
+    @of_sweep
     def command(client: Client, sweep_id: str) -> None:
         click.echo(client.call("POST", f"/sweeps/{sweep_id}/{name}")["status"])
 
@@ -172,13 +183,12 @@ _action("retry", "Try members again that failed or were stopped.")
 
 
 @sweeps_group.command("change")
-@click.argument("sweep_id")
+@of_sweep
 @click.option("--max-parallel", type=click.IntRange(1), help="Members at a time, from now on.")
 @click.option(
     "--add", "recipes", multiple=True, help="A recipe to add as a member, by name; may be repeated."
 )
 @click.option("--grid", help="A YAML file with a list of grids whose members are added.")
-@pass_client
 def change_command(
     client: Client,
     sweep_id: str,
@@ -206,11 +216,10 @@ def change_command(
 
 
 @sweeps_group.command("figure")
-@click.argument("sweep_id")
+@of_sweep
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="A .svg, .png or .pdf file."
 )
-@pass_client
 def figure_command(client: Client, sweep_id: str, out: Path) -> None:
     """Draw a sweep's members by the figures of its front, those on the front filled."""
     require_drawable(out)
@@ -219,14 +228,13 @@ def figure_command(client: Client, sweep_id: str, out: Path) -> None:
 
 
 @sweeps_group.command("download")
-@click.argument("sweep_id")
+@of_sweep
 @click.option("--member", type=click.IntRange(1), help="Its number; by default the best.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     help="A new folder; by default one named after the job.",
 )
-@pass_client
 def download_command(client: Client, sweep_id: str, member: int | None, out: Path | None) -> None:
     """Fetch the artifact of the best member, or of another, and compare every file with its digest."""
     sweep = client.call("GET", f"/sweeps/{sweep_id}")
@@ -242,8 +250,7 @@ def download_command(client: Client, sweep_id: str, member: int | None, out: Pat
 
 
 @sweeps_group.command("delete")
-@click.argument("sweep_id")
-@pass_client
+@of_sweep
 def delete_command(client: Client, sweep_id: str) -> None:
     """Forget a sweep that has ended; its members' jobs stay."""
     client.call("DELETE", f"/sweeps/{sweep_id}")

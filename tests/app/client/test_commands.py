@@ -213,6 +213,16 @@ def test_jobs_that_were_measured_otherwise_have_a_table_of_their_own(spq, site):
     assert f"{site.jobs['failed']} (failed) has no figures" in err
 
 
+def test_a_sweep_is_named_by_part_of_its_id(spq, site):
+    whole = site.jobs["sweep"]
+    for name in (whole, whole[-8:], "@last"):
+        assert json.loads(spq("sweeps", "show", name, "--json")[1])["id"] == whole
+    code, _, err = spq("sweeps", "csv", "ffffffff0000")
+    assert code == 5
+    assert "no sweep has 'ffffffff0000' in its id" in err
+    assert spq("sweeps", "csv", whole[-8:])[1].startswith("number,")
+
+
 def test_a_submission_says_everything_and_a_dry_run_makes_nothing(spq, site):
     asked = (
         "tiny-llama",
