@@ -8,7 +8,7 @@ import yaml
 
 from spq_core.artifact.manifest import MANIFEST_FILE, read_manifest, verify_files
 from spq_core.models.weight_files import stored_bytes
-from spq_core.recipe.catalog import DEFAULT, catalog, resolve
+from spq_core.recipe.catalog import DEFAULT, catalog, read_request, resolve
 from spq_core.workflow.card import work_done
 
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -49,8 +49,8 @@ def inspect_command(folder: Path, every_matrix: bool, as_json: bool) -> None:
 @click.argument("name", required=False)
 @JSON_OPTION
 def recipes_command(name: str | None, as_json: bool) -> None:
-    """List the catalog, or show one recipe."""
-    chosen = {name: resolve(name)} if name else dict(catalog())
+    """List the catalog, or show one recipe whole: NAME is one of the catalog, or a file, which is checked."""
+    chosen = {name: resolve(read_request(name))} if name else dict(catalog())
     if as_json:
         documents = {key: recipe.document() for key, recipe in chosen.items()}
         click.echo(json.dumps(documents[name] if name else documents, indent=1))

@@ -47,7 +47,13 @@ def resolve(request: str | Mapping[str, Any]) -> Recipe:
         if isinstance(changes.get(key), Mapping):
             changes[key] = base[key] | dict(changes[key])
     if "metadata" not in changes:
-        changes["metadata"] = base["metadata"] | {"name": f"{base['metadata']['name']}-custom"}
+        name = base["metadata"]["name"]
+        told = (
+            f"As `{name}`, with other {', '.join(sorted(changes))}."
+            if changes
+            else base["metadata"]["description"]
+        )
+        changes["metadata"] = {"name": f"{name}-custom", "description": told}
     return parse_recipe(base | changes)
 
 

@@ -1,6 +1,8 @@
 import jsonschema
 import pytest
+from click.testing import CliRunner
 
+from spq_core.cli.documents import recipes_command
 from spq_core.errors import RecipeError
 from spq_core.recipe.catalog import catalog, read_request, resolve
 from spq_core.recipe.document import Recipe, parse_recipe
@@ -100,3 +102,20 @@ def test_a_file_that_is_no_document_is_named_with_the_place(tmp_path):
     file.write_text('{\n "stages": [,]\n}')
     with pytest.raises(RecipeError, match=r"mine\.json is not YAML or JSON, line 2, column 13: "):
         read_request(str(file))
+
+
+def test_a_recipe_that_extends_another_does_not_say_what_is_no_longer_so():
+    changed = resolve({"extends": "small", "target": {"bytes_ratio": 0.3}})
+    assert changed.metadata.description == "As `small`, with other target."
+    named = {"extends": "small", "metadata": {"name": "mine"}}
+    assert resolve(named).metadata.name == "mine"
+
+
+def test_a_file_is_checked_by_the_command_that_shows_recipes(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("extends: small\ntarget: {bytes_ratio: 0.3}\n")
+    shown = CliRunner().invoke(recipes_command, [str(file)], catch_exceptions=False)
+    assert "bytes_ratio: 0.3" in shown.output
+    file.write_text("extends: small\ntarget: {bytes_rato: 0.3}\n")
+    with pytest.raises(RecipeError, match="did you mean bytes_ratio"):
+        CliRunner().invoke(recipes_command, [str(file)], catch_exceptions=False)
