@@ -1,5 +1,6 @@
 """A real API at an address, in a thread of the test."""
 
+import hashlib
 import socket
 import threading
 import time
@@ -11,6 +12,9 @@ from pathlib import Path
 import uvicorn
 from pydantic import SecretStr
 
+from app.artifacts.opening import open_store
+from app.artifacts.store import StoredFile
+from app.db.attempts import FinishedFile
 from app.db.keys import SCOPES, create_key
 from app.db.session import Database
 from app.main import create_app
@@ -23,6 +27,8 @@ class Site:
     url: str
     database: Database
     jobs: dict[str, str]
+    folder: Path | None = None
+    """Where its artifacts are, below `artifacts`."""
     keys: dict[str, str] = field(default_factory=dict)
 
     def key(self, tenant="alice", scopes=SCOPES):
@@ -33,6 +39,21 @@ class Site:
                     session, name="browser", tenant=tenant, scopes=scopes, days=None
                 )
         return self.keys[name]
+
+    def keep(self, job: str, contents: dict[str, bytes]) -> list[FinishedFile]:
+        """Put files into the store, as the job's first attempt does."""
+        store = open_store(str(self.folder / "artifacts"))
+        scratch = self.folder / job
+        scratch.mkdir()
+        work = store.take_over(job, 1, scratch)
+        files = []
+        for name, content in contents.items():
+            target = work / "artifact" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+            files.append(StoredFile(name, len(content), hashlib.sha256(content).hexdigest()))
+        store.keep(job, work, files)
+        return [FinishedFile(path=one.path, bytes=one.bytes, sha256=one.sha256) for one in files]
 
 
 @contextmanager

@@ -2,18 +2,20 @@
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
-from app.client.complete import complete_jobs, complete_recipes
+from app.client.complete import complete_jobs
 from app.client.connection import JSON_OPTION, connection_options, pass_client
 from app.client.ending import EXIT_CODES, TIMED_OUT, labels_of, wait_for, watch_to_the_end
 from app.client.http import Client
 from app.client.ids import job_id_of, newest_active
 from app.client.job_parts import COMMANDS, JOB
 from app.client.tables import in_bytes, job_page, jobs_table
+from spq_core.cli.completion import complete_recipes
 
 DEFAULT_RECIPE = "balanced"
 STATUSES = ("queued", "running", "canceling", *EXIT_CODES)
@@ -207,7 +209,7 @@ def list_command(
     spq jobs list -q --status queued | xargs -n1 spq jobs cancel
     """
     query = {
-        **chosen, "status": ",".join(statuses) or None, "q": search, "created_after": since, "view": "row",
+        **chosen, "status": ",".join(statuses) or None, "q": search, "created_after": _moment(since), "view": "row",
         **{f"label.{name}": value for name, value in labels_of(labels).items()},
     }  # fmt: skip
     page = client.call("GET", "/jobs", **query)
@@ -223,6 +225,22 @@ def list_command(
         click.echo(jobs_table(rows))
     else:
         click.echo("no jobs", err=True)
+
+
+def _moment(since: str | None) -> str | None:
+    """A moment as the API has it: without a time zone it is meant here.
+
+    Raises:
+        click.BadParameter: it is none.
+    """
+    if since is None:
+        return None
+    try:
+        return datetime.fromisoformat(since).astimezone().isoformat()
+    except (ValueError, OverflowError):
+        raise click.BadParameter(
+            f"{since!r} is no moment; write 2030-01-31 or 2030-01-31T12:00", param_hint="--since"
+        ) from None
 
 
 @jobs_group.command("show")

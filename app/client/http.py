@@ -29,7 +29,9 @@ class ApiError(CodedError):
 
     @property
     def exit_code(self) -> int:
-        """Of a command that ends with it: 4 no valid key, 5 refused, 6 no answer."""
+        """Of a command that ends with it: 2 a wrong address, 4 no valid key, 5 refused, 6 no answer."""
+        if self.code == "invalid_url":
+            return 2
         if self.code in UNAUTHENTICATED:
             return 4
         if self.code in OF_THIS_MACHINE:

@@ -10,10 +10,12 @@ from typing import Any
 
 import click
 
+from app.client.complete import complete_sweeps
 from app.client.connection import JSON_OPTION, connection_options, pass_client
 from app.client.download import download_artifact
 from app.client.http import ApiError, Client
 from app.client.ids import sweep_id_of
+from spq_core.cli.completion import complete_shipped_sweeps
 from spq_core.evaluation.certainty import shown
 from spq_core.evaluation.drawing import require_drawable
 from spq_core.sweep.document import read_document
@@ -35,7 +37,7 @@ def sweeps_group(context: click.Context, url: str, key_file: Path) -> None:
 
 @sweeps_group.command("submit")
 @click.argument("model")
-@click.argument("sweep")
+@click.argument("sweep", shell_complete=complete_shipped_sweeps)
 @click.option("--revision", default="main", show_default=True)
 @click.option(
     "--local",
@@ -130,7 +132,7 @@ def list_command(client: Client, limit: int, as_json: bool) -> None:
 def of_sweep(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the client, and the sweep that is named by its id, a part of it, or `@last`."""
 
-    @click.argument("sweep_id", metavar="SWEEP")
+    @click.argument("sweep_id", metavar="SWEEP", shell_complete=complete_sweeps)
     @pass_client
     @functools.wraps(command)
     def found(client: Client, sweep_id: str, **options: Any) -> None:

@@ -165,7 +165,7 @@ class ModelNotAllowedError(DomainError):
     def __str__(self) -> str:
         return (
             f"there is no local model {self.path[:200]!r} in the folders this service may read "
-            "(SPQ_MODEL_DIRS, spq serve --models); GET /capabilities lists those there are"
+            "(SPQ_MODEL_DIRS, spq serve --models); GET /models (spq models) lists those there are"
         )
 
 
@@ -208,7 +208,7 @@ class UnknownDatasetError(DomainError):
 
     def __str__(self) -> str:
         return (
-            f"unknown dataset {self.name[:80]!r}; GET /capabilities lists those known, and others "
+            f"unknown dataset {self.name[:80]!r}; GET /capabilities (spq datasets) lists those known, and others "
             "can be put into SPQ_DATA_DIR as <name>-test.txt and <name>-valid.txt"
         )
 

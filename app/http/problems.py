@@ -54,6 +54,7 @@ from app.domain.sweep_errors import (
     SweepNotFoundError,
     SweepNotRetryableError,
 )
+from app.http.forms import WORDS
 from app.http.view import View
 from app.telemetry import log
 from spq_core.errors import (
@@ -290,7 +291,8 @@ def _detail(detail: Mapping[str, Any]) -> str:
     given = detail.get("input")
     if "hub_token" in detail["loc"] or isinstance(given, dict | list):
         return str(detail["msg"])  # a token, or something that may hold one
-    return f"{detail['msg']}, got {str(given)[:80]}"
+    words = WORDS.get(detail.get("ctx", {}).get("pattern"), detail["msg"])
+    return f"{words}, got {str(given)[:80]}"
 
 
 def _escape(part: object) -> str:

@@ -4,9 +4,10 @@ from typing import Annotated, Literal
 
 from fastapi import Depends, Query, Request
 
-from app.db.job_lists import COLUMNS, JobFilter, Order
+from app.db.job_lists import JobFilter, Order
 from app.domain.errors import UnknownFilterError
 from app.domain.job_status import JobStatus
+from app.http import forms
 from app.jobs.labels import PREFIX, wanted_labels
 from app.jobs.parameters import Model, OfSweep
 from app.jobs.requests import Instant
@@ -15,16 +16,14 @@ PARAMETERS = (
     "status", "ids", "model", "recipe", "sweep", "q", "id_part", "created_after", "created_before", "sort", "view", "limit", "after",
 )  # fmt: skip
 MOST_IDS, ID_LENGTH = 100, 36
-ONE = "|".join(JobStatus)
-MANY = rf"^({ONE})(,({ONE})){{0,{len(JobStatus) - 1}}}$"
 Statuses = Annotated[
     str | None,
-    Query(alias="status", pattern=MANY, description="Only jobs with this status, or one of several separated by commas."),
+    Query(alias="status", pattern=forms.STATUSES.pattern, description="Only jobs with this status, or one of several separated by commas."),
 ]  # fmt: skip
 Ids = Annotated[
     str | None,
     Query(
-        max_length=MOST_IDS * (ID_LENGTH + 1), pattern=r"^[A-Za-z0-9_]+(,[A-Za-z0-9_]+)*$",
+        max_length=MOST_IDS * (ID_LENGTH + 1), pattern=forms.IDS.pattern,
         description=f"Only these jobs: up to {MOST_IDS} ids separated by commas.",
     ),
 ]  # fmt: skip
@@ -32,7 +31,7 @@ OfRecipe = Annotated[
     str | None, Query(alias="recipe", max_length=128, description="Only jobs whose recipe has this name.")
 ]  # fmt: skip
 IdPart = Annotated[
-    str | None, Query(alias="id_part", pattern="^[a-z0-9_]{1,36}$", description="Only jobs with this in their id.")
+    str | None, Query(alias="id_part", pattern=forms.ID_PART.pattern, description="Only jobs with this in their id.")
 ]  # fmt: skip
 Text = Annotated[
     str | None,
@@ -43,7 +42,7 @@ CreatedBefore = Annotated[Instant | None, Query(description="Only jobs submitted
 Sort = Annotated[
     str,
     Query(
-        pattern=rf"^-?({'|'.join(COLUMNS)})$",
+        pattern=forms.SORT.pattern,
         description="What they are sorted by; with `-`, the largest first. Jobs without the figure come last.",
     ),
 ]  # fmt: skip

@@ -4,6 +4,8 @@ from typing import Annotated
 
 from fastapi import Header, Path, Query
 
+from app.http import forms
+
 JobId = Annotated[str, Path(description="A job's `id`.")]
 FilePath = Annotated[str, Path(description="A `path` of the artifact's list.")]
 Limit = Annotated[int, Query(ge=1, le=100, description="Entries of a page at most.")]
@@ -29,7 +31,7 @@ LastEventId = Annotated[
 IdempotencyKey = Annotated[
     str | None,
     Header(
-        alias="Idempotency-Key", min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$",
+        alias="Idempotency-Key", min_length=1, max_length=255, pattern=forms.VISIBLE.pattern,
         description="Any text of the client's own, a UUID for instance. The same request with the same key within "
         "48 hours makes no second job; another request with it is refused.",
     ),

@@ -17,16 +17,15 @@ from pydantic import (
 )
 
 from app.db.jobs import MAX_LABELS
+from app.http import forms
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.recipe.catalog import DEFAULT
 
 RepoId = Annotated[
     str,
-    StringConstraints(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,95}(/[A-Za-z0-9][A-Za-z0-9_.\-]{0,95})?$"
-    ),
+    StringConstraints(pattern=forms.REPO_ID.pattern),
 ]
-Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.\-]{1,63}$")]
+Label = Annotated[str, StringConstraints(pattern=forms.LABEL.pattern)]
 Labels = Annotated[
     dict[Label, Annotated[str, StringConstraints(max_length=512)]], Field(max_length=MAX_LABELS)
 ]
@@ -57,9 +56,9 @@ class ModelReference(RequestBody):
 
     repo_id: RepoId | None = None
     """A repository of the Hub: owner/name."""
-    revision: Annotated[str, StringConstraints(pattern=r"^[\w./\-]{1,128}$")] = "main"
+    revision: Annotated[str, StringConstraints(pattern=forms.REVISION.pattern)] = "main"
     """Branch, tag or commit; the job keeps the commit it was at."""
-    path: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.\-]{0,127}$")] | None = None
+    path: Annotated[str, StringConstraints(pattern=forms.FOLDER.pattern)] | None = None
     """Name of a folder inside one of the service's SPQ_MODEL_DIRS."""
 
     @model_validator(mode="after")

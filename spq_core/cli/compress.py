@@ -10,6 +10,7 @@ import click
 from transformers.utils import logging
 
 from spq_core.artifact.writer import require_unused
+from spq_core.cli.completion import complete_recipes
 from spq_core.cli.console import ConsoleProgress
 from spq_core.cli.options import (
     DATA_OPTION,
@@ -48,6 +49,7 @@ from spq_core.workflow.result import RunResult
 @click.option(
     "--recipe",
     "recipe_name",
+    shell_complete=complete_recipes,
     default=DEFAULT,
     show_default=True,
     help="Catalog name, or a YAML/JSON file.",

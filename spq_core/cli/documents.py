@@ -7,6 +7,7 @@ import click
 import yaml
 
 from spq_core.artifact.manifest import MANIFEST_FILE, read_manifest, verify_files
+from spq_core.cli.completion import complete_recipes
 from spq_core.models.weight_files import stored_bytes
 from spq_core.recipe.catalog import DEFAULT, catalog, read_request, resolve
 from spq_core.workflow.card import work_done
@@ -46,7 +47,7 @@ def inspect_command(folder: Path, every_matrix: bool, as_json: bool) -> None:
 
 
 @click.command("recipes")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_recipes)
 @JSON_OPTION
 def recipes_command(name: str | None, as_json: bool) -> None:
     """List the catalog, or show one recipe whole: NAME is one of the catalog, or a file, which is checked."""

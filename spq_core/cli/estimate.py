@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from spq_core.cli.completion import complete_recipes
 from spq_core.estimate.estimate import Estimate, estimate, folder_shapes, headers_shapes
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.hub.client import require_reachable
@@ -21,6 +22,7 @@ from spq_core.recipe.catalog import catalog, read_request, resolve
 @click.option(
     "--recipe",
     "recipes",
+    shell_complete=complete_recipes,
     multiple=True,
     help="Catalog name, or a YAML/JSON file; may be given more than once. All of the catalog by default.",
 )

@@ -10,6 +10,7 @@ from typing import Any
 import click
 from transformers.utils import logging
 
+from spq_core.cli.completion import complete_shipped_sweeps
 from spq_core.cli.console import ConsoleProgress
 from spq_core.cli.options import (
     DATA_OPTION,
@@ -66,7 +67,7 @@ WITHOUT_FINALS = "spq compare measures the folders that are kept side by side, w
 
 @click.command("sweep")
 @click.argument("model")
-@click.argument("sweep")
+@click.argument("sweep", shell_complete=complete_shipped_sweeps)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

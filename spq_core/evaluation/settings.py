@@ -10,7 +10,8 @@ from pydantic import AfterValidator, Field
 from spq_core.documents import Document
 from spq_core.evaluation.metrics.registry import figure_names
 
-TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_\-]{0,63}$")]
+TASK_NAME = r"^[A-Za-z0-9][A-Za-z0-9_\-]{0,63}$"
+TaskName = Annotated[str, Field(pattern=TASK_NAME)]
 
 
 class EvaluationSettings(Document):

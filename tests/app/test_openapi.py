@@ -16,6 +16,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from app.db.migrate import upgrade
+from app.http.forms import WORDS
 from app.live import stream
 from app.openapi import document
 
@@ -69,6 +70,22 @@ def test_no_part_of_the_document_is_without_use():
     found = document()
     used = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(found)))
     assert used == set(found["components"]["schemas"])
+
+
+def patterns(part):
+    """Every regular expression of a document."""
+    if isinstance(part, dict):
+        if isinstance(part.get("pattern"), str):
+            yield part["pattern"]
+        part = list(part.values())
+    for one in part if isinstance(part, list) else ():
+        yield from patterns(one)
+
+
+def test_every_pattern_has_words_for_whoever_missed_it():
+    found = set(patterns(document()))
+    assert len(found) > 5
+    assert found <= set(WORDS)
 
 
 def test_the_examples_of_the_document_are_accepted(api):

@@ -1,7 +1,6 @@
 """The Python client before a real service, and before one that stumbles."""
 
 import asyncio
-import hashlib
 import http.server
 import json
 import subprocess
@@ -13,9 +12,6 @@ from contextlib import contextmanager
 import pytest
 
 import spq_client
-from app.artifacts.opening import open_store
-from app.artifacts.store import StoredFile
-from app.db.attempts import FinishedFile
 from app.db.session import connect
 from spq_client import AsyncClient, Client
 from spq_client.calls import Calls, Pause, answered
@@ -32,9 +28,7 @@ def site(postgres_server, tmp_path_factory, tiny_llama):
     with fresh_database(postgres_server, "spq_template") as database_url:
         database = connect(database_url)
         with served(database_url, folder, tiny_llama.parent) as url:
-            found = Site(url, database, seed(database))
-            found.folder = folder
-            yield found
+            yield Site(url, database, seed(database), folder)
         database.dispose()
 
 
@@ -135,19 +129,7 @@ def test_events_come_as_they_happen_and_end(spq, site):
 def artifact(site, contents):
     job = add(site.database, model="org/files")
     attempt = take(site.database, job)
-    store = open_store(str(site.folder / "artifacts"))
-    scratch = site.folder / job
-    scratch.mkdir()
-    work = store.take_over(job, 1, scratch)
-    files = []
-    for name, content in contents.items():
-        target = work / "artifact" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
-        files.append(StoredFile(name, len(content), hashlib.sha256(content).hexdigest()))
-    store.keep(job, work, files)
-    rows = [FinishedFile(path=one.path, bytes=one.bytes, sha256=one.sha256) for one in files]
-    attempt.succeed(result={"rows": []}, layers=[], metrics=[], files=rows)
+    attempt.succeed(result={"rows": []}, layers=[], metrics=[], files=site.keep(job, contents))
     return job
 
 

@@ -22,7 +22,7 @@ def site(postgres_server, tmp_path_factory, tiny_llama) -> Iterator[Site]:
     with fresh_database(postgres_server, "spq_template") as database_url:
         database = connect(database_url)
         with served(database_url, folder, tiny_llama.parent) as url:
-            yield Site(url, database, seed(database))
+            yield Site(url, database, seed(database), folder)
         database.dispose()
 
 

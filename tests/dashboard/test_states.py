@@ -7,7 +7,10 @@ import axe_playwright_python
 import httpx2
 import pytest
 
-from tests.dashboard.seed import add, fill
+from app.db.jobs import JobRepository
+from app.db.models import Job
+from app.db.session import now
+from tests.dashboard.seed import FILES, add, fill, result, take
 
 pytestmark = pytest.mark.browser
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
@@ -63,41 +66,6 @@ def test_no_page_has_a_barrier_or_scrolls_sideways(signed_in, watched, site, sch
     assert violations(page) == []
 
 
-def test_the_keyboard_alone_is_enough(watched, site):
-    found = watched()
-    found.expected.add("401")
-    page = found.open("/ui/")
-    page.get_by_label("API key").wait_for()
-
-    def tab_to(role, name):
-        for _ in range(80):
-            page.keyboard.press("Tab")
-            if page.evaluate(
-                "([name]) => (document.activeElement.matches('a, button') && document.activeElement.textContent.includes(name)) || document.activeElement.getAttribute('aria-label') === name",
-                [name],
-            ):
-                return
-        raise AssertionError(f"{role} {name} cannot be reached")
-
-    page.keyboard.press("Tab")
-    page.keyboard.type(site.key())
-    page.keyboard.press("Enter")
-    page.get_by_role("heading", name="Jobs", level=1).wait_for()
-    page.locator("tbody tr").first.wait_for()
-    tab_to("link", "Skip to content")
-    page.keyboard.press("Enter")
-    assert page.evaluate("document.activeElement.id") == "main"
-    tab_to("link", "HuggingFaceTB/SmolLM2-135M-Instruct")
-    page.keyboard.press("Enter")
-    page.wait_for_url(re.compile(r"/ui/jobs/job_"))
-    page.get_by_role("heading", name="Stages").or_(
-        page.get_by_role("heading", name="Progress")
-    ).first.wait_for()
-    tab_to("button", "Sign out")
-    page.keyboard.press("Enter")
-    page.get_by_role("heading", name="Sign in").wait_for()
-
-
 def test_what_is_not_there_is_said_to_be_so(signed_in, site):
     found = signed_in()
     found.expected.add("404")
@@ -108,6 +76,51 @@ def test_what_is_not_there_is_said_to_be_so(signed_in, site):
     page.get_by_role("heading", name="Nothing here").wait_for()
     page = found.open(f"/ui/jobs/{site.jobs['unmeasured']}")
     page.get_by_text("No figures: measuring failed: too little memory").wait_for()
+
+
+def test_what_takes_long_shows_that_it_does(signed_in):
+    page = signed_in().page
+    held = []
+    page.route("**/jobs?**", lambda route: held.append(route))  # noqa: PLW0108 - Playwright asks for a function
+    page.reload()
+    page.locator("main [aria-busy=true]").wait_for()
+    page.get_by_text("Loading …").first.wait_for()
+    for route in held:
+        route.continue_()
+    page.unroute("**/jobs?**")
+    page.locator("tbody tr").first.wait_for()
+    page.wait_for_function("() => !document.querySelector('[aria-busy=true]')")
+
+
+def test_what_is_gone_says_how_it_went(signed_in, site):
+    found = signed_in()
+    found.expected.add("404")
+    expired = add(site.database)
+    take(site.database, expired).succeed(
+        result=result(75_000_000, 0.03), layers=[], metrics=[], files=FILES
+    )
+    with site.database.write() as session:
+        session.get(Job, expired).artifact_expired_at = now(session)
+    page = found.open(f"/ui/jobs/{expired}")
+    page.get_by_text("The artifact was removed").wait_for()
+    assert page.get_by_role("region", name="Figures before and after").is_visible(), "figures stay"
+    with site.database.write() as session:
+        JobRepository(session, "alice").remove(expired)
+    page.reload()
+    page.get_by_role("heading", name="No such job").wait_for()
+
+
+def test_an_error_of_the_page_itself_is_not_put_on_the_service(signed_in, site):
+    found = signed_in()
+    page = found.page
+    page.locator("tbody tr").first.wait_for()
+    page.evaluate(
+        "() => { Response.prototype.json = () => { throw new TypeError('a fault of ours'); }; }"
+    )
+    add(site.database, model="org/later")
+    page.get_by_text("An error of this page: TypeError: a fault of ours").wait_for()
+    assert "does not answer" not in page.locator("main").inner_text()
+    assert page.locator("tbody tr").count() > 3, "what was there stays"
 
 
 def test_a_service_that_is_away_or_behind_a_broken_proxy_is_told_apart(signed_in, site):

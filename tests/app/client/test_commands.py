@@ -96,7 +96,7 @@ def test_jobs_are_named_by_what_tells_them_apart(spq, site):
     [
         ({"SPQ_API_KEY": "spq_wrong"}, 4, "does not know the key of SPQ_API_KEY"),
         ({"SPQ_URL": "http://127.0.0.1:9"}, 6, "does not answer"),
-        ({"SPQ_URL": "notaurl"}, 5, "begins with http://"),
+        ({"SPQ_URL": "notaurl"}, 2, "begins with http://"),
     ],
 )
 def test_exit_codes_tell_a_wrong_key_from_an_absent_service(spq, monkeypatch, change, code, words):
@@ -279,17 +279,73 @@ def test_a_key_is_tried_before_it_is_kept(site, spq, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_knows_recipes_and_jobs(spq, site, shell, monkeypatch):
+def test_completion_is_printed_for_a_shell(spq, shell):
     assert "_SPQ_COMPLETE" in spq("completion", shell)[1]
-    monkeypatch.setenv("COMP_WORDS", "spq jobs submit org/model --recipe ba")
-    monkeypatch.setenv("COMP_CWORD", "5")
-    monkeypatch.setenv("_SPQ_COMPLETE", "bash_complete")
-    assert "balanced" in spq()[1]
-    monkeypatch.setenv("COMP_WORDS", f"spq jobs show {site.jobs['gate'][-8:-2]}")
-    monkeypatch.setenv("COMP_CWORD", "3")
-    assert site.jobs["gate"][-8:] in spq()[1]
+
+
+@pytest.fixture
+def completed(spq, monkeypatch):
+    """What a shell offers behind a line."""
+
+    def offer(line):
+        monkeypatch.setenv("COMP_WORDS", line)
+        monkeypatch.setenv("COMP_CWORD", str(len(line.split(" ")) - 1))
+        monkeypatch.setenv("_SPQ_COMPLETE", "bash_complete")
+        return [one.partition(",")[2] for one in spq()[1].split()]
+
+    return offer
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["jobs submit org/model --recipe ba", "jobs list --recipe ba", "compress ./model --recipe ba", "estimate org/model --recipe ba", "recipes ba"],
+)  # fmt: skip
+def test_recipes_are_completed_wherever_one_is_named(completed, line):
+    assert completed(f"spq {line}") == ["balanced"]
+
+
+def test_what_is_no_recipe_may_be_a_file(completed):
+    assert completed("spq recipes ./mine") == ["./mine"]
+    assert completed("spq sweep ./model fron") == ["frontier"]
+    assert completed("spq sweeps submit org/model fron") == ["frontier"]
+
+
+@pytest.mark.parametrize("command", ["jobs show", "jobs wait", "jobs compare", "jobs logs", "wait"])
+def test_jobs_are_completed_wherever_one_is_named(completed, site, monkeypatch, command):
+    gate = site.jobs["gate"][-8:]
+    assert completed(f"spq {command} {gate[:6]}") == [gate]
+    assert "@last" in completed(f"spq {command} ")
     monkeypatch.setenv("SPQ_URL", "http://127.0.0.1:9")
-    assert spq()[1].strip() == ""
+    assert completed(f"spq {command} ") == []
+
+
+def test_sweeps_are_completed(completed, site):
+    assert completed(f"spq sweeps show {site.jobs['sweep'][-8:-2]}") == [site.jobs["sweep"][-8:]]
+
+
+def test_a_day_is_a_moment_here(spq):
+    assert spq("jobs", "list", "--since", "2000-01-31", "-q")[1].count("\n") > 5
+    assert spq("jobs", "list", "--since", "2100-01-31", "-q")[1] == ""
+    code, _, err = spq("jobs", "list", "--since", "yesterday")
+    assert code == 2
+    assert "write 2030-01-31" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("submit", "a/b/c"), "must be owner/name as on the Hub"),
+        (("submit", "a/b", "--label", "Bad!=x"), "must be 1 to 63 letters"),
+        (("submit", "a/b", "--dataset", "builtn"), "spq datasets"),
+        (("list", "--sort", "foo"), "must be one of created_at"),
+        (("submit", "../up", "--local"), "the name of a folder in SPQ_MODEL_DIRS"),
+    ],
+)
+def test_a_refusal_says_the_rule_in_words(spq, arguments, words):
+    code, _, err = spq("jobs", *arguments)
+    assert code == 5
+    assert words in err
+    assert "pattern" not in err
 
 
 def test_a_mistyped_command_is_guessed(spq):
