@@ -27,13 +27,9 @@ from app.db.models import (
 )
 from app.db.session import now
 from app.db.sweep_models import SweepMember
-from app.domain.errors import (
-    JobActiveError,
-    JobNotFoundError,
-    PublishInProgressError,
-    TooManyLabelsError,
-)
+from app.domain.errors import JobActiveError, JobNotFoundError, PublishInProgressError
 from app.domain.job_status import TERMINAL, JobStatus, sources_of
+from app.domain.naming_errors import TooManyLabelsError
 
 
 def _later(moment: datetime, seconds: int | None) -> datetime | None:

@@ -8,10 +8,6 @@ DomainError
 ├── StoreAwayError            the artifact store does not answer
 ├── JobActiveError            the job must be terminal for this
 ├── PublishInProgressError    too late to cancel: the commit is being made
-├── InvalidCursorError        a page cursor we did not issue
-├── ModelNotAllowedError      a local model outside the allowed folders
-├── UnknownDatasetError       an evaluation or calibration text nobody knows
-├── UnknownTaskError          a task whose questions are not in the data folder
 ├── JobNotMeasurableError     there is no artifact, or it has not ended
 ├── JobNotRetryableError      only failed and canceled jobs can be tried again
 ├── IdempotencyKeyReusedError the key came with another request before
@@ -24,18 +20,15 @@ DomainError
 ├── DeliveryNotFoundError     no such webhook message, or another tenant's
 ├── SecretUnreadableError     a stored secret was sealed with a key that is gone
 ├── EstimatesBusyError        as many estimates are being made as may be at once
-├── UnknownFilterError        a list is asked for by something that it does not know
-├── TooManyLabelsError        a list asks for more labels than a job can have
 ├── TooManyStreamsError       as many event streams are open as may be at once
 ├── AuthenticationError       no valid key
 ├── PermissionDeniedError     the key lacks a scope
+├── of what a request names     see `naming_errors`
 ├── those of sweeps            see `sweep_errors`
 └── FencedError               an attempt that no longer owns its job tried to write
 """
 
-from collections.abc import Sequence
 from datetime import datetime
-from difflib import get_close_matches
 
 
 class DomainError(Exception):
@@ -142,75 +135,6 @@ class PublishInProgressError(DomainError):
 
     def __str__(self) -> str:
         return f"job {self.job_id} is making its commit on the Hub and will end in moments"
-
-
-class InvalidCursorError(DomainError):
-    """The page cursor is not one of ours."""
-
-    code = "invalid_cursor"
-
-    def __str__(self) -> str:
-        return "the page cursor is malformed; use next_cursor of the previous page unchanged"
-
-
-class ModelNotAllowedError(DomainError):
-    """A local model is not in an allowed folder."""
-
-    code = "model_not_found"
-
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
-        self.path = path
-
-    def __str__(self) -> str:
-        return (
-            f"there is no local model {self.path[:200]!r} in the folders this service may read "
-            "(SPQ_MODEL_DIRS, spq serve --models); GET /models (spq models) lists those there are"
-        )
-
-
-class UnknownFilterError(DomainError):
-    """A list is asked for by something that it does not know; left out, it would show too much."""
-
-    code = "unknown_filter"
-
-    def __init__(self, name: str, known: Sequence[str]) -> None:
-        super().__init__(name)
-        self.name, self.known = name, known
-
-    def __str__(self) -> str:
-        near = get_close_matches(self.name, self.known, n=1)
-        meant = f"; did you mean {near[0]}?" if near else ""
-        return f"there is no parameter {self.name!r}{meant}, only {', '.join(self.known)} and label.NAME"
-
-
-class UnknownTaskError(DomainError):
-    """There are no questions of a task."""
-
-    code = "unknown_task"
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return self.reason
-
-
-class UnknownDatasetError(DomainError):
-    """A dataset is not one this service knows."""
-
-    code = "unknown_dataset"
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
-
-    def __str__(self) -> str:
-        return (
-            f"unknown dataset {self.name[:80]!r}; GET /capabilities (spq datasets) lists those known, and others "
-            "can be put into SPQ_DATA_DIR as <name>-test.txt and <name>-valid.txt"
-        )
 
 
 class JobNotRetryableError(DomainError):
@@ -338,19 +262,6 @@ class EstimatesBusyError(DomainError):
 
     def __str__(self) -> str:
         return "too many estimates are being made; try again in a few seconds"
-
-
-class TooManyLabelsError(DomainError):
-    """A list asks for more labels than a job can have."""
-
-    code = "invalid_request"
-
-    def __init__(self, given: int, allowed: int) -> None:
-        super().__init__(given)
-        self.given, self.allowed = given, allowed
-
-    def __str__(self) -> str:
-        return f"{self.given} labels are asked for; a job has at most {self.allowed}"
 
 
 class TooManyStreamsError(DomainError):

@@ -3,7 +3,8 @@
 from fastapi import APIRouter, Request
 from pydantic import ConfigDict
 
-from app.domain.errors import EstimatesBusyError, ModelNotAllowedError
+from app.domain.errors import EstimatesBusyError
+from app.domain.naming_errors import ModelNotAllowedError
 from app.estimates.service import Feasibility
 from app.http.auth import Reader
 from app.http.problems import documented

@@ -5,7 +5,8 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from app.domain.errors import EstimatesBusyError, ModelNotAllowedError
+from app.domain.errors import EstimatesBusyError
+from app.domain.naming_errors import ModelNotAllowedError
 from app.jobs.requests import ModelReference
 from app.settings import ApiSettings
 from spq_core.estimate.estimate import Estimate, estimate, folder_shapes, headers_shapes

@@ -25,12 +25,10 @@ from app.domain.errors import (
     EstimatesBusyError,
     FencedError,
     IdempotencyKeyReusedError,
-    InvalidCursorError,
     JobActiveError,
     JobNotFoundError,
     JobNotMeasurableError,
     JobNotRetryableError,
-    ModelNotAllowedError,
     PermissionDeniedError,
     PublishInProgressError,
     QuotaExceededError,
@@ -39,13 +37,17 @@ from app.domain.errors import (
     SecretUnreadableError,
     StoreAwayError,
     TokensDisabledError,
-    TooManyLabelsError,
     TooManyStreamsError,
+    UnsafeWebhookError,
+    WebhooksDisabledError,
+)
+from app.domain.naming_errors import (
+    InvalidCursorError,
+    ModelNotAllowedError,
+    TooManyLabelsError,
     UnknownDatasetError,
     UnknownFilterError,
     UnknownTaskError,
-    UnsafeWebhookError,
-    WebhooksDisabledError,
 )
 from app.domain.session_errors import CrossSiteRequestError, LoginRefusedError
 from app.domain.sweep_errors import (

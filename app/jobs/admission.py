@@ -7,12 +7,8 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from app.domain.errors import (
-    ModelNotAllowedError,
-    TokensDisabledError,
-    UnknownDatasetError,
-    UnknownTaskError,
-)
+from app.domain.errors import TokensDisabledError
+from app.domain.naming_errors import ModelNotAllowedError, UnknownDatasetError, UnknownTaskError
 from app.jobs.requests import ModelReference
 from app.secrets import Sealer
 from app.settings import ApiSettings

@@ -8,7 +8,7 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-from app.domain.errors import InvalidCursorError
+from app.domain.naming_errors import InvalidCursorError
 
 MAX_LENGTH = 600
 ID = re.compile(r"[a-z]{3}_[0-9a-f]{32}")

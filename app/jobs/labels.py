@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from app.db.jobs import MAX_LABELS
-from app.domain.errors import TooManyLabelsError
+from app.domain.naming_errors import TooManyLabelsError
 
 PREFIX = "label."
 

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from fastapi import Depends, Query, Request
 
 from app.db.job_lists import JobFilter, Order
-from app.domain.errors import UnknownFilterError
 from app.domain.job_status import JobStatus
+from app.domain.naming_errors import UnknownFilterError
 from app.http import forms
 from app.jobs.labels import PREFIX, wanted_labels
 from app.jobs.parameters import Model, OfSweep

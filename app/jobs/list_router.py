@@ -7,8 +7,8 @@ from fastapi import APIRouter, Request, Response
 
 from app.db.job_lists import COLUMNS, Order, Position, job_counts, job_page, position_of
 from app.db.waiting_jobs import queue_places
-from app.domain.errors import InvalidCursorError, TooManyLabelsError, UnknownFilterError
 from app.domain.job_status import JobStatus
+from app.domain.naming_errors import InvalidCursorError, TooManyLabelsError, UnknownFilterError
 from app.http.auth import Reader, Writer
 from app.http.problems import documented
 from app.jobs import cursor

@@ -14,17 +14,19 @@ from app.domain.errors import (
     JobNotFoundError,
     JobNotMeasurableError,
     JobNotRetryableError,
-    ModelNotAllowedError,
     PublishInProgressError,
     QuotaExceededError,
     RequestInProgressError,
     TokensDisabledError,
-    TooManyLabelsError,
-    UnknownDatasetError,
-    UnknownTaskError,
     UnsafeWebhookError,
 )
 from app.domain.job_status import TERMINAL
+from app.domain.naming_errors import (
+    ModelNotAllowedError,
+    TooManyLabelsError,
+    UnknownDatasetError,
+    UnknownTaskError,
+)
 from app.http.auth import Reader, Writer
 from app.http.problems import documented
 from app.jobs.answers import accepted, etag_of, job_answer, job_headers

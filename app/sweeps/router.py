@@ -11,14 +11,16 @@ from fastapi.responses import JSONResponse
 from app.db.sweep_models import SweepMember, SweepRow
 from app.domain.errors import (
     IdempotencyKeyReusedError,
-    InvalidCursorError,
-    ModelNotAllowedError,
     QuotaExceededError,
     TokensDisabledError,
     TooManyStreamsError,
+    UnsafeWebhookError,
+)
+from app.domain.naming_errors import (
+    InvalidCursorError,
+    ModelNotAllowedError,
     UnknownDatasetError,
     UnknownTaskError,
-    UnsafeWebhookError,
 )
 from app.domain.sweep_errors import (
     SweepActiveError,

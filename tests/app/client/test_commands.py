@@ -142,6 +142,16 @@ def test_a_timeout_holds_while_the_service_is_away():
     assert time.monotonic() - began < 30
 
 
+@pytest.mark.parametrize("arguments", [("download", "@last"), ("show", "@last"), ("list",)])
+def test_an_interrupted_command_ends_as_shells_expect(spq, monkeypatch, arguments):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ServiceClient, "call", interrupted)
+    code, _, err = spq("jobs", *arguments)
+    assert (code, err) == (130, "interrupted\n")
+
+
 def test_watching_ends_with_how_the_job_ended(spq, site):
     code, out, _ = spq("jobs", "watch", site.jobs["gate"])
     assert code == 1
