@@ -144,6 +144,34 @@ def test_a_service_that_is_away_or_behind_a_broken_proxy_is_told_apart(signed_in
     page.locator("tbody tr").first.wait_for()
 
 
+def test_what_is_being_typed_survives_an_update(signed_in, site):
+    page = signed_in().page
+    page.locator("tbody tr").first.wait_for()
+    page.get_by_label("Search").fill("half a wo")
+    add(site.database, model="org/arrives-meanwhile")
+    page.get_by_text("org/arrives-meanwhile").first.wait_for()
+    assert page.get_by_label("Search").input_value() == "half a wo"
+
+
+def test_quick_presses_leave_one_poller_behind(signed_in):
+    found = signed_in()
+    found.expected |= {"ERR_FAILED", "Failed to load"}
+    page = found.page
+    page.locator("tbody tr").first.wait_for()
+    page.route("**/events", lambda route: route.abort())  # so that it polls
+    page.reload()
+    page.locator("tbody tr").first.wait_for()
+    for at in range(8):
+        page.get_by_label("Search").fill(f"no such thing {at}")
+        page.get_by_role("button", name="Show").click()
+        page.wait_for_url(f"**thing+{at}&**")
+    page.get_by_text("No job is like that (search no such thing 7)").wait_for()
+    before = len(found.requests)
+    page.wait_for_timeout(8000)
+    lists = [url for url in found.requests[before:] if "/jobs?" in url and "/ui/" not in url]
+    assert 1 <= len(lists) <= 4, "every 2 s at the soonest, and less often while nothing changes"
+
+
 def test_stale_data_is_marked_and_goes_on(signed_in, site):
     found = signed_in()
     found.expected |= {"ERR_FAILED", "Failed to load"}

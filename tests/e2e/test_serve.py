@@ -59,6 +59,9 @@ def jobs(home, url, *arguments, check=True):
 
 def test_a_job_through_the_client(served, tmp_path):
     home, url, process = served
+    said = (tmp_path / "serve.log").read_text()
+    assert f"Open {url}/ui/#code=" in said
+    assert "Warning" not in said
     assert stat.S_IMODE((home / "api-key").stat().st_mode) == 0o600
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     assert stat.S_IMODE((home / "spq.db").stat().st_mode) == 0o600

@@ -7,7 +7,7 @@ from worker.reference.recipes import described
 from worker.reference.schema import anchor, cell, kind, named
 
 INTRODUCTION = """\
-Every request but those of `health` and `catalog` needs `Authorization: Bearer KEY`. Answers, with their schemas, are in
+Every request needs `Authorization: Bearer KEY`, unless it is said to need none. Answers, with their schemas, are in
 [openapi.json](../openapi.json), which the service has at `/openapi.json`. Errors are `application/problem+json` with a `code`, a
 `detail` that names what is wrong and what would do, and the `request_id` that logs have, too."""
 METHODS = ("get", "post", "patch", "put", "delete")
@@ -37,6 +37,9 @@ def _operation(
     yield f"## {title}"
     yield ""
     yield operation.get("description", operation["summary"]).strip()
+    if not operation.get("security"):
+        yield ""
+        yield "Needs no key."
     parameters = [one for one in operation.get("parameters", ()) if one["in"] != "path"]
     if parameters:
         yield ""

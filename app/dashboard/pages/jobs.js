@@ -110,10 +110,10 @@ function Search({ query }) {
   };
   const label = [...query].find(([name]) => name.startsWith("label."));
   return html`<form class="filters" role="search" onSubmit=${send} key=${query.toString()}>
-    <label>Search <input name="q" type="search" id="search" value=${query.get("q") || ""} placeholder="id, model, recipe, label" /></label>
-    <label>Model <input name="model" value=${query.get("model") || ""} /></label>
-    <label>Recipe <input name="recipe" value=${query.get("recipe") || ""} /></label>
-    <label>Label <input name="label" pattern="[^=]+=.+" title="name=value" value=${label ? `${label[0].slice(6)}=${label[1]}` : ""} placeholder="name=value" /></label>
+    <label>Search <input name="q" type="search" id="search" defaultValue=${query.get("q") || ""} placeholder="id, model, recipe, label" /></label>
+    <label>Model <input name="model" defaultValue=${query.get("model") || ""} /></label>
+    <label>Recipe <input name="recipe" defaultValue=${query.get("recipe") || ""} /></label>
+    <label>Label <input name="label" pattern="[^=]+=.+" title="name=value" defaultValue=${label ? `${label[0].slice(6)}=${label[1]}` : ""} placeholder="name=value" /></label>
     <label>Order <select name="sort">${SORTS.map(([value, title]) => html`<option value=${value} selected=${(query.get("sort") || "-created_at") === value}>${title}</option>`)}</select></label>
     <button>Show</button>
   </form>`;
