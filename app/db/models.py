@@ -275,6 +275,18 @@ class WebhookDelivery(Base):
     last_error: Mapped[str | None] = mapped_column(String(200))
 
 
+class KnownFigure(Base):
+    """A file of figures of a source or of plain INT8, for workers on other machines."""
+
+    __tablename__ = "known_figures"
+
+    source: Mapped[str] = mapped_column(String(64), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(80), primary_key=True)
+    content: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(index=True)
+
+
 class OutboxMessage(Base):
     """A message to send to the queue, written in the transaction that made it necessary."""
 

@@ -15,6 +15,7 @@ from app.artifacts.store import ArtifactStore
 from app.db.browser_sessions import forget_ended_sessions
 from app.db.counters import LEASES_LOST, count
 from app.db.idempotency import forget_old_answers
+from app.db.known_figures import forget_figures
 from app.db.models import OutboxMessage
 from app.db.quotas import forget_old_windows
 from app.db.recovery import (
@@ -168,6 +169,7 @@ class Housekeeper:
     def _expire_jobs(self) -> None:
         if self.retention.job_days is not None:
             self._drop(expire_jobs(self.database, self.retention.job_days))
+            forget_figures(self.database, self.retention.job_days)
 
     def _drop(self, job_ids: list[str]) -> None:
         for job_id in job_ids:

@@ -82,7 +82,7 @@ class Known:
         origin = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "by": self.by}
         whole = {"key": dict(key), "document": dict(document), "origin": origin}
         self.folder.mkdir(parents=True, exist_ok=True)
-        _replace(self.folder / f"{kind}-{digest(key)}.json", json.dumps(whole))
+        replace_text(self.folder / f"{kind}-{digest(key)}.json", json.dumps(whole))
 
     def states(self, key: Key | None) -> Path | None:
         """The file of states kept under this key; None if there is none."""
@@ -149,6 +149,14 @@ def versions() -> dict[str, str]:
     return found
 
 
+def replace_text(file: Path, text: str) -> None:
+    """Write a file so that whoever reads it meanwhile has all of the old or of the new."""
+    handle, name = tempfile.mkstemp(dir=file.parent, suffix=".new")
+    with os.fdopen(handle, "w", encoding="utf-8") as written:
+        written.write(text)
+    Path(name).replace(file)
+
+
 def _read(file: Path, key: Key) -> KnownFigures | None:
     try:
         whole = json.loads(file.read_text(encoding="utf-8"))
@@ -157,10 +165,3 @@ def _read(file: Path, key: Key) -> KnownFigures | None:
         return KnownFigures(dict(whole["document"]), dict(whole["origin"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _replace(file: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(dir=file.parent, suffix=".new")
-    with os.fdopen(handle, "w", encoding="utf-8") as written:
-        written.write(text)
-    Path(name).replace(file)

@@ -31,7 +31,7 @@ from worker.children.messages import (
 from worker.children.process import Child
 from worker.errors import ChildFailedError, ChildRetryError
 from worker.runtime import Runtime
-from worker.storage.figures import FOLDER, figures_folder, take_in
+from worker.storage.figures import FOLDER, bring, figures_folder, share, take_in
 from worker.storage.inputs import readable_files
 
 
@@ -76,6 +76,8 @@ class Steps:
         runner = self.runtime.runner()
         finished = self._brought()
         figures = figures_folder(settings.scratch_dir, self.source, claimed)
+        if settings.max_figures_bytes:
+            bring(self.runtime.database, figures)
         left = runner.home(self.scratch) / FOLDER
         spec = RunSpec(
             source=self.source,
@@ -104,6 +106,7 @@ class Steps:
             self._finish_unmeasured(why)
         finally:
             take_in(left, figures, settings.max_figures_bytes)
+            share(self.runtime.database, figures)
 
     def _brought(self) -> FinishedArtifact | None:
         """The artifact that the job only measures, if it does."""

@@ -35,6 +35,7 @@ def die(_value: object, _folder: Path) -> None:
 
 STEPS = {
     "write": write,
+    "leave": write,
     "shell": shell,
     "say": say,
     "touch and wait": touch_and_wait,
@@ -43,10 +44,11 @@ STEPS = {
 
 
 def main() -> None:
-    folder = Path(json.loads(sys.stdin.readline()).get("out", ".")).parent
+    spec = json.loads(sys.stdin.readline())
+    folder = Path(spec.get("out", ".")).parent
     for step in json.loads(Path(os.environ["SPQ_TEST_SCRIPT"]).read_text()):
         ((what, value),) = step.items()
-        STEPS[what](value, folder)
+        STEPS[what](value, Path(spec["leave"]) if what == "leave" else folder)
 
 
 if __name__ == "__main__":

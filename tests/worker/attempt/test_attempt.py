@@ -219,6 +219,15 @@ def test_another_attempt_goes_on_where_a_killed_one_was(database, store, worker,
     assert store.jobs_with_work() == set()
 
 
+def test_a_worker_on_another_machine_is_given_the_figures_of_the_first(worker, submit, tmp_path):
+    digest, name = "a" * 64, f"scores-{'1' * 64}.json"
+    leaves = {"leave": {f"{digest}/{name}": '{"kl": 1}'}}
+    run_job(submit(), worker(leaves, writes(), results()))
+    run_job(submit(), worker(writes(), results()))
+    (file,) = (tmp_path / "disk-1" / "scratch" / "figures").glob(f"*/{digest}/{name}")
+    assert file.read_text() == '{"kl": 1}'
+
+
 def test_another_attempt_goes_on_though_the_first_machine_is_gone(
     database, store, worker, job_id, tmp_path
 ):
