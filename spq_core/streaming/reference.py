@@ -72,7 +72,7 @@ def begin_reference(
     vocabulary = int(skeleton.config.vocab_size)
     ids = torch.randint(vocabulary, (1, TOKENS), generator=generator)
     stream = begin_stream(skeleton, rest, ids)
-    entered = stream.hidden[0]
+    entered = stream.hidden[0].clone()
     if states is not None:
         stream.hidden[0] = states
     return ReferenceActivations(ids.to(entered.device), entered, stream)

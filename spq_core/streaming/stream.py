@@ -27,7 +27,7 @@ LayerArguments = tuple[tuple[Any, ...], dict[str, Any]]
 class CalibrationStream:
     """Hidden states in front of the next decoder layer, one batch of one sample each.
 
-    The one mutable value of a run: `advance` replaces the states by a layer's outputs.
+    The one mutable value of a run: `advance` puts a layer's outputs in the states' place.
     """
 
     hidden: list[Float[Tensor, "1 length dim"]]
@@ -35,6 +35,9 @@ class CalibrationStream:
     """Per decoder layer, what the model calls it with behind the states (masks, rotations)."""
     attributes: dict[str, Any]
     """Plain attributes of the first layer, for whoever stands in its place."""
+    in_place: bool = False
+    """Whether outputs are written over the states, which nobody else holds. Else each batch leaves its outputs between what it needed for
+    a moment, and freed memory in pieces: with a hundred windows that came to gigabytes."""
 
     @torch.no_grad()
     def advance(
@@ -53,7 +56,10 @@ class CalibrationStream:
         for batch in self.batches(positions):
             outputs = forward(batch)
             for position, output in zip(batch, torch.split(outputs, 1), strict=True):
-                self.hidden[position] = output
+                if self.in_place:
+                    self.hidden[position].copy_(output)
+                else:
+                    self.hidden[position] = output
 
     def batches(self, positions: range | None = None) -> list[range]:
         """Cut positions into batches of `TOKENS_AT_ONCE`; those of all samples, if not said which."""
@@ -134,7 +140,9 @@ def begin_stream(
     Args:
         rest: the model without its layers; it is changed.
     """
-    return embed(skeleton, rest, windows)
+    stream = embed(skeleton, rest, windows)
+    stream.in_place = True
+    return stream
 
 
 def embed(

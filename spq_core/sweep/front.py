@@ -14,6 +14,9 @@ from spq_core.sweep.document import Objective, Range, Sweep
 
 LARGER_IS_BETTER = frozenset({"top1", "retention", "theoretical_rate"})
 EXACT = frozenset({"bytes_on_disk", "bytes_ratio", "resident_bytes", "theoretical_rate"})
+SIZES = frozenset({"bytes_on_disk", "bytes_ratio", "resident_bytes"})
+SAME_SIZE = 1e-3
+"""Sizes that differ by no larger a share are one size: what figures of a report happen to be written with makes some bytes."""
 Figures = Mapping[str, Any]
 """Of a member's result, as a row of a table has them."""
 
@@ -58,7 +61,7 @@ def judge(sweep: Sweep, figures: Mapping[int, Figures]) -> Verdict:
 
 
 def pareto_front(figures: Mapping[int, Figures], names: Sequence[str]) -> tuple[int, ...]:
-    """Members that no other beats: is at least as good in all figures, and better in one beyond error.
+    """Members that no other beats: is at least as good in all figures, and better in one beyond error; sizes nearly alike are alike.
 
     Args:
         figures: by member's number; members that lack a figure are left out.
@@ -131,12 +134,17 @@ def _beats(one: Figures, other: Figures, names: Sequence[str]) -> bool:
 
 
 def _better_or_equal(one: float, other: float, name: str) -> bool:
+    if name in SIZES:
+        return one <= other * (1 + SAME_SIZE)
     return one >= other if name in LARGER_IS_BETTER else one <= other
 
 
 def _differs(one: Figures, other: Figures, name: str) -> bool:
     """Whether two figures differ by more than their errors allow; where errors are not known, nothing is told apart."""
     known = [row.get(f"{name}_se") for row in (one, other)]
+    if name in SIZES:
+        larger, smaller = (choose(one[name], other[name]) for choose in (max, min))
+        return bool(larger > smaller * (1 + SAME_SIZE))
     if name in EXACT:
         return bool(one[name] != other[name])
     errors = [float(error) for error in known if error is not None]

@@ -97,6 +97,7 @@ export function useDocument(path, concerns = () => false) {
         const known = error instanceof ApiError ? error : new ApiError(-1, "own_script", String(error));
         pause = Math.min(30000, pause * 2);
         asked = Date.now() + known.retryAfter * 1000;
+        missed = false; // whatever happened meanwhile waits as long
         wait = Math.max(known.retryAfter * 1000, pause * (0.8 + 0.4 * Math.random()));
         if (known.status === 404 || known.status === 401 || known.status === 403) wait = 3600000;
         set((old) => ({ ...old, error: known, next: Date.now() + wait }));

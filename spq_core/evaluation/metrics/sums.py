@@ -6,6 +6,7 @@ hard each window is for any model.
 """
 
 import math
+from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -46,7 +47,8 @@ class Sums:
         self.rule = rule
         self._sums: list[float] = []
         self._weights: list[float] = []
-        self._values: list[Tensor] = []
+        # In one piece: small tensors would stay behind between logits, and what those took could not be used again.
+        self._values = array("f")
 
     def begin_window(self) -> None:
         """What is added from now on is of another window."""
@@ -60,7 +62,7 @@ class Sums:
         self._sums[-1] += float(measured.values.double().sum())
         self._weights[-1] += measured.weight
         if self.rule.quantiles:
-            self._values.append(measured.values.float().cpu())
+            self._values.frombytes(measured.values.float().cpu().numpy().tobytes())
 
     @property
     def sums(self) -> Float[Tensor, " n"]:
@@ -85,7 +87,7 @@ class Sums:
             f"{name}_se": _carried(rule, mean),
         }
         if rule.quantiles:
-            values = torch.cat(self._values) if measured else None
+            values = torch.frombuffer(self._values, dtype=torch.float32) if measured else None
             for share in rule.quantiles:
                 quantile = None if values is None else _quantile(values, share)
                 figures[f"{name}_p{100 * share:g}"] = quantile

@@ -34,6 +34,19 @@ def test_the_front_is_what_no_other_beats():
     assert pareto_front({1: row(100, 0.01), 2: {"bytes_on_disk": 1}}, NAMES) == (1,)
 
 
+def test_some_bytes_of_a_report_win_no_place_on_the_front():
+    figures = {
+        1: row(57_018_401, 0.72, 0.03),
+        2: row(57_018_395, 0.60, 0.02),
+        3: row(57_018_388, 1.3, 0.05),
+    }
+    assert pareto_front(figures, NAMES) == (2,)
+    assert pareto_front({1: row(57_100_000, 0.6, 0.02), 2: row(57_018_395, 0.72, 0.03)}, NAMES) == (
+        1,
+        2,
+    )
+
+
 def test_what_error_can_be_beats_nobody():
     noisy = {1: row(100, 0.010, 0.001), 2: row(100, 0.011, 0.001), 3: row(100, 0.02, 0.001)}
     assert pareto_front(noisy, NAMES) == (1, 2)
