@@ -21,6 +21,7 @@ from spq_core.models.skeleton import Skeleton
 from spq_core.planning.budget import Budget, token_weights
 from spq_core.planning.curve import Curve
 from spq_core.planning.plan import Plan
+from spq_core.planning.rank_rules import ranks_for
 from spq_core.planning.rules import (
     bytes_for_loss,
     check_reachable,
@@ -219,6 +220,11 @@ def _by_structure_alone(
             f"target asks for {round(wanted + kept):,} bytes; with these stages "
             f"this model takes at least {round(least + kept):,}"
         )
+    if target.allocation != "loss":
+        ranks = ranks_for(
+            target.allocation, survey.directions, wanted / dtype.itemsize, survey.block_influence
+        )
+        return replace(structure, ranks=ranks)
     return left_open.decide(structure, price_for_bytes(left_open.parts, wanted))
 
 

@@ -9,7 +9,8 @@ from spq_core.formats.slicing import float_weight, linear_at
 from spq_core.methods.head_pruning.heads import groups_of, score_groups
 from spq_core.methods.pruning.compensation import score_neurons
 from spq_core.methods.quantization.gptq import hessian_factor
-from spq_core.methods.svd.factorize import decompose_output
+from spq_core.methods.svd.factorize import decompose, decompose_output
+from spq_core.methods.svd.settings import SvdSettings
 from spq_core.models.skeleton import Skeleton
 from spq_core.planning.budget import tempered
 from spq_core.planning.curve import Curve, curve_of
@@ -42,21 +43,33 @@ class Survey:
         """Enter one decoder layer."""
         family, path = self.skeleton.family, self.skeleton.layer_path(index)
         planned = {stage.planned for stage in self.recipe.stages}
+        factorized = self._factorized()
         for name, statistics in found.matrices.items():
             full = f"{path}.{name}"
             weight = float_weight(linear_at(layer, name))
-            self.block_influence[full] = found.block_influence
+            self.block_influence[full] = found.influence[name]
             self.output_weights[full] = statistics.output_weights
             self.enter(
                 full, weight, tempered(statistics.output_weights), statistics.inputs.second_moment
             )
-            if name in family.attention and "ranks" in planned:
-                self.directions[full] = _directions(weight, statistics)
+            if name in factorized:
+                self.directions[full] = _directions(weight, statistics, by_rule=self._by_rule)
         self.last_steps = None  # in a wide layer a second moment is hundreds of megabytes
         if "neurons" in planned:
             self.neurons[path] = self._neurons(layer, found.matrices[family.mlp_out])
         if "heads" in planned:
             self.heads[path] = self._heads(layer, found.matrices[family.attention[-1]])
+
+    def _factorized(self) -> tuple[str, ...]:
+        """Matrices of a layer whose ranks are open."""
+        stages = (one for one in self.recipe.stages if isinstance(one, SvdSettings) and one.is_auto)
+        return next((one.matrices(self.skeleton.family) for one in stages), ())
+
+    @property
+    def _by_rule(self) -> bool:
+        """Whether ranks go by something else than expected loss."""
+        target = self.recipe.target
+        return target is not None and target.allocation != "loss" and not self.recipe.by_entropy
 
     def copied(self) -> "Survey":
         """The same findings; what is decided on the copy leaves these as they are."""
@@ -116,8 +129,14 @@ class Survey:
                 units[path] = replace(part, bytes_per_parameter=bytes_of(f"{path}.{behind}"))
 
 
-def _directions(weight: Tensor, statistics: MatrixStatistics) -> SingularDirections:
-    """Loss of each output direction, every output counting as it does in the loss."""
+def _directions(
+    weight: Tensor, statistics: MatrixStatistics, *, by_rule: bool
+) -> SingularDirections:
+    """Loss of each output direction, every output counting as it does in the loss.
+
+    Args:
+        by_rule: energies are wanted, too.
+    """
     weights = statistics.output_weights
     moments = statistics.inputs
     damping = DAMPING + extra_damping(moments)
@@ -125,4 +144,12 @@ def _directions(weight: Tensor, statistics: MatrixStatistics) -> SingularDirecti
     n_out, n_in = weight.shape
     squared = outputs.singular_values.square()[: min(n_out, n_in)]
     losses = 0.5 * float(weights.mean()) * squared  # spectra count outputs relative to their mean
-    return SingularDirections(tuple(losses.tolist()), n_out, n_in, 0.0)
+    found = SingularDirections(tuple(losses.tolist()), n_out, n_in, 0.0)
+    if not by_rule:
+        return found
+    plain = decompose_output(weight, moments.second_moment, damping=damping).singular_values
+    return replace(
+        found,
+        weight_energy=tuple(decompose(weight).singular_values.square().tolist()),
+        output_energy=tuple((moments.tokens * plain.square())[: min(n_out, n_in)].tolist()),
+    )

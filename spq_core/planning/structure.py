@@ -33,6 +33,10 @@ class SingularDirections:
     n_out: int
     n_in: int
     bytes_per_parameter: float
+    weight_energy: tuple[float, ...] = ()
+    """Squared singular values of the weight, for rules that go by them."""
+    output_energy: tuple[float, ...] = ()
+    """Of the outputs of all calibration tokens together, likewise."""
 
     def best_at(self, price: float) -> tuple[int, float]:
         """The rank of the best pair that is smaller than the matrix, and what it costs.

@@ -87,6 +87,10 @@ class Recipe(Document):
             )
         if self.target is not None and not self.by_entropy:
             self._check_structural_target(self.target)
+        elif self.target is not None and self.target.allocation == "theoretical":
+            raise ValueError(
+                "allocation theoretical shares out ranks; with quantization by entropy bits are shared out"
+            )
         return self
 
     def _check_structural_target(self, target: Target) -> None:
@@ -98,6 +102,11 @@ class Recipe(Document):
             )
         if target.max_kl is not None:
             raise ValueError("max_kl needs a quantize stage with method entropy")
+        others = [stage.type for stage in self.stages if stage.is_auto and stage.planned != "ranks"]
+        if target.allocation != "loss" and others:
+            raise ValueError(
+                f"allocation {target.allocation} shares out ranks alone; {others[0]} set to auto needs allocation loss"
+            )
         for stage in self.stages:
             if stage.removes_weights and not stage.is_auto:
                 raise ValueError(

@@ -11,7 +11,7 @@ Hidden states wait on disk between the two passes, so one decoder layer is resid
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -62,8 +62,9 @@ class LayerStatistics:
 
     matrices: dict[str, MatrixStatistics]
     """By name within the layer."""
-    block_influence: float
-    """1 − mean cosine between a token's states before and after the layer."""
+    influence: dict[str, float]
+    """By matrix, 1 − mean cosine between a token's states before and after the attention or MLP that it is in. What comes before
+    the MLP is taken to be the layer's output less the MLP's."""
 
 
 Visit = Callable[[int, nn.Module, LayerStatistics], None]
@@ -86,13 +87,9 @@ def measure_sensitivity(
     progress.begin(phase(PhaseKind.SENSITIVITY), 2 * skeleton.n_layers, "layers")
     stream = begin_stream(skeleton, load_rest(skeleton, checkpoint), windows)
     scratch.mkdir(parents=True, exist_ok=True)
-    block_influence: list[float] = []
     for index in range(skeleton.n_layers):
-        before = torch.cat(stream.hidden)
-        save_file({"hidden": before}, _states_file(scratch, index))
+        save_file({"hidden": torch.cat(stream.hidden)}, _states_file(scratch, index))
         stream.advance(index, load_layer(skeleton, checkpoint, index))
-        cosine = functional.cosine_similarity(before, torch.cat(stream.hidden), dim=-1)
-        block_influence.append(1 - float(cosine.mean()))
         progress.advance(f"forward, layer {index}")
     statistics, gradients = _through_head(skeleton, checkpoint, stream)
     for index in reversed(range(skeleton.n_layers)):
@@ -100,7 +97,7 @@ def measure_sensitivity(
         _states_file(scratch, index).unlink()
         layer = load_layer(skeleton, checkpoint, index)
         found, gradients = _back_through(skeleton, stream, index, layer, states, gradients)
-        visit(index, layer, LayerStatistics(found, block_influence[index]))
+        visit(index, layer, found)
         del found, layer  # before the next ones come
         progress.advance(f"back, layer {index}")
     rows = torch.cat(gradients).flatten(0, -2)
@@ -175,9 +172,10 @@ def _back_through(
     layer: nn.Module,
     states: Tensor,
     gradients: list[Tensor],
-) -> tuple[dict[str, MatrixStatistics], list[Tensor]]:
+) -> tuple[LayerStatistics, list[Tensor]]:
     """Run a layer again, this time with gradients, and pass them on."""
-    groups = skeleton.family.shared_inputs
+    family = skeleton.family
+    groups = family.shared_inputs
     sums: dict[tuple[str, ...], RunningMoments] = {}
     squares: dict[str, Tensor] = {}
     handles = []
@@ -190,10 +188,13 @@ def _back_through(
             for name in group
         ]
     passed: list[Tensor] = []
+    turned = _Turned()
+    handles.append(layer.get_submodule(family.mlp_out).register_forward_hook(turned.keep))
     for batch in stream.batches():
         some = states[batch.start : batch.stop].requires_grad_()
         stream.hidden[batch.start : batch.stop] = torch.split(some, 1)
         output = stream.through_layer(index, layer, batch)
+        turned.add(some.detach(), output.detach())
         gradient = torch.cat(gradients[batch.start : batch.stop])
         passed += torch.split(torch.autograd.grad(output, some, gradient)[0], 1)
     for handle in handles:
@@ -203,7 +204,31 @@ def _back_through(
         moments = sums[group].moments()
         for name in group:
             found[name] = MatrixStatistics(moments, squares[name] / moments.tokens)
-    return found, passed
+    attention, mlp = turned.influence()
+    influence = {name: attention if name in family.attention else mlp for name in found}
+    return LayerStatistics(found, influence), passed
+
+
+@dataclass(slots=True)
+class _Turned:
+    """By how much a layer's two halves turn the states of tokens."""
+
+    by_mlp: Tensor = field(default_factory=lambda: torch.empty(0))
+    cosines: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def keep(self, _module: nn.Module, _arguments: object, output: Tensor) -> None:
+        self.by_mlp = output.detach()
+
+    def add(self, before: Tensor, after: Tensor) -> None:
+        between = after - self.by_mlp.view_as(after)
+        pairs = ((before, between), (between, after))
+        attention, mlp = (functional.cosine_similarity(*pair, dim=-1).flatten() for pair in pairs)
+        self.cosines.append((attention, mlp))
+
+    def influence(self) -> tuple[float, float]:
+        """Of attention and MLP."""
+        attention, mlp = zip(*self.cosines, strict=True)
+        return 1 - float(torch.cat(attention).mean()), 1 - float(torch.cat(mlp).mean())
 
 
 def _collector(

@@ -3,11 +3,11 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int16, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from spq_core.methods.quantization.gptq import Cells, HessianFactor, gptq_round
+from spq_core.methods.quantization.gptq import Cells, CellsOf, HessianFactor, gptq_round
 
 SHRINKS = tuple(1 - step / 40 for step in range(17))
 """Shares of the full range that the scale search tries: 1 down to 0.6."""
@@ -119,13 +119,23 @@ def round_to_grid(
     if feedback is None:
         scale, zero = (per_column(part, grid.group_size, n_in) for part in grid[2:])
         return GridWeight(_codes(weight.float(), scale, zero, grid.bits).to(torch.uint8), grid)
+    codes = gptq_round(weight, feedback, cells_of(grid), sparsity=sparsity)
+    return from_zero(codes, grid)
+
+
+def cells_of(grid: Grid) -> CellsOf:
+    """What a grid allows the weights of some columns to become, with codes counted from zero."""
     scales, zeros = grid.scale.T.contiguous(), grid.zero.T.float().contiguous()
 
-    def cells_of(columns: Tensor) -> Cells:
+    def of_columns(columns: Tensor) -> Cells:
         groups = columns // grid.group_size
         zero = zeros[groups]
         return Cells(scales[groups], -zero, grid.largest_code - zero)
 
-    codes = gptq_round(weight, feedback, cells_of, sparsity=sparsity)
-    zero = per_column(grid.zero, grid.group_size, n_in)
-    return GridWeight(codes.add_(zero).to(torch.uint8), grid)
+    return of_columns
+
+
+def from_zero(codes: Int16[Tensor, "out n_in"], grid: Grid) -> GridWeight:
+    """Codes as they are stored, of codes counted from zero."""
+    zero = per_column(grid.zero, grid.group_size, codes.shape[1])
+    return GridWeight((codes + zero).to(torch.uint8), grid)

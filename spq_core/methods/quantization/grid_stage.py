@@ -12,8 +12,16 @@ from spq_core.formats.packing import pack
 from spq_core.formats.profiles.profile import Profile
 from spq_core.formats.slicing import bias_of, embedding_and_head, output_scale_of
 from spq_core.methods.quantization.gptq import HessianFactor, SharedHessianFactor
-from spq_core.methods.quantization.grid import Grid, GridWeight, choose_grid, round_to_grid
+from spq_core.methods.quantization.grid import (
+    Grid,
+    GridWeight,
+    cells_of,
+    choose_grid,
+    from_zero,
+    round_to_grid,
+)
 from spq_core.methods.quantization.matrices import matrices
+from spq_core.methods.quantization.obc import greedy_round
 from spq_core.methods.quantization.row_blocks import row_blocks, stacks
 from spq_core.methods.quantization.settings import QuantizeSettings
 from spq_core.methods.stage import StageState
@@ -110,14 +118,18 @@ class GridStage:
         """Round matrices that share an input, and measure the relative error of their weights."""
         settings = self.settings
         feedback: HessianFactor | None = None
-        if second_moment is not None and settings.method == "gptq":
+        exact = second_moment is not None and settings.is_exact(second_moment.shape[0])
+        if second_moment is not None and settings.has_feedback and not exact:
             feedback = self.shared.of(second_moment, settings.damping, act_order=settings.act_order)
         parts: list[list[_Packed]] = [[] for _ in weights]
         lost, energy = [0.0] * len(weights), [0.0] * len(weights)
-        for stack in stacks(weights) if feedback is not None else _one_by_one(weights):
+        for stack in _one_by_one(weights) if feedback is None else stacks(weights):
             rows = torch.cat([weights[index][some] for index, some in stack])
             grid = self._grid(rows, second_moment)
-            codes = round_to_grid(rows, grid, feedback, sparsity=settings.sparsity).codes
+            if exact and second_moment is not None:
+                codes = self._exactly(rows, second_moment, grid)
+            else:
+                codes = round_to_grid(rows, grid, feedback, sparsity=settings.sparsity).codes
             start = 0
             for index, some in stack:
                 height = some.stop - some.start
@@ -132,6 +144,18 @@ class GridStage:
                 start += height
         errors = [(a / b) ** 0.5 if b else 0.0 for a, b in zip(lost, energy, strict=True)]
         return list(zip(map(_Packed.joined, parts), errors, strict=True))
+
+    def _exactly(self, rows: Tensor, second_moment: Tensor, grid: Grid) -> Tensor:
+        """Codes of rows, each rounded in its own order."""
+        settings = self.settings
+        codes = greedy_round(
+            rows,
+            second_moment,
+            cells_of(grid),
+            sparsity=settings.sparsity,
+            damping=settings.damping,
+        )
+        return from_zero(codes, grid).codes
 
     def _grid(self, rows: Tensor, second_moment: Tensor | None) -> Grid:
         """Scales and zero points of rows, some at a time."""

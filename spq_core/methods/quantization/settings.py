@@ -16,6 +16,8 @@ CODES_PER_PACK = 8
 FLOAT_BYTES = 4
 ROUNDED_SECONDS = 0.2e-6
 """Per weight, with error feedback."""
+EXACT_SECONDS = 0.35e-9
+"""Per row and cubed number of columns, in the exact order of each row."""
 
 
 class ScaleMode(StrEnum):
@@ -31,8 +33,8 @@ class ScaleMode(StrEnum):
 class QuantizeSettings(StageSettings):
     """Store weights in fewer bits.
 
-    `round`: each weight to the nearest code. `gptq`: with error feedback (arXiv:2210.17323).
-    `entropy`: with error feedback onto a lattice whose codes are stored by entropy; the recipe's
+    `round`: each weight to the nearest code. `gptq`: with error feedback (arXiv:2210.17323). `obc`: the same, each row in its own order
+    (Optimal Brain Compression, arXiv:2208.11580). `entropy`: with error feedback onto a lattice whose codes are stored by entropy; the recipe's
     `target` sets how fine it is.
     """
 
@@ -44,9 +46,9 @@ class QuantizeSettings(StageSettings):
     outcome: ClassVar[str] = "matrices were quantized"
 
     type: Literal["quantize"]
-    method: Literal["round", "gptq", "entropy"] = "round"
-    """`round`: to the nearest code. `gptq`: with error feedback (arXiv:2210.17323). `entropy`: with error feedback onto a
-    lattice whose codes are stored by entropy."""
+    method: Literal["round", "gptq", "obc", "entropy"] = "round"
+    """`round`: to the nearest code. `gptq`: with error feedback (arXiv:2210.17323). `obc`: with error feedback, each row in its own
+    order (arXiv:2208.11580). `entropy`: with error feedback onto a lattice whose codes are stored by entropy."""
     bits: Bits = 8
     """Width of a code; `entropy` has none."""
     mode: ScaleMode = ScaleMode.CHANNEL
@@ -62,6 +64,8 @@ class QuantizeSettings(StageSettings):
     sparsity: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of weights set to zero on the way (SparseGPT, arXiv:2301.00774). Zeros take no fewer
     bytes in packed codes; N:M patterns are not a format of ours, as no runtime here gains by them."""
+    exact_columns: Annotated[int, Field(ge=1, le=4096)] = 1024
+    """With `obc`, matrices with more columns are rounded in one order for all rows, as by `gptq`: time goes with the cube of their number."""
     damping: Annotated[float, Field(gt=0.0, le=1.0)] = 0.01
     """Share of each input's energy added to it before inversion."""
     embedding: bool = True
@@ -79,8 +83,8 @@ class QuantizeSettings(StageSettings):
     def _fits_the_method(self) -> Self:
         if self.mode != ScaleMode.CHANNEL and not self.is_plain:
             raise ValueError(f"mode {self.mode.value} is for plain symmetric 8-bit rounding only")
-        if self.sparsity and self.method != "gptq":
-            raise ValueError("sparsity needs method gptq, which pays for removed weights")
+        if self.sparsity and not self.has_feedback:
+            raise ValueError("sparsity needs method gptq or obc, which pay for removed weights")
         return self
 
     @property
@@ -93,6 +97,15 @@ class QuantizeSettings(StageSettings):
             and self.symmetric
             and not self.scale_search
         )
+
+    @property
+    def has_feedback(self) -> bool:
+        """Whether later weights make up for the rounding of earlier ones, onto a grid."""
+        return self.method in {"gptq", "obc"}
+
+    def is_exact(self, n_in: int) -> bool:
+        """Whether the rows of a matrix are each rounded in their own order."""
+        return self.method == "obc" and n_in <= self.exact_columns
 
     @property
     def by_entropy(self) -> bool:
@@ -150,7 +163,16 @@ class QuantizeSettings(StageSettings):
 
     def seconds(self, shapes: ModelShapes) -> float:
         """Of rounding with error feedback; plain rounding takes as long as copying."""
-        return ROUNDED_SECONDS * shapes.elements if self.needs_calibration else 0.0
+        if not self.needs_calibration:
+            return 0.0
+        exact = sum(
+            matrix.n_out * matrix.n_in**3
+            for layer in shapes.layers
+            for matrix in layer.values()
+            if self.is_exact(matrix.n_in)
+        )
+        passes = 2 if self.sparsity else 1
+        return ROUNDED_SECONDS * shapes.elements + EXACT_SECONDS * passes * exact
 
     def for_preflight(self, toy: Toy, *, fixed: bool) -> Self:
         """With groups that the toy has."""

@@ -1,4 +1,4 @@
-"""What a recipe says about the SVD of attention. Free of torch."""
+"""What a recipe says about the SVD of projections. Free of torch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal, Self
@@ -7,11 +7,12 @@ from pydantic import Field, model_validator
 
 from spq_core.estimated_range import Range, between
 from spq_core.formats.profiles.profile import Profile
-from spq_core.methods.settings import AUTO, Kept, PlannedPart, StageSettings, Toy
+from spq_core.methods.settings import ALL, AUTO, Kept, PlannedPart, StageSettings, Toy
+from spq_core.models.family import Family
 from spq_core.models.shapes import ModelShapes
 
 KEPT_BY_VARIANCE = ((0.0, 0.05), (0.84, 0.608), (0.90, 0.750), (0.96, 0.948), (1.0, 1.0))
-"""Share of attention's weights that stays when matrices become pairs (SmolLM2-135M)."""
+"""Share of attention's weights that stays when matrices become pairs (SmolLM2-135M); those of MLPs fall more slowly, so more may stay."""
 LEAST_KEPT = 0.5
 """Of what stays there, in a model whose spectra fall faster."""
 FACTORIZED_PER_SECOND = 1e9
@@ -20,7 +21,7 @@ TOY_VARIANCE = 0.9
 
 
 class SvdSettings(StageSettings):
-    """Replace attention projections by low-rank pairs.
+    """Replace projections by low-rank pairs, as published those of attention.
 
     With `objective: weight` as published (arXiv:2602.18420, section on SVD); with `output` the
     error of the projection's output is minimised instead of that of its weights
@@ -35,6 +36,8 @@ class SvdSettings(StageSettings):
     type: Literal["svd"]
     objective: Literal["weight", "output", "loss"] = "weight"
     """`loss`: of the output, each row counting by how much the loss depends on it."""
+    modules: Literal["attention", "mlp", "all"] = "attention"
+    """Whose projections may become pairs."""
     variance: Annotated[float, Field(gt=0.0, le=1.0)] | Literal["auto"] = 0.96
     """Share of the squared singular values to keep: of the weight, or of the output. `auto` lets
     the target choose a rank per matrix, by loss per byte."""
@@ -80,10 +83,11 @@ class SvdSettings(StageSettings):
         return "ranks" if self.is_auto else None
 
     def order_error(self, before: Sequence[StageSettings], after: Sequence[StageSettings]) -> str:
-        """Heads are removed from whole matrices."""
+        """Heads and neurons are removed from whole matrices."""
         del before
-        late = any(stage.type == "prune-heads" for stage in after)
-        return "prune-heads must come before svd" if late else ""
+        cut = {"prune-heads": self.modules != "mlp", "prune": self.modules != "attention"}
+        late = [stage.type for stage in after if cut.get(stage.type)]
+        return f"{late[0]} must come before svd" if late else ""
 
     def profile_error(self, profile: Profile) -> str:
         """Pairs are a form of their own."""
@@ -97,7 +101,18 @@ class SvdSettings(StageSettings):
         if isinstance(self.variance, str):
             return Kept()
         expected = between(KEPT_BY_VARIANCE, self.variance)
-        return Kept(attention=Range(LEAST_KEPT * expected, expected, 1.0))
+        range_ = Range(LEAST_KEPT * expected, expected, 1.0)
+        return Kept(
+            attention=ALL if self.modules == "mlp" else range_,
+            mlp=ALL if self.modules == "attention" else range_,
+        )
+
+    def matrices(self, family: Family) -> tuple[str, ...]:
+        """Those of a decoder layer that may become pairs."""
+        return (
+            *(family.attention if self.modules != "mlp" else ()),
+            *((*family.mlp_in, family.mlp_out) if self.modules != "attention" else ()),
+        )
 
     def seconds(self, shapes: ModelShapes) -> float:
         """One eigendecomposition a matrix."""
@@ -105,7 +120,7 @@ class SvdSettings(StageSettings):
             min(matrix.n_out, matrix.n_in) ** 3
             for layer in shapes.layers
             for name, matrix in layer.items()
-            if name in shapes.family.attention
+            if name in self.matrices(shapes.family)
         )
         return sides / FACTORIZED_PER_SECOND
 

@@ -1,4 +1,4 @@
-"""The SVD stage: attention projections become low-rank pairs where that saves elements."""
+"""The SVD stage: projections become low-rank pairs where that saves elements."""
 
 from dataclasses import dataclass, field
 
@@ -43,11 +43,11 @@ class SvdStage:
         return self.settings.needs_calibration
 
     def apply(self, path: str, block: nn.Module, inputs: LayerInputs | None) -> list[ModuleReport]:
-        """Factorise the block's attention projections."""
+        """Factorise the block's projections."""
         present = dict(block.named_modules())
         return [
             self._factorise(path, block, name, inputs if self.needs_inputs else None)
-            for name in self.family.attention
+            for name in self.settings.matrices(self.family)
             if name in present
         ]
 
@@ -137,7 +137,7 @@ def _factors(
 def make_stage(settings: SvdSettings, context: StageContext) -> SvdStage:
     """With the ranks and the output weights that were planned."""
     family, plan = context.skeleton.family, context.plan
-    weights = plan.weights_of(family.attention) if settings.needs_sensitivity else {}
+    weights = plan.weights_of(settings.matrices(family)) if settings.needs_sensitivity else {}
     stage = SvdStage(settings, family, dict(plan.structure.ranks), weights)
     context.cuts.tell(stage.keep_rows)
     return stage

@@ -83,6 +83,34 @@ def test_a_byte_target_is_hit_whatever_the_rule(tmp_path, ratio, allocation):
     assert report.ratio_to_source == pytest.approx(ratio, rel=0.02)
 
 
+@pytest.mark.parametrize("allocation", ["loss", "uniform", "pgsvd", "mgaa", "theoretical"])
+def test_ranks_of_all_matrices_hit_their_target_whatever_the_rule(tmp_path, allocation):
+    folder = save_tiny(tmp_path / "source", "llama", torch.bfloat16, hidden=192)
+    stage = {"type": "svd", "objective": "output", "variance": "auto", "modules": "all"}
+    target = {"bytes_ratio": 0.8, "allocation": allocation}
+    report = run(folder, tmp_path / "out", recipe(stage, target=target))
+    assert report.ratio_to_source == pytest.approx(0.8, rel=0.03)
+    kinds = {type(module) for module in load_artifact(tmp_path / "out").modules()}
+    assert LowRankLinear in kinds
+    compressed, twin = dense_twin(tmp_path / "out", folder)
+    with torch.no_grad():
+        ours, dense = compressed(some_ids()).logits, twin(some_ids()).logits
+    assert relative_difference(ours, dense) < 0.01
+
+
+def test_modules_says_whose_matrices_become_pairs(tmp_path):
+    folder = save_tiny(tmp_path / "source", "llama", torch.bfloat16, hidden=192)
+    stage = {"type": "svd", "variance": 0.5, "modules": "mlp"}
+    run(folder, tmp_path / "out", recipe(stage))
+    pairs = [
+        name
+        for name, one in load_artifact(tmp_path / "out").named_modules()
+        if isinstance(one, LowRankLinear)
+    ]
+    assert pairs
+    assert all(".mlp." in name for name in pairs)
+
+
 @pytest.mark.parametrize("name", ["svd-only", "prune-only", "quant-only"])
 def test_one_method_alone_hits_its_target_too(tmp_path, name):
     folder = save_tiny(tmp_path / "source", "llama", torch.bfloat16, hidden=192)

@@ -78,7 +78,9 @@ def test_what_is_wrong_is_said_with_its_place(document, words):
         expanded(document)
 
 
-@pytest.mark.parametrize("name", ["single-methods", "baselines", "frontier", "joint", "orders"])
+@pytest.mark.parametrize(
+    "name", ["single-methods", "baselines", "frontier", "joint", "orders", "ranks"]
+)
 def test_shipped_sweeps_have_members(name):
     sweep = named_sweep(name)
     assert sweep.name == name
