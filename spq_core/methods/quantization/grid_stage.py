@@ -149,12 +149,9 @@ class GridStage:
         """Codes of rows, each rounded in its own order."""
         settings = self.settings
         codes = greedy_round(
-            rows,
-            second_moment,
-            cells_of(grid),
-            sparsity=settings.sparsity,
-            damping=settings.damping,
-        )
+            rows, second_moment, cells_of(grid), sparsity=settings.sparsity,
+            cheapest_first=not settings.act_order, damping=settings.damping,
+        )  # fmt: skip
         return from_zero(codes, grid).codes
 
     def _grid(self, rows: Tensor, second_moment: Tensor | None) -> Grid:

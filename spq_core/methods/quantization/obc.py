@@ -1,8 +1,13 @@
-"""Round and prune each row in its own best order: the exact greedy solver of Optimal Brain Compression (arXiv:2208.11580).
+"""Prune and round each row by itself: the exact solver of Optimal Brain Compression (arXiv:2208.11580).
 
 With the inverse of H = E[x xᵀ] over the weights of a row that are still free, fixing weight j at q costs (w_j − q)² / [H⁻¹]_jj, and the other
-free weights make up for it as well as they can. The solver fixes what costs least, one weight at a time, and takes it out of H⁻¹. GPTQ
-and SparseGPT (`gptq`) fix the columns of all rows in one order instead, with one factorisation for all.
+free weights make up for it as well as they can. The solver fixes one weight at a time, and takes it out of H⁻¹. GPTQ and SparseGPT
+(`gptq`) fix the columns of all rows in one order instead, with one factorisation for all.
+
+The paper always fixes what costs least. For pruning that is right: what is not chosen stays. But in rounding all are fixed in the end,
+those that cost most with nothing left to make up for them; where few inputs are strong, as in language models, that comes to more
+error than one order for all rows. So here the weight that the others leave least freedom is rounded first (the least [H⁻¹]_jj), unless the
+paper's order is asked for.
 
 An inverse per row: n² · 8 bytes each, and n³ operations. So rows are taken some at a time, and wide matrices are left to `gptq`.
 """
@@ -28,6 +33,7 @@ def greedy_round(
     cells_of: CellsOf,
     *,
     sparsity: float = 0.0,
+    cheapest_first: bool = False,
     damping: float = DAMPING,
 ) -> Int16[Tensor, "out n_in"]:
     """Codes of a matrix.
@@ -35,6 +41,7 @@ def greedy_round(
     Args:
         cells_of: as for `gptq_round`; is asked for all columns at once.
         sparsity: share of the matrix's weights that is set to zero first, those of any row that cost least.
+        cheapest_first: the paper's order of rounding.
         damping: share of each input's energy that is added to it.
 
     Raises:
@@ -51,7 +58,7 @@ def greedy_round(
         rows = _Rows.begin(exact[some], inverse)
         rows.prune(pruned[some])
         steps, low, high = _of_rows(cells, some, n_out)
-        rows.round(steps, low, high)
+        rows.round(steps, low, high, cheapest_first=cheapest_first)
         codes[some] = (rows.settled / steps).round().to(torch.int16)
     return codes
 
@@ -128,24 +135,30 @@ class _Rows:
             losses.append(self._fix(chosen, torch.zeros_like(self.free[:, 0]), going))
         return torch.stack(losses, dim=1) if losses else self.free[:, :0]
 
-    def round(self, steps: Tensor, low: Tensor, high: Tensor) -> None:
+    def round(self, steps: Tensor, low: Tensor, high: Tensor, *, cheapest_first: bool) -> None:
         """Round all that is free, each row in its own order.
 
-        A weight that is further from every code than rounding takes it (beyond the last code, or moved there by others) is fixed
-        first: what it costs only grows.
+        With `cheapest_first` a weight that is further from every code than rounding takes it (beyond the last code, or moved there by
+        others) comes first all the same: what it costs only grows.
         """
         left = int((~self.fixed).sum(dim=1).max())
         for _ in range(left):
             step, least, most = (part.gather(1, self.columns) for part in (steps, low, high))
             nearest = torch.clamp((self.free / step).round(), least, most) * step
-            errors = (self.free - nearest).square()
-            costs = (errors / self._diagonal()).masked_fill_(self.fixed, torch.inf)
-            outside = (errors > step.square() / 4 * (1 + 1e-9)) & ~self.fixed
-            worst = errors.masked_fill(~outside, -1.0).argmax(dim=1)
-            chosen = torch.where(outside.any(dim=1), worst, costs.argmin(dim=1))
+            chosen = self._cheapest(nearest, step) if cheapest_first else self._least_free()
             value = nearest.gather(1, chosen[:, None])[:, 0]
             self._fix(chosen, value, ~self.fixed.all(dim=1))
             self._shrink()
+
+    def _least_free(self) -> Int64[Tensor, " rows"]:
+        return self._diagonal().masked_fill(self.fixed, torch.inf).argmin(dim=1)
+
+    def _cheapest(self, nearest: Tensor, step: Tensor) -> Int64[Tensor, " rows"]:
+        errors = (self.free - nearest).square()
+        costs = (errors / self._diagonal()).masked_fill_(self.fixed, torch.inf)
+        outside = (errors > step.square() / 4 * (1 + 1e-9)) & ~self.fixed
+        worst = errors.masked_fill(~outside, -1.0).argmax(dim=1)
+        return torch.where(outside.any(dim=1), worst, costs.argmin(dim=1))
 
     def _diagonal(self) -> Tensor:
         return self.inverse.diagonal(dim1=1, dim2=2)

@@ -33,8 +33,8 @@ class ScaleMode(StrEnum):
 class QuantizeSettings(StageSettings):
     """Store weights in fewer bits.
 
-    `round`: each weight to the nearest code. `gptq`: with error feedback (arXiv:2210.17323). `obc`: the same, each row in its own order
-    (Optimal Brain Compression, arXiv:2208.11580). `entropy`: with error feedback onto a lattice whose codes are stored by entropy; the recipe's
+    `round`: each weight to the nearest code. `gptq`: with error feedback (arXiv:2210.17323). `obc`: the same, each row by itself (Optimal Brain
+    Compression, arXiv:2208.11580). `entropy`: with error feedback onto a lattice whose codes are stored by entropy; the recipe's
     `target` sets how fine it is.
     """
 
@@ -47,8 +47,8 @@ class QuantizeSettings(StageSettings):
 
     type: Literal["quantize"]
     method: Literal["round", "gptq", "obc", "entropy"] = "round"
-    """`round`: to the nearest code. `gptq`: with error feedback (arXiv:2210.17323). `obc`: with error feedback, each row in its own
-    order (arXiv:2208.11580). `entropy`: with error feedback onto a lattice whose codes are stored by entropy."""
+    """`round`: to the nearest code. `gptq`: with error feedback (arXiv:2210.17323). `obc`: with error feedback, each row by
+    itself (arXiv:2208.11580). `entropy`: with error feedback onto a lattice whose codes are stored by entropy."""
     bits: Bits = 8
     """Width of a code; `entropy` has none."""
     mode: ScaleMode = ScaleMode.CHANNEL
@@ -58,7 +58,8 @@ class QuantizeSettings(StageSettings):
     symmetric: bool = True
     """Codes around zero; with `false` a group has a zero point, too."""
     act_order: bool = True
-    """Round the columns with the strongest inputs first (GPTQ)."""
+    """Round the columns with the strongest inputs first (GPTQ). With `obc`: what the other weights of its row leave least freedom;
+    without it what costs least, as published."""
     scale_search: bool = False
     """Choose scales by the output error they leave, not by the largest weight."""
     sparsity: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0

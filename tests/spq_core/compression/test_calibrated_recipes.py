@@ -83,6 +83,32 @@ def test_a_byte_target_is_hit_whatever_the_rule(tmp_path, ratio, allocation):
     assert report.ratio_to_source == pytest.approx(ratio, rel=0.02)
 
 
+def test_rows_are_rounded_by_themselves_up_to_a_width(tmp_path):
+    folder = save_tiny(tmp_path / "source", "llama", torch.bfloat16, hidden=64)
+    obc = GPTQ4 | {"method": "obc", "sparsity": 0.5}
+    run(folder, tmp_path / "exact", recipe(obc))
+    run(folder, tmp_path / "wide", recipe(obc | {"exact_columns": 8}))
+    run(folder, tmp_path / "gptq", recipe(obc | {"method": "gptq"}))
+    exact, wide, gptq = (
+        dense_twin(tmp_path / name, folder)[1] for name in ("exact", "wide", "gptq")
+    )
+
+    def weight(model):
+        return model.model.layers[0].mlp.up_proj.weight
+
+    assert torch.equal(weight(wide), weight(gptq))
+    assert not torch.equal(weight(exact), weight(gptq))
+    assert float((weight(exact) == 0).float().mean()) >= 0.5
+    source = load_model(folder, torch.float32)
+
+    def divergence(model):
+        with torch.no_grad():
+            ours, theirs = (one(some_ids()).logits.log_softmax(-1) for one in (model, source))
+        return float((theirs.exp() * (theirs - ours)).sum(-1).mean())
+
+    assert divergence(exact) < divergence(gptq)
+
+
 @pytest.mark.parametrize("allocation", ["loss", "uniform", "pgsvd", "mgaa", "theoretical"])
 def test_ranks_of_all_matrices_hit_their_target_whatever_the_rule(tmp_path, allocation):
     folder = save_tiny(tmp_path / "source", "llama", torch.bfloat16, hidden=192)
