@@ -78,7 +78,8 @@ def one_after_the_other(weight: Tensor, moment: Tensor, grid: Grid, sparsity: fl
 
     def fine(columns: Tensor) -> Cells:
         steps = torch.full((len(columns), width), FINE)
-        return Cells(steps, -steps.new_full((1, 1), 2e9), steps.new_full((1, 1), 2e9))
+        highest = torch.full((len(columns), 1), 2e9)
+        return Cells(steps, -highest, highest)
 
     pruned = gptq_round(weight, factor, fine, sparsity=sparsity, dtype=torch.int32).float() * FINE
     codes = gptq_round(pruned, factor, cells_of(grid))

@@ -41,6 +41,7 @@ from spq_core.planning.structure import (
     structure_bytes,
 )
 from spq_core.planning.target import Target
+from spq_core.planning.widths import choose_widths
 from spq_core.progress import Progress
 from spq_core.recipe.document import Recipe
 from spq_core.streaming.sensitivity import EmbeddingStatistics, measure_sensitivity
@@ -72,7 +73,7 @@ def look(
         _evenly(len(windows), max(1, sensitivity_tokens(windows.numel()) // windows.shape[1]))
     ]
     statistics = measure_sensitivity(skeleton, checkpoint, picked, scratch, progress, survey.visit)
-    if recipe.by_entropy:
+    if recipe.by_entropy or survey.wants_tables:
         if statistics.gradients.shape != statistics.head_inputs.shape:
             raise UnsupportedModelError(
                 "the embedding is narrower than the layers; recipes with a target do not support that"
@@ -108,7 +109,9 @@ def make_plan(
         return _by_entropy(
             survey, checkpoint, dtype, findings.statistics, source_bytes, kl_inflation, structure
         )
-    if recipe.target is not None:
+    if recipe.target is not None and recipe.quantize is not None:
+        structure = _by_widths(survey, recipe.target, checkpoint, dtype, source_bytes)
+    elif recipe.target is not None:
         structure = _by_structure_alone(
             survey, recipe.target, checkpoint, dtype, source_bytes, structure
         )
@@ -195,6 +198,19 @@ def _by_entropy(
             keeps_dense=settings.keep_dense_with_spare_bytes,
         ),
     )  # fmt: skip
+
+
+def _by_widths(
+    survey: Survey, target: Target, checkpoint: Checkpoint, dtype: torch.dtype, source_bytes: float
+) -> Structure:
+    """A width for each matrix."""
+    stored = _stored_bytes(survey.skeleton, checkpoint, dtype)
+    kept = sum(
+        size for name, size in stored.items() if name.removesuffix(".weight") not in survey.widths
+    )
+    fixed = kept + FIXED_BYTES + BYTES_PER_MATRIX * len(survey.widths)
+    wanted = (target.bytes_ratio or 0.0) * source_bytes - fixed
+    return Structure(widths=choose_widths(survey.widths, wanted, fixed))
 
 
 def _by_structure_alone(

@@ -23,13 +23,14 @@ from spq_core.evaluation.known import Shelf, digest, versions
 from spq_core.models.skeleton import Skeleton
 from spq_core.planning.curve import Curve
 from spq_core.planning.structure import PrunableUnits, SingularDirections
+from spq_core.planning.widths import WidthOptions
 from spq_core.recipe.document import Recipe
 from spq_core.streaming.sensitivity import EmbeddingStatistics
 
 SUFFIX = ".findings"
 TENSORS = ("row_weights", "output_weights")
 PARTS: Mapping[str, Any] = {
-    "curves": Curve, "directions": SingularDirections, "neurons": PrunableUnits, "heads": PrunableUnits,
+    "curves": Curve, "directions": SingularDirections, "neurons": PrunableUnits, "heads": PrunableUnits, "widths": WidthOptions,
 }  # fmt: skip
 STATISTICS = ("head_inputs", "probabilities", "gradients")
 

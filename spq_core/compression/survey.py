@@ -5,16 +5,19 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from spq_core.formats.profiles.registry import profile_named
 from spq_core.formats.slicing import float_weight, linear_at
 from spq_core.methods.head_pruning.heads import groups_of, score_groups
 from spq_core.methods.pruning.compensation import score_neurons
 from spq_core.methods.quantization.gptq import hessian_factor
+from spq_core.methods.quantization.levels import width_options
 from spq_core.methods.svd.factorize import decompose, decompose_output
 from spq_core.methods.svd.settings import SvdSettings
 from spq_core.models.skeleton import Skeleton
 from spq_core.planning.budget import tempered
 from spq_core.planning.curve import Curve, curve_of
 from spq_core.planning.structure import PrunableUnits, SingularDirections
+from spq_core.planning.widths import WidthOptions
 from spq_core.recipe.document import Recipe
 from spq_core.streaming.inverse import DAMPING
 from spq_core.streaming.sensitivity import LayerStatistics, MatrixStatistics
@@ -36,6 +39,7 @@ class Survey:
     directions: dict[str, SingularDirections] = field(default_factory=dict)
     neurons: dict[str, PrunableUnits] = field(default_factory=dict)
     heads: dict[str, PrunableUnits] = field(default_factory=dict)
+    widths: dict[str, WidthOptions] = field(default_factory=dict)
     last_steps: tuple[Tensor, Tensor] | None = None
     """Of the layer being entered: the last second moment and its column steps."""
 
@@ -71,17 +75,31 @@ class Survey:
         target = self.recipe.target
         return target is not None and target.allocation != "loss" and not self.recipe.by_entropy
 
+    @property
+    def wants_tables(self) -> bool:
+        """Whether embedding and head get widths of their own."""
+        settings = self.recipe.quantize
+        return (
+            settings is not None
+            and bool(settings.levels)
+            and profile_named(self.recipe.profile).tables
+        )
+
     def copied(self) -> "Survey":
         """The same findings; what is decided on the copy leaves these as they are."""
         return replace(
             self, curves=dict(self.curves), row_weights=dict(self.row_weights),
             output_weights=dict(self.output_weights), directions=dict(self.directions),
-            neurons=dict(self.neurons), heads=dict(self.heads),
+            neurons=dict(self.neurons), heads=dict(self.heads), widths=dict(self.widths),
         )  # fmt: skip
 
     def enter(self, name: str, weight: Tensor, weights: Tensor, second_moment: Tensor) -> None:
-        """Measure a matrix's curve, if it will be quantized by entropy."""
+        """Measure a matrix's curve, if it will be quantized by entropy, or what each width costs it."""
         settings, target = self.recipe.quantize, self.recipe.target
+        if settings is not None and settings.levels:
+            profile = profile_named(self.recipe.profile)
+            self.widths[name] = width_options(weight, weights, second_moment, settings, profile)
+            return
         if settings is None or target is None or not settings.by_entropy:
             return
         if self.last_steps is None or self.last_steps[0] is not second_moment:

@@ -16,7 +16,7 @@ from spq_core.models.shapes import Matrix, ModelShapes
 
 AUTO = "auto"
 """Leaves a number to the recipe's target: what is worth its bytes stays."""
-PlannedPart = Literal["ranks", "neurons", "heads"]
+PlannedPart = Literal["ranks", "neurons", "heads", "widths"]
 ALL = Range(1.0, 1.0, 1.0)
 
 

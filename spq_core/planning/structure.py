@@ -92,6 +92,8 @@ class Structure:
     """Per decoder layer, how many neurons stay."""
     heads: dict[str, int] = field(default_factory=dict)
     """Per decoder layer, how many groups of heads stay."""
+    widths: dict[str, int] = field(default_factory=dict)
+    """Matrices whose codes have a width of their own."""
 
 
 def ranks_at(

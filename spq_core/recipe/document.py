@@ -81,7 +81,8 @@ class Recipe(Document):
             raise ValueError(
                 f"{auto[0]} is set to auto, which needs target.bytes_ratio or target.max_kl"
             )
-        if auto and self.quantize is not None and not self.by_entropy:
+        fixed = self.quantize is not None and not (self.by_entropy or self.quantize.is_auto)
+        if auto and fixed:
             raise ValueError(
                 "auto together with quantization needs method entropy, which shares its target"
             )
@@ -97,9 +98,11 @@ class Recipe(Document):
         """Without quantization by entropy a target decides what stages remove, and nothing else may."""
         if not any(stage.is_auto for stage in self.stages):
             raise ValueError(
-                "a target needs a quantize stage with method entropy, or a stage whose amount is auto (svd.variance, "
-                "prune.max_ratio, prune-heads.ratio)"
+                "a target needs a quantize stage with method entropy or with levels, or a stage whose amount is auto "
+                "(svd.variance, prune.max_ratio, prune-heads.ratio)"
             )
+        if self.quantize is not None:
+            self._check_levels(target)
         if target.max_kl is not None:
             raise ValueError("max_kl needs a quantize stage with method entropy")
         others = [stage.type for stage in self.stages if stage.is_auto and stage.planned != "ranks"]
@@ -114,6 +117,18 @@ class Recipe(Document):
                 )
             if stage.added_bytes_error:
                 raise ValueError(stage.added_bytes_error)
+
+    def _check_levels(self, target: Target) -> None:
+        """A width for each matrix of the source, and nothing else."""
+        if target.allocation != "loss":
+            raise ValueError(
+                f"allocation {target.allocation} does not share out levels; leave it out"
+            )
+        others = [stage.type for stage in self.stages if stage.removes_weights]
+        if others:
+            raise ValueError(
+                f"levels are chosen for the matrices of the source; leave out {others[0]}"
+            )
 
     @model_validator(mode="after")
     def _in_a_possible_order(self) -> Self:

@@ -41,6 +41,8 @@ class GridStage:
     dtype: torch.dtype
     """The source's dtype: what a quantized embedding returns."""
     profile: Profile
+    widths: dict[str, int] = field(default_factory=dict)
+    """Of matrices whose codes have a width of their own."""
     name: str = "quantize"
     shared: SharedHessianFactor = field(default_factory=SharedHessianFactor)
 
@@ -59,7 +61,7 @@ class GridStage:
             names = [f"{path}.{one.name}" for one in together]
             weights = [one.linear.weight.data for one in together]
             self._require_whole_groups(names, weights)
-            found = self._quantize(weights, together[0].second_moment)
+            found = self._quantize(names, weights, together[0].second_moment)
             for matrix, name, (packed, error) in zip(together, names, found, strict=True):
                 block.set_submodule(matrix.name, packed.linear(bias_of(matrix.linear)))
                 reports.append(self._report(name, packed, error))
@@ -67,11 +69,12 @@ class GridStage:
         return reports
 
     def state(self) -> StageState:
-        """Nothing: each matrix is treated by itself."""
-        return StageState({}, {})
+        """The widths a target chose."""
+        return StageState(self.widths, {})
 
     def restore(self, state: StageState) -> None:
-        """Nothing to take up."""
+        """Take them up."""
+        self.widths.update(state.values)
 
     def _embedding_and_head(
         self, block: nn.Module, inputs: LayerInputs | None
@@ -84,7 +87,8 @@ class GridStage:
             second_moment = (
                 inputs.moments(self.head_path).second_moment if inputs and calibrated else None
             )
-            ((packed, error),) = self._quantize([head.weight.data], second_moment)
+            name = self.embedding_path if tied else self.head_path
+            ((packed, error),) = self._quantize([name], [head.weight.data], second_moment)
             block.set_submodule(self.head_path, packed.linear(bias_of(head)))
             reports.append(self._report(self.head_path, packed, error))
             if tied:
@@ -94,7 +98,9 @@ class GridStage:
                     setattr(table, part, getattr(linear, part))
                 block.set_submodule(self.embedding_path, table)
         if self.settings.embedding and not tied:
-            ((packed, error),) = self._quantize([embedding.weight.data], None)
+            ((packed, error),) = self._quantize(
+                [self.embedding_path], [embedding.weight.data], None
+            )
             block.set_submodule(
                 self.embedding_path, packed.embedding(self.dtype, output_scale_of(embedding))
             )
@@ -113,7 +119,22 @@ class GridStage:
                 )
 
     def _quantize(
-        self, weights: Sequence[Tensor], second_moment: Tensor | None
+        self, names: Sequence[str], weights: Sequence[Tensor], second_moment: Tensor | None
+    ) -> list[tuple["_Packed", float]]:
+        """Round matrices that share an input, those of one width together."""
+        widths = [self.widths.get(name, self.settings.bits) for name in names]
+        found: dict[int, tuple[_Packed, float]] = {}
+        for bits in sorted(set(widths)):
+            places = [at for at, width in enumerate(widths) if width == bits]
+            found |= zip(
+                places,
+                self._quantize_at(bits, [weights[at] for at in places], second_moment),
+                strict=True,
+            )
+        return [found[at] for at in range(len(weights))]
+
+    def _quantize_at(
+        self, bits: int, weights: Sequence[Tensor], second_moment: Tensor | None
     ) -> list[tuple["_Packed", float]]:
         """Round matrices that share an input, and measure the relative error of their weights."""
         settings = self.settings
@@ -125,7 +146,7 @@ class GridStage:
         lost, energy = [0.0] * len(weights), [0.0] * len(weights)
         for stack in _one_by_one(weights) if feedback is None else stacks(weights):
             rows = torch.cat([weights[index][some] for index, some in stack])
-            grid = self._grid(rows, second_moment)
+            grid = self._grid(bits, rows, second_moment)
             if exact and second_moment is not None:
                 codes = self._exactly(rows, second_moment, grid)
             else:
@@ -154,7 +175,7 @@ class GridStage:
         )  # fmt: skip
         return from_zero(codes, grid).codes
 
-    def _grid(self, rows: Tensor, second_moment: Tensor | None) -> Grid:
+    def _grid(self, bits: int, rows: Tensor, second_moment: Tensor | None) -> Grid:
         """Scales and zero points of rows, some at a time."""
         settings = self.settings
         energy = (
@@ -164,7 +185,7 @@ class GridStage:
         )
         grids = [
             choose_grid(
-                rows[at], settings.bits, settings.group_size,
+                rows[at], bits, settings.group_size,
                 symmetric=settings.symmetric, column_weights=energy,
             )
             for at in row_blocks(rows)

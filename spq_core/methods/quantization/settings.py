@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from spq_core.formats.packed.bits import Bits
 from spq_core.formats.profiles.profile import Profile
-from spq_core.methods.settings import StageSettings, Toy
+from spq_core.methods.settings import PlannedPart, StageSettings, Toy
 from spq_core.models.shapes import Matrix, ModelShapes
 
 PADDED_COLUMNS = 16
@@ -51,6 +51,9 @@ class QuantizeSettings(StageSettings):
     itself (arXiv:2208.11580). `entropy`: with error feedback onto a lattice whose codes are stored by entropy."""
     bits: Bits = 8
     """Width of a code; `entropy` has none."""
+    levels: tuple[Bits, ...] = ()
+    """Widths of which each matrix gets one, in place of `bits`: those that lose least together at the target's bytes, by expected loss
+    (a database of matrices and widths and dynamic programming over it, arXiv:2208.11580, section 5)."""
     mode: ScaleMode = ScaleMode.CHANNEL
     """How many scales a matrix gets; the modes by name are those of the paper."""
     group_size: Annotated[int, Field(ge=8, le=1 << 16, multiple_of=8)] | None = None
@@ -84,6 +87,12 @@ class QuantizeSettings(StageSettings):
     def _fits_the_method(self) -> Self:
         if self.mode != ScaleMode.CHANNEL and not self.is_plain:
             raise ValueError(f"mode {self.mode.value} is for plain symmetric 8-bit rounding only")
+        if self.levels and (
+            self.by_entropy or len(set(self.levels)) < len(self.levels) or len(self.levels) == 1
+        ):
+            raise ValueError(
+                "levels are two or more different widths, for method round, gptq or obc"
+            )
         if self.sparsity and not self.has_feedback:
             raise ValueError("sparsity needs method gptq or obc, which pay for removed weights")
         return self
@@ -94,10 +103,21 @@ class QuantizeSettings(StageSettings):
         return (
             self.method == "round"
             and self.bits == 8  # noqa: PLR2004
+            and not self.levels
             and self.group_size is None
             and self.symmetric
             and not self.scale_search
         )
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether widths follow from the target."""
+        return bool(self.levels)
+
+    @property
+    def planned(self) -> PlannedPart | None:
+        """Widths, if they are open."""
+        return "widths" if self.levels else None
 
     @property
     def has_feedback(self) -> bool:
@@ -121,7 +141,7 @@ class QuantizeSettings(StageSettings):
     @property
     def needs_calibration(self) -> bool:
         """Whether rounding looks at inputs."""
-        return self.method != "round" or self.scale_search
+        return self.method != "round" or self.scale_search or self.is_auto
 
     def order_error(self, before: Sequence[StageSettings], after: Sequence[StageSettings]) -> str:
         """Only plain codes can be cut afterwards; adapters may stand beside any."""
@@ -141,7 +161,10 @@ class QuantizeSettings(StageSettings):
         tables = self.embedding and not profile.tables
         reasons = {
             f"codes stored by entropy have no form in {profile.format_name}": by_entropy,
-            f"{self.bits} bits have no kernels in its readers": self.bits not in profile.bits,
+            f"{self.bits} bits have no kernels in its readers": self.bits not in profile.bits
+            and not self.levels,
+            "all matrices have one width there; leave out levels": bool(self.levels)
+            and not profile.tables,
             "its readers load no zero points; set symmetric: true": zero_points,
             "scales are per row or group there": by_matrix,
             "embedding and head stay as they are there; set embedding: false": tables,
@@ -177,20 +200,26 @@ class QuantizeSettings(StageSettings):
 
     def for_preflight(self, toy: Toy, *, fixed: bool) -> Self:
         """With groups that the toy has."""
-        del fixed
-        if self.group_size is None:
-            return self
-        return self.model_copy(update={"group_size": min(self.group_size, toy.group)})
+        changes: dict[str, Any] = {}
+        if self.group_size is not None:
+            changes["group_size"] = min(self.group_size, toy.group)
+        if fixed and self.levels:
+            changes |= {"levels": (), "bits": min(self.levels)}
+        return self.model_copy(update=changes)
 
     def matrix_bytes(self, matrix: Matrix, shapes: ModelShapes, profile: Profile) -> float:
         """Stored bytes of a decoder layer's matrix, where bits are given."""
+        return self.bytes_of(matrix, self.bits, shapes.item_bytes, profile)
+
+    def bytes_of(self, matrix: Matrix, bits: int, item_bytes: float, profile: Profile) -> float:
+        """Stored bytes of a matrix at a width."""
         if self.is_plain and "int8" in profile.forms:
             scales = 1 if self.mode == ScaleMode.TENSOR else matrix.n_out
             return _padded(matrix.n_in, PADDED_COLUMNS) * matrix.n_out + FLOAT_BYTES * scales
         size = min(self.group_size or matrix.n_in, matrix.n_in)
         scales = matrix.n_out * -(-matrix.n_in // size)
-        codes = matrix.n_out * _padded(matrix.n_in, CODES_PER_PACK) * self.bits / 8
-        return codes + (profile.scale_bytes or shapes.item_bytes) * scales
+        codes = matrix.n_out * _padded(matrix.n_in, CODES_PER_PACK) * bits / 8
+        return codes + (profile.scale_bytes or item_bytes) * scales
 
     def tables_bytes(self, shapes: ModelShapes, profile: Profile) -> float:
         """Stored bytes of embedding and head."""

@@ -18,4 +18,4 @@ def make_stage(settings: QuantizeSettings, context: StageContext) -> Stage:
         return EntropyStage(*parts, budget)
     if settings.is_plain and "int8" in context.profile.forms:
         return Int8Stage(*parts)
-    return GridStage(*parts, context.profile)
+    return GridStage(*parts, context.profile, dict(context.plan.structure.widths))

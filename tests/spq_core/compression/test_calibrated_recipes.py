@@ -83,6 +83,41 @@ def test_a_byte_target_is_hit_whatever_the_rule(tmp_path, ratio, allocation):
     assert report.ratio_to_source == pytest.approx(ratio, rel=0.02)
 
 
+MIXED_WIDTHS = {"type": "quantize", "method": "gptq", "group_size": 32, "levels": [3, 4, 8]}
+
+
+@pytest.mark.parametrize("family", ["llama", "llama-untied", "gpt2"])
+@pytest.mark.parametrize("ratio", [0.3, 0.36])
+def test_widths_of_their_own_hit_a_target(tmp_path, family, ratio):
+    folder = save_tiny(tmp_path / "source", family, torch.bfloat16, hidden=192, vocabulary=1024)
+    report = run(folder, tmp_path / "out", recipe(MIXED_WIDTHS, target={"bytes_ratio": ratio}))
+    assert report.ratio_to_source == pytest.approx(ratio, rel=0.02)
+    assert report.ratio_to_source <= ratio * 1.01
+    widths = {round(one.figures["bits"]) for one in report.modules}
+    assert len(widths) > 1
+    compressed, twin = dense_twin(tmp_path / "out", folder)
+    with torch.no_grad():
+        ours, dense = compressed(some_ids()).logits, twin(some_ids()).logits
+    assert relative_difference(ours, dense) < 0.01
+
+
+def test_a_run_with_widths_that_was_killed_goes_on_to_the_same_bytes(tmp_path):
+    folder = save_tiny(tmp_path / "source", "llama", torch.bfloat16, hidden=64)
+    what = recipe(MIXED_WIDTHS, target={"bytes_ratio": 0.36})
+    whole = run(folder, tmp_path / "whole", what)
+
+    class Killed(Silent):
+        def advance(self, note=""):
+            if note.startswith("model.layers.1"):
+                raise KeyboardInterrupt
+            return super().advance(note)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, tmp_path / "out", what, progress=Killed())
+    resumed = run(folder, tmp_path / "out", what, resume=True)
+    assert [one.figures for one in resumed.modules] == [one.figures for one in whole.modules]
+
+
 def test_rows_are_rounded_by_themselves_up_to_a_width(tmp_path):
     folder = save_tiny(tmp_path / "source", "llama", torch.bfloat16, hidden=64)
     obc = GPTQ4 | {"method": "obc", "sparsity": 0.5}
