@@ -116,7 +116,7 @@ class _Rows:
         """With everything free."""
         rows, n_in = weight.shape
         columns = torch.arange(n_in, device=weight.device).expand(rows, -1).contiguous()
-        copies = inverse.expand(rows, -1, -1).contiguous()
+        copies = inverse.repeat(rows, 1, 1)  # a copy also of one
         return cls(
             weight.clone(),
             weight.clone(),

@@ -99,6 +99,14 @@ def test_each_weight_is_fixed_that_costs_least_and_the_others_make_up_for_it(bit
         assert codes[at].tolist() == oracle.tolist()
 
 
+def test_rows_taken_one_by_one_come_to_the_same(monkeypatch):
+    weight, second_moment = random_weight(6, 24), correlated_inputs()
+    together = greedy_round(weight, second_moment, cells(weight, 4), sparsity=0.25)
+    monkeypatch.setattr(obc, "BYTES_AT_ONCE", 1)
+    apart = greedy_round(weight, second_moment, cells(weight, 4), sparsity=0.25)
+    assert torch.equal(together, apart)
+
+
 def test_pruning_costs_what_the_best_update_leaves():
     weight, second_moment = random_weight(5, 8).double(), correlated_inputs(8)
     exact = damped(second_moment)
