@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
+from spq_core.planning.bisection import largest
 from spq_core.planning.structure import SingularDirections
 
 Matrices = Mapping[str, SingularDirections]
@@ -17,7 +18,6 @@ Ranks = dict[str, int]
 """Of the matrices that become pairs."""
 RankRule = Callable[[float, Matrices], Ranks]
 """More parameters for a larger number, which is between 0 and 1."""
-STEPS_OF_SEARCH = 60
 SPREAD = 0.2
 """Between what blocks of most and of least importance keep of their parameters, by `mgaa`; the paper's own mapping is not public."""
 LEAST_LOG = 0.1
@@ -111,14 +111,10 @@ def _one_output_error(number: float, matrices: Matrices) -> Ranks:
 def _search(rule: RankRule, matrices: Matrices, wanted_parameters: float) -> Ranks:
     if parameters(matrices, {}) <= wanted_parameters:
         return {}
-    low, high = 0.0, 1.0
-    for _ in range(STEPS_OF_SEARCH):
-        middle = (low + high) / 2
-        if parameters(matrices, rule(middle, matrices)) > wanted_parameters:
-            high = middle
-        else:
-            low = middle
-    return rule(low, matrices)
+    found = largest(
+        lambda number: parameters(matrices, rule(number, matrices)) <= wanted_parameters, 0.0, 1.0
+    )
+    return rule(found, matrices)
 
 
 def parameters(matrices: Matrices, ranks: Mapping[str, int]) -> int:

@@ -9,11 +9,11 @@ lattices instead of ranks, and stand here for comparison.
 from collections.abc import Callable, Mapping
 
 from spq_core.errors import RecipeError
+from spq_core.planning.bisection import largest
 from spq_core.planning.curve import DISTORTIONS, Curve
 
 Distortions = dict[str, float]
 Rule = Callable[[float, Mapping[str, Curve]], Distortions]
-STEPS_OF_SEARCH = 60
 RANGE = (-42.0, 62.0)
 """Of the number searched for: octaves of a distortion, bits, or octaves of an error."""
 
@@ -70,14 +70,10 @@ def rule_named(allocation: str, blocks: Mapping[str, float]) -> Rule:
 
 def search(rule: Rule, curves: Mapping[str, Curve], wanted_bytes: float) -> Distortions:
     """The distortions of a rule whose bytes come closest to `wanted_bytes`."""
-    low, high = RANGE
-    for _ in range(STEPS_OF_SEARCH):
-        middle = (low + high) / 2
-        if total_bytes(curves, rule(middle, curves)) > wanted_bytes:
-            high = middle
-        else:
-            low = middle
-    return rule(low, curves)
+    found = largest(
+        lambda number: total_bytes(curves, rule(number, curves)) <= wanted_bytes, *RANGE
+    )
+    return rule(found, curves)
 
 
 def choose_dense(
@@ -104,13 +100,10 @@ def choose_dense(
 def bytes_for_loss(rule: Rule, curves: Mapping[str, Curve], loss: float) -> float:
     """The fewest bytes at which a rule expects at most `loss`."""
     low, high = RANGE
-    for _ in range(STEPS_OF_SEARCH):
-        middle = (low + high) / 2
-        if expected_loss(curves, rule(middle, curves)) > loss:
-            low = middle
-        else:
-            high = middle
-    return total_bytes(curves, rule(high, curves))
+    least = -largest(
+        lambda negative: expected_loss(curves, rule(-negative, curves)) <= loss, -high, -low
+    )
+    return total_bytes(curves, rule(least, curves))
 
 
 def total_bytes(curves: Mapping[str, Curve], distortions: Mapping[str, float]) -> float:

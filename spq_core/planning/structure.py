@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-STEPS_OF_SEARCH = 80
+from spq_core.planning.bisection import largest
 
 
 def price_at(distortion: float) -> float:
@@ -131,14 +131,10 @@ def price_for_bytes(
     parts: Sequence[SingularDirections | PrunableUnits], wanted_bytes: float
 ) -> float:
     """The lowest price at which all these take at most `wanted_bytes`."""
-    low, high = -80.0, 20.0
-    for _ in range(STEPS_OF_SEARCH):
-        middle = (low + high) / 2
-        if structure_bytes(parts, 2.0**middle) > wanted_bytes:
-            low = middle
-        else:
-            high = middle
-    return float(2.0**high)
+    fits = largest(
+        lambda octaves: structure_bytes(parts, 2.0**-octaves) <= wanted_bytes, -20.0, 80.0
+    )
+    return float(2.0**-fits)
 
 
 def structure_bytes(parts: Sequence[SingularDirections | PrunableUnits], price: float) -> float:

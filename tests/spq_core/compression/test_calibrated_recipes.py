@@ -52,6 +52,15 @@ def run(folder, out, what, **options):
     return compress(source, what, out, text=builtin_text(), **options)
 
 
+def computes_what_its_weights_say(out, folder):
+    """Assert it; return the artifact, loaded."""
+    compressed, twin = dense_twin(out, folder)
+    with torch.no_grad():
+        ours, dense = compressed(some_ids()).logits, twin(some_ids()).logits
+    assert relative_difference(ours, dense) < 0.01
+    return compressed
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
     "what",
@@ -67,10 +76,7 @@ def test_every_family_loads_and_computes_what_its_weights_say(tmp_path, family, 
     folder = save_tiny(tmp_path / "source", family)
     run(folder, tmp_path / "out", what)
     verify_files(tmp_path / "out", read_manifest(tmp_path / "out"))
-    compressed, twin = dense_twin(tmp_path / "out", folder)
-    with torch.no_grad():
-        ours, dense = compressed(some_ids()).logits, twin(some_ids()).logits
-    assert relative_difference(ours, dense) < 0.01
+    compressed = computes_what_its_weights_say(tmp_path / "out", folder)
     assert compressed.generate(some_ids(4), max_new_tokens=4, do_sample=False).shape[1] >= 5
 
 
@@ -95,10 +101,7 @@ def test_widths_of_their_own_hit_a_target(tmp_path, family, ratio):
     assert report.ratio_to_source <= ratio * 1.01
     widths = {round(one.figures["bits"]) for one in report.modules}
     assert len(widths) > 1
-    compressed, twin = dense_twin(tmp_path / "out", folder)
-    with torch.no_grad():
-        ours, dense = compressed(some_ids()).logits, twin(some_ids()).logits
-    assert relative_difference(ours, dense) < 0.01
+    computes_what_its_weights_say(tmp_path / "out", folder)
 
 
 def test_a_run_with_widths_that_was_killed_goes_on_to_the_same_bytes(tmp_path):
@@ -153,10 +156,7 @@ def test_ranks_of_all_matrices_hit_their_target_whatever_the_rule(tmp_path, allo
     assert report.ratio_to_source == pytest.approx(0.8, rel=0.03)
     kinds = {type(module) for module in load_artifact(tmp_path / "out").modules()}
     assert LowRankLinear in kinds
-    compressed, twin = dense_twin(tmp_path / "out", folder)
-    with torch.no_grad():
-        ours, dense = compressed(some_ids()).logits, twin(some_ids()).logits
-    assert relative_difference(ours, dense) < 0.01
+    computes_what_its_weights_say(tmp_path / "out", folder)
 
 
 def test_modules_says_whose_matrices_become_pairs(tmp_path):
