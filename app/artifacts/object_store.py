@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import chain
@@ -22,11 +22,11 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import obstore
-from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from app.artifacts.snapshot import linked, version_of
 from app.artifacts.store import StoredFile
+from app.artifacts.store_errors import asked
 from app.domain.errors import DamagedArtifactError, FencedError, StoreAwayError
 from app.telemetry import log
 
@@ -40,10 +40,6 @@ PIECE = 8 << 20
 TRIES = 3
 _JOB = re.compile(r"job_[0-9a-f]{32}")
 _VERSION = re.compile(r"[0-9a-f-]+")
-_STATUS = re.compile(r"status code: (\d{3})")
-_CODE = re.compile(r"<Code>(\w{1,64})</Code>")
-_USER = re.compile(r"//[^/@\s]*@")
-"""A name and password in an address."""
 
 
 def connect(address: str, tries: int = 4) -> "ObjectStore":
@@ -133,7 +129,7 @@ class ObjectStore:
         key = _key(job_id, file)
         pieces = self._pieces(key, start, stop)
         try:
-            with _asked():
+            with asked():
                 first = next(pieces, None)
                 if first is None:  # of no bytes; it must be there all the same
                     obstore.head(self.store, key)
@@ -162,7 +158,7 @@ class ObjectStore:
     def put(self, key: str, content: bytes | Path | IO[bytes]) -> None:
         """Upload an object."""
         try:
-            with _asked():
+            with asked():
                 obstore.put(
                     self.store, key, content, chunk_size=CHUNK, max_concurrency=PARTS_AT_ONCE
                 )
@@ -191,7 +187,7 @@ class ObjectStore:
         """
         for _ in range(TRIES):
             try:
-                with _asked():
+                with asked():
                     content = bytes(obstore.get(self.store, f"{saved}/{INDEX}").bytes())
             except FileNotFoundError:
                 return False
@@ -212,7 +208,7 @@ class ObjectStore:
 
     def _download(self, key: str, size: int, path: Path) -> bool:
         """Whether the object is there in that size, and now on this disk too."""
-        with _asked():
+        with asked():
             found = obstore.head(self.store, key)["size"]
         if found != size:
             return False
@@ -229,26 +225,26 @@ class ObjectStore:
             StoreAwayError: it is the bucket.
         """
         try:
-            with _asked():
+            with asked():
                 next(iter(obstore.list(self.store, f"{WORK}/", chunk_size=1)), None)
         except FileNotFoundError:
             raise StoreAwayError("it has no such bucket") from None
 
     def _pieces(self, key: str, start: int, stop: int) -> Iterator[bytes]:
         for at in range(start, stop, PIECE):
-            with _asked():
+            with asked():
                 piece = obstore.get_range(self.store, key, start=at, end=min(at + PIECE, stop))
             if len(piece) != min(PIECE, stop - at):
                 raise StoreAwayError("an object is shorter than it was")
             yield bytes(piece)
 
     def _folders(self, prefix: str) -> Iterator[str]:
-        with _asked():
+        with asked():
             listed = obstore.list_with_delimiter(self.store, prefix)
         return (str(path).rstrip("/").rpartition("/")[2] for path in listed["common_prefixes"])
 
     def _keys(self, prefix: str) -> list[str]:
-        with _asked():
+        with asked():
             return [entry["path"] for page in obstore.list(self.store, prefix) for entry in page]
 
     def _delete_below(self, prefix: str) -> None:
@@ -256,7 +252,7 @@ class ObjectStore:
 
     def _delete(self, keys: Sequence[str]) -> None:
         if keys:
-            with _asked(), suppress(FileNotFoundError):
+            with asked(), suppress(FileNotFoundError):
                 obstore.delete(self.store, keys)
 
 
@@ -334,26 +330,3 @@ def _is_inside(name: str) -> bool:
 
 def _key(job_id: str, file: StoredFile) -> str:
     return f"{ARTIFACTS}/{job_id}/{file.sha256}"
-
-
-@contextmanager
-def _asked() -> Iterator[None]:
-    """Errors of the store as ours; FileNotFoundError is Python's own.
-
-    Raises:
-        StoreAwayError: it does not answer, or refuses.
-    """
-    try:
-        yield
-    except BaseError as error:
-        text = str(error)
-        log.warning("artifact_store_error", error=_USER.sub("//", text.splitlines()[0])[:300])
-        raise StoreAwayError(_kind(text)) from None
-
-
-def _kind(text: str) -> str:
-    """What may be told to tenants of an error: no address, no name of a bucket or a key."""
-    status, code = _STATUS.search(text), _CODE.search(text)
-    if status is None and code is None:
-        return "no answer"
-    return " ".join([*([f"HTTP {status[1]}"] if status else []), *([code[1]] if code else [])])
