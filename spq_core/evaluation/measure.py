@@ -33,6 +33,7 @@ from spq_core.evaluation.speeds import LoadedFigures, file_bytes, fits, load_and
 from spq_core.evaluation.tasks.answers import TaskAnswers, TaskFigures, compared_answers
 from spq_core.evaluation.tasks.definitions import check_task, harness_version
 from spq_core.evaluation.tasks.harness import put_tasks
+from spq_core.evaluation.tasks.prefixes import Answered
 from spq_core.evaluation.throughput import Throughput
 from spq_core.evaluation.windows import fewest_positions, fitting, window_length
 from spq_core.memory import peak_rss_bytes
@@ -266,11 +267,12 @@ def _answered(
             )
             model = load_model(one.folder, device=device)
             widen(model, device)
+            answered: Answered = {}
             for task, data in wanted.items():  # one by one, so that each is kept when it is done
                 try:
                     given |= put_tasks(
                         name, model, tokenizer, {task: data}, length=length, limit=settings.task_limit,
-                        shots=settings.fewshot, after_task=progress.advance, while_busy=progress.busy,
+                        shots=settings.fewshot, answered=answered, after_task=progress.advance, while_busy=progress.busy,
                     )  # fmt: skip
                 except (EvaluationError, DatasetError) as error:
                     refused[task] = str(error)

@@ -23,7 +23,7 @@ from spq_core.data.tasks import Rows, TaskData, parts_of, read_rows
 from spq_core.errors import EvaluationError, SpqError
 from spq_core.evaluation.tasks.answers import Answers, TaskAnswers
 from spq_core.evaluation.tasks.definitions import OTHER_SPLITS, find_definition, settings_of
-from spq_core.evaluation.tasks.prefixes import SharedPrefixes
+from spq_core.evaluation.tasks.prefixes import Answered, SharedPrefixes
 from spq_core.machine import machine_failure
 
 BATCH = 8
@@ -41,6 +41,7 @@ def put_tasks(
     length: int,
     limit: int | None = None,
     shots: int | None = None,
+    answered: Answered | None = None,
     after_task: Callable[[str], None] = lambda _message: None,
     while_busy: Callable[[str], None] = lambda _message: None,
 ) -> dict[str, TaskAnswers]:
@@ -52,6 +53,7 @@ def put_tasks(
         length: tokens of context at most.
         limit: questions of a task; None for all.
         shots: few-shot examples; by default as many as the task says.
+        answered: likelihoods of this model at this length that are known from other tasks; grows.
         while_busy: called now and then while a task goes on, which may take hours.
 
     Raises:
@@ -59,12 +61,13 @@ def put_tasks(
         DatasetError: a file is malformed.
     """
     answers: dict[str, TaskAnswers] = {}
+    answered = {} if answered is None else answered
     work = Path(tempfile.mkdtemp(prefix="spq-tasks-"))
     try:
         for task, data in tasks.items():
             parts = write_task(task, data, work)
             with _heard(model, partial(while_busy, f"{task}, {name}")), _said_of(task):
-                samples = _samples(model, tokenizer, parts, work, length, limit, shots)
+                samples = _samples(model, tokenizer, parts, work, length, limit, shots, answered)
                 answers[task] = TaskAnswers(_answers(samples), _chance(task, samples))
             after_task(f"{task}, {name}")
     finally:
@@ -108,6 +111,7 @@ def _samples(
     length: int,
     limit: int | None,
     shots: int | None,
+    answered: Answered,
 ) -> list[dict[str, Any]]:
     """The harness's record of each question."""
     import datasets  # noqa: PLC0415 - an extra
@@ -126,7 +130,7 @@ def _samples(
             batch_size=BATCH,
             max_length=length,
         )
-        _share_prefixes(harness_model, model, length)
+        _share_prefixes(harness_model, model, length, answered)
         manager = TaskManager(include_defaults=False, include_path=str(work))
         results = evaluator.simple_evaluate(
             model=harness_model, tasks=parts, task_manager=manager, limit=limit,
@@ -140,11 +144,13 @@ def _samples(
     ]
 
 
-def _share_prefixes(harness_model: Any, model: PreTrainedModel, length: int) -> None:
+def _share_prefixes(
+    harness_model: Any, model: PreTrainedModel, length: int, answered: Answered
+) -> None:
     """Where the harness asks for likelihoods, answer with what contexts have in common computed once."""
     if "logits_to_keep" not in inspect.signature(model.forward).parameters:
         return
-    shared = SharedPrefixes(model, length, harness_model._loglikelihood_tokens)  # noqa: SLF001
+    shared = SharedPrefixes(model, length, harness_model._loglikelihood_tokens, answered)  # noqa: SLF001
     harness_model._loglikelihood_tokens = shared.answer  # noqa: SLF001
 
 

@@ -54,7 +54,7 @@ def test_sharing_changes_no_answer(family, tmp_path):
         asked.extend(requests)
         return [alone(model, *one[1:]) for one in requests]
 
-    shared = SharedPrefixes(model, 64, otherwise)
+    shared = SharedPrefixes(model, 64, otherwise, {})
     for seed in range(3):
         requests = some_requests(seed)
         found = shared.answer(requests)
@@ -70,7 +70,7 @@ def test_what_is_said_by_itself_is_known_to_be(tmp_path):
         said = model.generate(torch.tensor([context]), max_new_tokens=4, do_sample=False)[
             0, 3:
         ].tolist()
-    shared = SharedPrefixes(model, 64, unasked)
+    shared = SharedPrefixes(model, 64, unasked, {})
     other = [*said[:-1], (said[-1] + 1) % VOCABULARY]
     assert [one[1] for one in shared.answer([("", context, said), ("", context, other)])] == [
         True,
@@ -87,8 +87,24 @@ def test_a_shared_beginning_is_passed_through_the_model_once(tmp_path):
     )
     primer = list(range(10, 40))
     requests = [("", [*primer, last, 9], [choice]) for last in (1, 2, 3) for choice in (4, 5, 6, 7)]
-    SharedPrefixes(model, 64, unasked).answer(requests)
+    SharedPrefixes(model, 64, unasked, {}).answer(requests)
     assert sum(tokens) == len(primer) + 3 * 2
+
+
+def test_what_was_asked_before_is_not_computed_again(tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(save_tiny(tmp_path / "m"), dtype=torch.float32)
+    runs = []
+    model.register_forward_hook(lambda *_arguments: runs.append(1))
+    few = [("", [1, 2, 3], [4]), ("", [1, 2, 3], [5, 6])]
+    answered = {}
+    first = SharedPrefixes(model, 64, unasked, answered).answer(few)
+    before = len(runs)
+    again = SharedPrefixes(model, 64, unasked, answered)
+    assert again.answer([few[1], few[0], few[1]]) == [first[1], first[0], first[1]]
+    assert len(runs) == before
+    # The same tokens, cut elsewhere, are another question.
+    assert again.answer([("", [1, 2], [3, 4])])[0] not in first
+    assert len(runs) > before
 
 
 def test_what_is_too_long_goes_another_way(tmp_path):
@@ -100,7 +116,7 @@ def test_what_is_too_long_goes_another_way(tmp_path):
         return [(-1.0, False)] * len(requests)
 
     short, long = ("", [1, 2, 3], [4]), ("", [1] * 16, [2])
-    found = SharedPrefixes(model, 15, otherwise).answer([long, short, long])
-    assert asked == [long, long]
+    found = SharedPrefixes(model, 15, otherwise, {}).answer([long, short, long])
+    assert asked == [long]
     assert found[0] == found[2] == (-1.0, False)
     assert found[1][0] == pytest.approx(alone(model, *short[1:])[0], rel=1e-5)
