@@ -124,5 +124,10 @@ def answer(compare: Callable[..., dict[str, Any]]) -> None:
     sys.stdout.write(json.dumps(found))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The program."""
     answer(compare)
+
+
+if __name__ == "__main__":
+    main()

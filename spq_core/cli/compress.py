@@ -38,6 +38,7 @@ from spq_core.recipe.catalog import DEFAULT, read_request, resolve
 from spq_core.recipe.document import Recipe
 from spq_core.workflow.card import figures_table, measured_on
 from spq_core.workflow.finished import finished_run, forget_notes
+from spq_core.workflow.fresh_process import fresh_process_ready
 from spq_core.workflow.interruption import naming_resume, scratch_folder, stopped_like_by_hand
 from spq_core.workflow.job import compress_and_load, compress_and_measure
 from spq_core.workflow.output_lock import output_lock
@@ -101,6 +102,7 @@ def compress_command(
         recipe = load_recipe(recipe_name, dataset)
         _require_windows(recipe, tasks, windows)
         with (
+            fresh_process_ready(),  # before threads and devices are in use
             output_lock(out),
             stopped_like_by_hand(),
             naming_resume(out, resume=resume),

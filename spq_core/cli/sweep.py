@@ -48,6 +48,7 @@ from spq_core.sweep.tables import (
     member_name,
     sweep_table,
 )
+from spq_core.workflow.fresh_process import fresh_process_ready
 from spq_core.workflow.interruption import scratch_folder, stopped_like_by_hand
 from spq_core.workflow.output_lock import output_lock
 from spq_core.workflow.sweep import SweepState, run_sweep
@@ -129,7 +130,12 @@ def sweep_command(
     logging.disable_progress_bar()
     progress = ConsoleProgress()
     try:
-        with output_lock(out), stopped_like_by_hand(), scratch_folder(out) as scratch:
+        with (
+            fresh_process_ready(),  # before threads and devices are in use
+            output_lock(out),
+            stopped_like_by_hand(),
+            scratch_folder(out) as scratch,
+        ):
 
             @cache
             def text(name: str) -> Text:

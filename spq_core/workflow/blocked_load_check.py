@@ -68,5 +68,10 @@ def _logits(model: BlockedModel, rest: Any, stream: CalibrationStream) -> Tensor
     return stream.through_rest(model.skeleton, rest, [0])[0].float()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The program."""
     answer(compare)
+
+
+if __name__ == "__main__":
+    main()

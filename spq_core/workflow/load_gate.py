@@ -6,7 +6,6 @@ import math
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from spq_core.errors import SpqError
 from spq_core.evaluation.speeds import fits
 from spq_core.machine import DISK_FULL, HOST_MEMORY
 from spq_core.models.weight_files import stored_bytes
+from spq_core.workflow.fresh_process import run_fresh
 
 LARGEST_DIFFERENCE = 0.03
 """Of logits in float32, relative to their norm. Floating-point parts are rounded to the source's dtype
@@ -60,15 +60,11 @@ def check_loads(folder: Path, probe_file: Path, source: Path | None = None) -> L
     program = "spq_core.artifact.load_check"
     if not fits(stored_bytes(folder)) and open_blocked(folder) is not None:
         program = "spq_core.workflow.blocked_load_check"
-    command = [
-        sys.executable, "-m", program,
-        str(folder), str(probe_file), str(torch.get_num_threads()),
-        *([] if source is None else [str(source)]),
-    ]  # fmt: skip
+    arguments = [str(folder), str(probe_file), str(torch.get_num_threads())]
+    if source is not None:
+        arguments.append(str(source))
     try:
-        done = subprocess.run(  # noqa: S603 - our own program
-            command, check=False, capture_output=True, text=True, timeout=SECONDS
-        )
+        done = run_fresh(program, arguments, SECONDS)
     except subprocess.TimeoutExpired:
         raise LoadGateError(f"loading the artifact took more than {SECONDS} s") from None
     try:

@@ -167,6 +167,3 @@ def test_figures_of_the_source_are_measured_once_for_all_jobs(stack):
     assert rows["int8"]["perplexity"] == first["result"]["rows"][1]["perplexity"]
     assert "origin" not in rows["result"]
     assert rows["source"]["decode_tokens_per_second"], "speeds are always measured"
-    refused = first["request"]["evaluation"] | {"reuse": False}
-    anew = stack.finish(stack.submit(recipe="gptq-4", evaluation=refused))
-    assert not any("origin" in row for row in anew["result"]["rows"])

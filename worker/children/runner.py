@@ -22,6 +22,7 @@ from spq_core.models.weight_files import stored_bytes
 from spq_core.recipe.document import Recipe, parse_recipe
 from spq_core.streaming.run_state import left_behind
 from spq_core.workflow.finished import finished_before, finished_run, note_finished
+from spq_core.workflow.fresh_process import fresh_process_ready
 from spq_core.workflow.job import compress_and_measure
 from spq_core.workflow.load_gate import LoadGateError
 from spq_core.workflow.result import RunResult
@@ -135,4 +136,5 @@ def text_or_builtin(name: str, folders: list[Path]) -> Text:
 
 
 if __name__ == "__main__":
-    serve(RunSpec, run)
+    with fresh_process_ready():  # before threads and devices are in use
+        serve(RunSpec, run)

@@ -24,7 +24,7 @@ class Limits:
     """Of a child program and all it starts."""
 
     memory_bytes: float = math.inf
-    """Resident; pages that processes share count once for each."""
+    """Resident; pages that processes share count once, where the kernel tells."""
     disk_bytes: float = math.inf
     """In the attempt's own folders."""
     processes: int = PROCESSES
@@ -47,7 +47,8 @@ class Meter:
             return None
         self._look_at = moment + LOOK_SECONDS
         memory, processes = tree_usage(self.pid)
-        if memory > self.limits.memory_bytes:
+        # Looking through every page takes the kernel a while, so only where it matters.
+        if memory > self.limits.memory_bytes and shared_once(self.pid) > self.limits.memory_bytes:
             return _error(HOST_MEMORY, "more memory than its worker's SPQ_MAX_RUN_BYTES")
         if processes > self.limits.processes:
             return _error(
@@ -63,8 +64,27 @@ class Meter:
 
 
 def tree_usage(root: int) -> tuple[int, int]:
-    """Resident bytes and number of a process and all that descend from it."""
-    pages: dict[int, int] = {}
+    """Resident bytes and number of a process and all that descend from it; pages that several share count for each."""
+    found = _tree(root)
+    return sum(found.values()), len(found)
+
+
+def shared_once(root: int) -> int:
+    """Resident bytes of a process and all that descend from it; what several share is divided among them."""
+    return sum(_proportional(pid, resident) for pid, resident in _tree(root).items())
+
+
+def _proportional(pid: int, otherwise: int) -> int:
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+    except OSError:  # not for us to read, or it ended meanwhile
+        return otherwise
+    return next(int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("Pss:"))
+
+
+def _tree(root: int) -> dict[int, int]:
+    """Resident bytes of each process."""
+    resident: dict[int, int] = {}
     children = defaultdict(list)
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -73,13 +93,14 @@ def tree_usage(root: int) -> tuple[int, int]:
             continue  # it ended meanwhile
         # After the name, which may hold anything: state, parent, and 20 fields on, pages.
         fields = text.rpartition(")")[2].split()
-        pages[int(folder.name)] = int(fields[21])
+        resident[int(folder.name)] = int(fields[21]) * resource.getpagesize()
         children[int(fields[1])].append(int(folder.name))
-    found, waiting = [], [root] if root in pages else []
+    found, waiting = {}, [root] if root in resident else []
     while waiting:
-        found.append(waiting.pop())
-        waiting += children[found[-1]]
-    return sum(pages[pid] for pid in found) * resource.getpagesize(), len(found)
+        one = waiting.pop()
+        found[one] = resident[one]
+        waiting += children[one]
+    return found
 
 
 def folder_bytes(folder: Path) -> int:

@@ -18,7 +18,7 @@ from spq_core.compression.compress import SourceModel, compress
 from spq_core.data.texts import builtin_text
 from spq_core.machine import machine_failure
 from spq_core.recipe.document import parse_recipe
-from spq_core.workflow import blocked_load_check, load_gate
+from spq_core.workflow import blocked_load_check, fresh_process
 from spq_core.workflow.load_gate import LARGEST_DIFFERENCE, LoadGateError, check_loads, judged
 from tests import forked
 from tests.models import FAMILIES, save_tiny
@@ -104,7 +104,7 @@ def test_an_artifact_larger_than_memory_is_looked_at_layer_by_layer(tmp_path, fa
 @pytest.fixture
 def _forked(monkeypatch):
     """The gate's program, without the seconds that its imports take."""
-    monkeypatch.setattr(load_gate.subprocess, "run", forked.run)
+    monkeypatch.setattr(fresh_process.subprocess, "run", forked.run)
 
 
 @pytest.mark.usefixtures("_forked")
