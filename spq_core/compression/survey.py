@@ -110,7 +110,9 @@ class Survey:
             )
         even = torch.ones_like(weights) * weights.mean()
         self.row_weights[name] = weights if target.allocation == "loss" else even
-        self.curves[name] = curve_of(weight, self.row_weights[name], self.last_steps[1])
+        self.curves[name] = curve_of(
+            weight, self.row_weights[name], self.last_steps[1], settings.trellis_states
+        )
 
     def _neurons(self, layer: nn.Module, statistics: MatrixStatistics) -> PrunableUnits:
         family = self.skeleton.family

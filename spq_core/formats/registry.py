@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 
+from spq_core.formats.deflated.linear import DeflatedEmbeddingLayout, DeflatedLayout
 from spq_core.formats.dense.layout import DenseLayout, dense_layout
-from spq_core.formats.entropy.linear import CodedEmbeddingLayout, CodedLayout
 from spq_core.formats.int8.linear import Int8EmbeddingLayout, Int8Layout
 from spq_core.formats.layer import CompressedLayer, Layout
 from spq_core.formats.packed.linear import PackedEmbeddingLayout, PackedLayout
+from spq_core.formats.range_coded.linear import RangeCodedEmbeddingLayout, RangeCodedLayout
 
 
 class Form(NamedTuple):
@@ -29,7 +30,8 @@ MATRIX_FORMS = (
     Form(DenseLayout, None),
     Form(Int8Layout, Int8EmbeddingLayout),
     Form(PackedLayout, PackedEmbeddingLayout),
-    Form(CodedLayout, CodedEmbeddingLayout),
+    Form(DeflatedLayout, DeflatedEmbeddingLayout),
+    Form(RangeCodedLayout, RangeCodedEmbeddingLayout),
 )
 
 if TYPE_CHECKING:

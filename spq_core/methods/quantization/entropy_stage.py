@@ -1,5 +1,6 @@
 """The quantization stage that spends a budget of bytes: lattice codes, stored by entropy."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -7,13 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from spq_core.formats.entropy.coding import encode
-from spq_core.formats.entropy.linear import LatticeEmbedding, LatticeLinear
-from spq_core.formats.entropy.steps import CodedWeight
+from spq_core.formats.range_coded.coding import RangeCoded, encode
+from spq_core.formats.range_coded.linear import LatticeEmbedding, LatticeLinear
 from spq_core.formats.slicing import bias_of, embedding_and_head, output_scale_of
 from spq_core.memory import return_freed_memory
 from spq_core.methods.quantization.gptq import SharedHessianFactor
-from spq_core.methods.quantization.lattice import LatticeWeight, choose_steps, round_to_lattice
+from spq_core.methods.quantization.lattice import LatticeWeight, plan_lattice, round_to_lattice
 from spq_core.methods.quantization.matrices import Matrix, matrices
 from spq_core.methods.quantization.settings import QuantizeSettings
 from spq_core.methods.stage import StageState
@@ -24,7 +24,7 @@ from spq_core.streaming.inputs import LayerInputs
 
 CLOSE_ENOUGH = 0.002
 """How far the last matrix may leave the budget off, as a share of all bytes."""
-TRIES = 3
+TRIES = 5
 MOST_OCTAVES = 6.0
 """How far one try may move the last matrix's distortion to make the bytes fit."""
 
@@ -40,6 +40,19 @@ class _Wanted(NamedTuple):
     weight: Tensor
     row_weights: Tensor
     distortion: float
+
+
+class _Try(NamedTuple):
+    distortion: float
+    over: float
+    """Bytes beyond what is wanted of the whole."""
+    rounded: LatticeWeight
+    coded: RangeCoded
+
+
+def _octaves(over: float, elements: int) -> float:
+    """How much coarser a matrix must be to take so many bytes less: half a bit per weight is an octave of the distortion."""
+    return min(max(2 * 8 * over / elements, -MOST_OCTAVES), MOST_OCTAVES)
 
 
 @dataclass(slots=True)
@@ -155,40 +168,61 @@ class EntropyStage:
 
     def _last(
         self, name: str, weight: Tensor, second_moment: Tensor, planned: float
-    ) -> tuple[LatticeWeight, CodedWeight]:
+    ) -> tuple[LatticeWeight, RangeCoded]:
         """Round a matrix at the end of the run; the very last one makes the bytes fit."""
         budget = self.budget
-        very_last = [other for other in budget.curves if other not in budget.spent] == [name]
-        distortion, weights = planned, budget.row_weights[name]
-        ((rounded, coded),) = self._round([_Wanted(weight, weights, distortion)], second_moment)
-        for _ in range(TRIES if very_last else 0):
-            over = coded.packed.numel() + sum(budget.spent.values()) - budget.wanted_bytes
-            if abs(over) <= CLOSE_ENOUGH * budget.wanted_bytes:
-                break
-            # Half a bit per weight is one octave of the distortion.
-            octaves = min(max(2 * 8 * over / weight.numel(), -MOST_OCTAVES), MOST_OCTAVES)
-            distortion *= 2.0**octaves
-            before = coded.packed.numel()
+        weights = budget.row_weights[name]
+
+        def tried(distortion: float) -> _Try:
             return_freed_memory()
-            ((rounded, coded),) = self._round([_Wanted(weight, weights, distortion)], second_moment)
-            if coded.packed.numel() == before:
+            wanted = [_Wanted(weight, weights, distortion)]
+            ((rounded, coded),) = self._round(wanted, second_moment)
+            over = coded.packed.numel() + sum(budget.spent.values()) - budget.wanted_bytes
+            return _Try(distortion, over, rounded, coded)
+
+        best = latest = tried(planned)
+        finer: list[float] = []
+        coarser: list[float] = []  # distortions, with bytes over and under what is wanted
+        close = CLOSE_ENOUGH * budget.wanted_bytes
+        if [other for other in budget.curves if other not in budget.spent] != [name]:
+            close = math.inf
+        for _ in range(TRIES):
+            if abs(latest.over) <= close:
+                break
+            (finer if latest.over > 0 else coarser).append(latest.distortion)
+            distortion = latest.distortion * 2.0 ** _octaves(latest.over, weight.numel())
+            if finer and coarser and not max(finer) < distortion < min(coarser):
+                distortion = math.sqrt(max(finer) * min(coarser))
+            before, latest = latest, tried(distortion)
+            best = min(best, latest, key=lambda one: (one.over > close, abs(one.over)))
+            if latest.over == before.over:
                 break  # as fine or as coarse as it gets
-        budget.pay(name, distortion, coded.packed.numel())
-        return rounded, coded
+        budget.pay(name, best.distortion, best.coded.packed.numel())
+        return best.rounded, best.coded
 
     def _round(
         self, wanted: Sequence["_Wanted"], second_moment: Tensor
-    ) -> list[tuple[LatticeWeight, CodedWeight]]:
+    ) -> list[tuple[LatticeWeight, RangeCoded]]:
         feedback = self.shared.of(
             second_moment, self.settings.damping, act_order=self.settings.act_order
         )
-        steps = [
-            choose_steps(one.weight, feedback, one.row_weights, one.distortion) for one in wanted
+        plans = [
+            plan_lattice(
+                one.weight, feedback, one.row_weights, one.distortion, self.settings.trellis_states
+            )
+            for one in wanted
         ]
-        rounded = round_to_lattice([one.weight for one in wanted], feedback, steps, second_moment)
-        return [(one, encode(one.codes, one.steps)) for one in rounded]
+        found: dict[int, LatticeWeight] = {}
+        for states in {plan.states for plan in plans}:
+            places = [at for at, plan in enumerate(plans) if plan.states == states]
+            weights, own = [wanted[at].weight for at in places], [plans[at] for at in places]
+            found |= zip(
+                places, round_to_lattice(weights, feedback, own, second_moment), strict=True
+            )
+        rounded = [found[at] for at in range(len(wanted))]
+        return [(one, encode(one.codes, one.steps, one.states)) for one in rounded]
 
-    def _report(self, full: str, rounded: LatticeWeight, coded: CodedWeight) -> ModuleReport:
+    def _report(self, full: str, rounded: LatticeWeight, coded: RangeCoded) -> ModuleReport:
         return ModuleReport(
             layer=full,
             stage=self.name,
@@ -197,5 +231,6 @@ class EntropyStage:
                 "bits": round(8 * coded.packed.numel() / rounded.codes.numel(), 3),
                 "relative_output_error": round(rounded.relative_error, 5),
                 "clipped": round(rounded.clipped, 8),
+                "trellis_states": rounded.states,
             },
         )

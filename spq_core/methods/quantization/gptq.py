@@ -34,6 +34,8 @@ class Cells(NamedTuple):
 
 CellsOf = Callable[[Int64[Tensor, " columns"]], Cells]
 """Indices of columns in the matrix → their cells."""
+Choose = Callable[[int, Float[Tensor, " out"]], Float[Tensor, " out"]]
+"""Index of a column in the matrix, and what is wanted of it in steps → its codes."""
 
 
 class HessianFactor(NamedTuple):
@@ -117,6 +119,7 @@ def gptq_round(
     *,
     sparsity: float = 0.0,
     dtype: torch.dtype = torch.int16,
+    choose: Choose | None = None,
 ) -> Int[Tensor, "out n_in"]:
     """Return the codes, columns in the matrix's own order.
 
@@ -128,6 +131,7 @@ def gptq_round(
         sparsity: share of each block of columns that is set to zero first: the elements that cost
             least, w² D_j.
         dtype: of the codes.
+        choose: how the codes of a column are found, where they depend on each other; by default each is the nearest.
     """
     # Transposed: a column of the matrix is then contiguous, and so are its products with later ones.
     # Rows of it are weights until they are rounded, and then their errors.
@@ -141,9 +145,18 @@ def gptq_round(
         factor.div_(roots)
         wanted = torch.addmm(rest[start:stop], factor[:start].T, rest[:start])
         zeroed = _cheapest(wanted, roots, sparsity)
-        rounded = _round_block(rest[start:stop], wanted, factor[start:], cells_of(columns), zeroed)
+        chooser = None if choose is None else _of_columns(choose, columns)
+        rounded = _round_block(
+            rest[start:stop], wanted, factor[start:], cells_of(columns), zeroed, chooser
+        )
         codes[columns] = rounded.to(dtype)
     return codes.T.contiguous()
+
+
+def _of_columns(choose: Choose, columns: Tensor) -> Choose:
+    """The same by a column's place in its block."""
+    names = columns.tolist()
+    return lambda place, wanted: choose(names[place], wanted)
 
 
 def _round_block(
@@ -152,6 +165,7 @@ def _round_block(
     factor: Float[Tensor, "columns columns"],
     cells: Cells,
     zeroed: Bool[Tensor, "columns out"] | None,
+    choose: Choose | None,
 ) -> Float[Tensor, "columns out"]:
     """Codes of a block; no number of a column is read back.
 
@@ -169,8 +183,11 @@ def _round_block(
     for start in range(0, count, INNER_COLUMNS):
         stop = min(start + INNER_COLUMNS, count)
         for j in range(start, stop):
-            code = torch.div(values[j], steps[j], out=codes[j]).round_()
-            code.clamp_(low[j], high[j])
+            code = torch.div(values[j], steps[j], out=codes[j])
+            if choose is None:
+                code.round_().clamp_(low[j], high[j])
+            else:
+                code.copy_(choose(j, code))
             if zeroed is not None:
                 code.masked_fill_(masks[j], 0.0)
             errors[j].addcmul_(code, steps[j], value=-1)

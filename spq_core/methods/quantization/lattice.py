@@ -17,10 +17,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int8
+from jaxtyping import Bool, Float, Int8
 from torch import Tensor
 
-from spq_core.formats.entropy.steps import Steps, on_grid
+from spq_core.formats.lattice.steps import Steps, on_grid
+from spq_core.formats.range_coded.spread import TRELLIS_SPACING, Spread, centres_of, spread_of
+from spq_core.formats.range_coded.trellis import MOST_OCTAVES_COARSER, SCALAR, SEGMENT, finer
+from spq_core.methods.quantization.along_trellis import Piece, TrellisChooser
 from spq_core.methods.quantization.gptq import (
     Cells,
     CellsOf,
@@ -34,9 +37,13 @@ from spq_core.planning.curve import (
     column_floors,
     fitted,
     sample_rows,
+    too_wide,
 )
 
 ERROR_ROWS = 256
+SPREAD_ROWS = 512
+SPREAD_FITS = 2
+LEAST_SQUARE = 2.0**-12
 
 
 class LatticeWeight(NamedTuple):
@@ -44,6 +51,8 @@ class LatticeWeight(NamedTuple):
 
     codes: Int8[Tensor, "out n_in"]
     steps: Steps
+    states: int
+    """Of the trellis that the codes of each column follow; 1 where each is free."""
     relative_error: float
     """Root of the output error over the output's energy, of up to 256 rows, evenly spaced."""
 
@@ -62,6 +71,7 @@ def choose_steps(
     feedback: HessianFactor,
     row_weights: Float[Tensor, " out"],
     distortion: float,
+    shares: Float[Tensor, " n_in"] | float = 1.0,
 ) -> Steps:
     """Put the steps that share the loss evenly on the grid.
 
@@ -70,13 +80,13 @@ def choose_steps(
 
     Args:
         weight: in any float dtype. row_weights: g, positive. distortion: of the loss per weight, times
-            24; positive.
+            24; positive. shares: of its step that each column gets.
     """
     rows = (distortion / row_weights.float()).sqrt()
     picked = sample_rows(weight)
     floors = column_floors(weight[picked].float().abs(), rows[picked])
     tiny = torch.finfo(torch.float32).tiny
-    columns = torch.maximum(feedback.column_steps, floors).clamp(min=tiny)
+    columns = torch.maximum(feedback.column_steps * shares, floors).clamp(min=tiny)
     rows = torch.cat(
         [fitted(weight[at].float().abs(), rows[at], columns) for at in row_blocks(weight)]
     )
@@ -86,30 +96,113 @@ def choose_steps(
     return Steps(base=base, rows=row_exponents, columns=column_exponents)
 
 
+class LatticePlan(NamedTuple):
+    """What a matrix will be rounded to."""
+
+    steps: Steps
+    states: int
+    """Of the trellis; 1 for none."""
+    free: Bool[Tensor, " n_in"]
+    """Columns that follow no trellis."""
+
+
+def plan_lattice(
+    weight: Float[Tensor, "out n_in"],
+    feedback: HessianFactor,
+    row_weights: Float[Tensor, " out"],
+    distortion: float,
+    states: int,
+) -> LatticePlan:
+    """Steps for a distortion, along a trellis where codes fit into 8 bits: its steps are finer, for the same bits."""
+    free = torch.ones_like(feedback.column_steps, dtype=torch.bool)
+    if states != SCALAR:
+        share = finer(1.0, states) ** 0.5
+        rows = (distortion / row_weights.float()).sqrt()
+        picked = sample_rows(weight, SPREAD_ROWS)
+        sizes = weight[picked].float().abs() / rows[picked, None]
+        free = too_wide(sizes, feedback.column_steps * share)
+        shares = torch.where(free, 1.0, share)
+        steps = choose_steps(weight, feedback, row_weights, distortion, shares)
+        wanted = rows.double().log2().mean()
+        wanted += (feedback.column_steps * shares).double().log2().mean()
+        reached = steps.row_steps.double().log2().mean() + steps.column_steps.double().log2().mean()
+        if not bool(free.all()) and float(reached - wanted) < MOST_OCTAVES_COARSER:
+            return LatticePlan(steps, states, free)
+    steps = choose_steps(weight, feedback, row_weights, distortion)
+    return LatticePlan(steps, SCALAR, torch.ones_like(free))
+
+
 def round_to_lattice(
     weights: Sequence[Float[Tensor, "out n_in"]],
     feedback: HessianFactor,
-    steps: Sequence[Steps],
+    plans: Sequence[LatticePlan],
     second_moment: Float[Tensor, "n_in n_in"],
 ) -> list[LatticeWeight]:
     """Round matrices that share an input with error feedback to multiples of their steps.
 
     Args:
         weights: in any float dtype; they are rounded together where memory allows.
+        plans: of one number of states.
         second_moment: what `relative_error` is measured with.
     """
+    (states,) = {plan.states for plan in plans}
+    steps = [plan.steps for plan in plans]
     codes = [torch.empty_like(weight, dtype=torch.int8) for weight in weights]
-    for stack in stacks(weights):
+    spreads = [
+        None if states == SCALAR else expected_spread(weight, plan)
+        for weight, plan in zip(weights, plans, strict=True)
+    ]
+    for stack in stacks(weights, 1 if states == SCALAR else SEGMENT):
         rows = torch.cat([weights[index][some] for index, some in stack])
         own = [steps[index]._replace(rows=steps[index].rows[some]) for index, some in stack]
-        found = gptq_round(rows, feedback, _cells_of(own), dtype=torch.int8)
+        choose = None if states == SCALAR else _along(stack, spreads, plans)
+        found = gptq_round(rows, feedback, _cells_of(own), dtype=torch.int8, choose=choose)
         heights = [some.stop - some.start for _, some in stack]
         for (index, some), part in zip(stack, torch.split(found, heights), strict=True):
             codes[index][some] = part
     return [
-        LatticeWeight(part, one, _relative_error(weight, part, one, second_moment))
+        LatticeWeight(part, one, states, _relative_error(weight, part, one, second_moment))
         for weight, part, one in zip(weights, codes, steps, strict=True)
     ]
+
+
+def _along(
+    stack: Sequence[tuple[int, slice]],
+    spreads: Sequence[Spread | None],
+    plans: Sequence[LatticePlan],
+) -> TrellisChooser:
+    pieces, at = [], 0
+    for index, some in stack:
+        spread = spreads[index]
+        assert spread is not None  # noqa: S101 - all matrices follow a trellis, or none
+        height = some.stop - some.start
+        own = spread._replace(rows=spread.rows[some])
+        pieces.append(Piece(at, at + height, own, plans[index].free))
+        at += height
+    return TrellisChooser(pieces, plans[0].states)
+
+
+def expected_spread(weight: Float[Tensor, "out n_in"], plan: LatticePlan) -> Spread:
+    """What the spread of codes will be, of weights that are not rounded yet; columns by some rows."""
+    steps = plan.steps
+    columns = steps.column_steps * torch.where(plan.free, 1.0, TRELLIS_SPACING)
+    picked = sample_rows(weight, SPREAD_ROWS)
+    some = weight[picked].float() / steps.row_steps[picked, None] / columns
+    centres = centres_of(some.double().mean(0).cpu().numpy())
+    off = torch.from_numpy(centres).to(weight.device).float()
+    squares = (some - off).square().clamp(min=LEAST_SQUARE)
+    by_row, by_column = torch.ones_like(squares[:, 0]), torch.ones_like(squares[0])
+    for _ in range(SPREAD_FITS):
+        by_column = (squares / by_row[:, None]).mean(0)
+        by_row = (squares / by_column).mean(1)
+    all_rows = torch.cat(
+        [
+            (weight[at].float() / steps.row_steps[at, None] / columns - off)
+            .square().clamp(min=LEAST_SQUARE).div(by_column).mean(1)
+            for at in row_blocks(weight)
+        ]
+    )  # fmt: skip
+    return spread_of(all_rows.double().cpu().numpy(), by_column.double().cpu().numpy(), centres)
 
 
 def _cells_of(steps: Sequence[Steps]) -> CellsOf:

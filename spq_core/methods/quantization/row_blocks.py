@@ -19,18 +19,27 @@ def row_blocks(weight: Tensor) -> Iterator[slice]:
         yield slice(start, min(start + height, rows))
 
 
-def stacks(weights: Sequence[Tensor]) -> Iterator[list[tuple[int, slice]]]:
+def stacks(weights: Sequence[Tensor], multiple: int = 1) -> Iterator[list[tuple[int, slice]]]:
     """Put rows of matrices of one width on top of each other, as many as memory allows.
 
     Yields (index of the matrix, some of its rows) for the parts of each stack; in order, and every row once.
+
+    Args:
+        multiple: of rows, at which a matrix may be cut.
     """
-    height = max(1, STACKED_WEIGHTS // weights[0].shape[1])
+    height = max(1, STACKED_WEIGHTS // (weights[0].shape[1] * multiple)) * multiple
     stack: list[tuple[int, slice]] = []
     room = height
     for index, weight in enumerate(weights):
         start = 0
         while start < len(weight):
-            stop = min(start + room, len(weight))
+            stop = (
+                len(weight) if len(weight) - start <= room else start + room // multiple * multiple
+            )
+            if stop == start:
+                yield stack
+                stack, room = [], height
+                continue
             stack.append((index, slice(start, stop)))
             room -= stop - start
             start = stop

@@ -14,9 +14,9 @@ from spq_core.compression.compress import SourceModel, compress
 from spq_core.data.samples import unseen_windows
 from spq_core.data.texts import builtin_text, held_out
 from spq_core.errors import ArtifactError, NumericalError, RecipeError, TargetUnreachedError
-from spq_core.formats.entropy.linear import CodedLinear
 from spq_core.formats.int4.linear import Int4Linear
 from spq_core.formats.int8.linear import Int8Linear
+from spq_core.formats.lattice.layers import CodedLinear
 from spq_core.formats.layouts import parse_layouts
 from spq_core.formats.low_rank.linear import LowRankLinear
 from spq_core.formats.packed.linear import PackedLinear

@@ -9,20 +9,31 @@ from torch import nn
 
 from spq_core.formats.adapted.linear import AdaptedLayout
 from spq_core.formats.conversion import stored_state, to_runtime
+from spq_core.formats.deflated.linear import DeflatedEmbeddingLayout, DeflatedLayout
 from spq_core.formats.dense.layout import DenseLayout
-from spq_core.formats.entropy.coding import encode
-from spq_core.formats.entropy.steps import Steps
+from spq_core.formats.lattice.steps import Steps
 from spq_core.formats.layer import CompressedEmbedding, CompressedLinear
 from spq_core.formats.layouts import COMPOSED_FORMS, LAYOUTS, changed_layouts, parse_layouts
 from spq_core.formats.low_rank.linear import LowRankLayout
 from spq_core.formats.profiles.registry import PROFILES
+from spq_core.formats.range_coded.coding import encode
 from spq_core.formats.registry import MATRIX_FORMS
 from spq_core.formats.slicing import bias_of, float_weight, keep_columns, keep_rows
+from tests.spq_core.formats.deflated.writing import deflate
 
 EXTENDING = (Path(__file__).parents[3] / "docs/extending.md").read_text(encoding="utf-8")
 N_IN, N_OUT = 64, 96
 SIZES = {"n_in": N_IN, "n_out": N_OUT, "bias": True, "n": N_OUT, "dim": N_IN, "n_padded": N_IN}
-OTHERS = {"scales": N_OUT, "bits": 4, "group_size": 32, "base": 0.01, "order": "columns"}
+OTHERS = {
+    "scales": N_OUT,
+    "bits": 4,
+    "group_size": 32,
+    "base": 0.01,
+    "order": "columns",
+    "states": 1,
+}
+EARLIER = {DeflatedLayout, DeflatedEmbeddingLayout}
+"""Forms that are read, and written no more."""
 LINEAR_FORMS = [form.linear for form in MATRIX_FORMS]
 
 
@@ -32,7 +43,7 @@ def example(kind, **sizes):
     if kind in COMPOSED_FORMS:
         return composed(kind)
     if "n_bytes" in kind.model_fields:
-        wanted["n_bytes"] = len(coded_codes(wanted["n_out"], wanted["n_in"]).packed)
+        wanted["n_bytes"] = len(coded_codes(kind, wanted["n_out"], wanted["n_in"]).packed)
     return kind(**{name: value for name, value in wanted.items() if name in kind.model_fields})
 
 
@@ -43,12 +54,12 @@ def composed(kind):
     return LowRankLayout(down=down, up=up)
 
 
-def coded_codes(n_out, n_in):
+def coded_codes(kind, n_out, n_in):
     generator = torch.Generator().manual_seed(3)
     codes = torch.randint(-9, 10, (n_out, n_in), generator=generator).char()
     rows = torch.randint(0, 40, (n_out,), generator=generator).byte()
     columns = torch.randint(0, 40, (n_in,), generator=generator).byte()
-    return encode(codes, Steps(0.01, rows, columns))
+    return (deflate if kind in EARLIER else encode)(codes, Steps(0.01, rows, columns))
 
 
 def filled(layout):
@@ -58,9 +69,7 @@ def filled(layout):
     for name, parameter in layer.named_parameters():
         part = name.rpartition(".")[2]
         if part == "packed" and "n_bytes" in type(layout).model_fields:
-            coded = coded_codes(N_OUT, N_IN)
-            parameter.data = coded.packed
-            layer.order = coded.order
+            parameter.data = coded_codes(type(layout), N_OUT, N_IN).packed
         elif part == "scale":
             steps = torch.rand(parameter.shape, generator=generator) + 0.5
             parameter.data = steps.bfloat16().to(parameter.dtype) / 64
@@ -119,10 +128,29 @@ def test_what_computes_goes_back_to_the_bytes_that_were_read(kind):
     layouts = {"layer": layout.model_dump()}
     after = stored_state(model, layouts, {})
     after = dict(model.state_dict()) if after is None else after
+    if kind in EARLIER:
+        assert_same_in_another_form(layout, before, layouts, after)
+        return
     assert layouts == {"layer": layout.model_dump()} or "n_bytes" in layouts["layer"]
     assert after.keys() == before.keys()
     for name, tensor in before.items():
         assert torch.equal(after[name], tensor), name
+
+
+def assert_same_in_another_form(layout, before, layouts, after):
+    """What is written no more goes into its successor."""
+    (successor,) = parse_layouts(layouts).values()
+    assert successor.kind != layout.kind
+    codes = []
+    for one, state in ((layout, before), (successor, after)):
+        holder = nn.Module()
+        holder.layer = one.build(torch.float32).to_empty(device="cpu")
+        holder.load_state_dict(state)
+        to_runtime(holder)
+        codes.append(holder.layer.state_dict())
+    assert codes[0].keys() == codes[1].keys()
+    for name, tensor in codes[0].items():
+        assert torch.equal(codes[1][name], tensor), name
 
 
 @pytest.mark.parametrize("kind", linear_layouts())

@@ -8,7 +8,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from spq_core.compression.compress import SourceModel
 from spq_core.data.texts import builtin_text
 from spq_core.errors import RecipeError
-from spq_core.formats.entropy.linear import CodedLinear
+from spq_core.formats.lattice.layers import CodedLinear
 from spq_core.models.architectures import SUPPORTED_MODEL_TYPES
 from spq_core.models.skeleton import load_skeleton
 from spq_core.progress import Silent

@@ -1,6 +1,6 @@
 """Steps of a lattice: one byte a row and one a column, on a logarithmic grid."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
@@ -28,17 +28,6 @@ class Steps(NamedTuple):
     def column_steps(self) -> Float[Tensor, " n_in"]:
         """2^(columns / 16), float32."""
         return powers(self.columns)
-
-
-Order = Literal["columns", "rows"]
-
-
-class CodedWeight(NamedTuple):
-    """The stored form of one matrix on a lattice; see `coding`."""
-
-    packed: UInt8[Tensor, " n_bytes"]
-    base: float
-    order: Order
 
 
 def powers(exponents: UInt8[Tensor, " n"]) -> Float[Tensor, " n"]:
