@@ -52,6 +52,7 @@ OURS: dict[str, Any] = {
     "smallest": "smallest",
     "0.5 uniform": shared_out("balanced", 0.5, "uniform"),
     "0.35": shared_out("small", 0.35, "loss"),
+    "0.18": shared_out("small", 0.18, "loss"),
     "0.35 uniform": shared_out("small", 0.35, "uniform"),
     "0.28 uniform": shared_out("small", 0.28, "uniform"),
     "0.28 pgsvd": shared_out("small", 0.28, "pgsvd"),

@@ -39,7 +39,6 @@ LARGEST_CODE = 127
 HEADROOM = 110
 """Codes that original weights may reach; feedback adds to them."""
 ROWS_LEFT_OUT = 0.1
-WIDE_ROWS = 0.01
 SATURATED = 1e-3
 """Bits per weight that an octave must bring for a finer distortion to be tried."""
 MISFIT = 0.02
@@ -116,15 +115,14 @@ def column_floors(
 
 
 def too_wide(
-    sizes: Float[Tensor, "rows n_in"], columns: Float[Tensor, " n_in"]
+    peaks: Float[Tensor, " n_in"], columns: Float[Tensor, " n_in"]
 ) -> Bool[Tensor, " n_in"]:
-    """Columns of which more than a hundredth of the rows would leave the headroom at these steps.
+    """Columns with a weight that would leave the headroom at these steps: its row's step would have to be enlarged for it.
 
     Args:
-        sizes: absolute weights over their row's step.
+        peaks: largest absolute weight over its row's step.
     """
-    place = max(1, math.ceil((1 - WIDE_ROWS) * len(sizes)))
-    return sizes.kthvalue(place, dim=0).values > HEADROOM * columns
+    return peaks > HEADROOM * columns
 
 
 def sample_rows(weight: Float[Tensor, "out n_in"], most: int = SAMPLE_ROWS) -> Tensor:
@@ -156,7 +154,7 @@ class _Sample(NamedTuple):
     def along(self, distortion: float, states: int) -> tuple[float, float] | None:
         """The same along a trellis, but for columns whose codes do not fit; None where that does not help."""
         fine = torch.full_like(self.floors, finer(distortion, states) ** 0.5)
-        free = too_wide(self.values.abs(), fine)
+        free = too_wide(self.values.abs().amax(dim=0), fine)
         wanted = torch.where(free, distortion**0.5, fine)
         steps = self.steps(wanted)
         if bool(free.all()) or float((steps / wanted).log2().mean()) >= MOST_OCTAVES_COARSER:

@@ -118,9 +118,10 @@ def plan_lattice(
     if states != SCALAR:
         share = finer(1.0, states) ** 0.5
         rows = (distortion / row_weights.float()).sqrt()
-        picked = sample_rows(weight, SPREAD_ROWS)
-        sizes = weight[picked].float().abs() / rows[picked, None]
-        free = too_wide(sizes, feedback.column_steps * share)
+        peaks = [
+            (weight[at].float().abs() / rows[at, None]).amax(dim=0) for at in row_blocks(weight)
+        ]
+        free = too_wide(torch.stack(peaks).amax(dim=0), feedback.column_steps * share)
         shares = torch.where(free, 1.0, share)
         steps = choose_steps(weight, feedback, row_weights, distortion, shares)
         wanted = rows.double().log2().mean()
