@@ -24,6 +24,10 @@ LONGEST_REQUEST = 1 << 16
 STANDARD_STREAMS = 3
 
 
+class _GoneError(Exception):
+    """The process that waits has ended."""
+
+
 class _Waiting:
     """The process that waits, as the run sees it."""
 
@@ -44,11 +48,16 @@ class _Waiting:
         with TemporaryFile() as out, TemporaryFile() as err:
             request = json.dumps([program, *arguments]).encode()
             self._connection.settimeout(seconds)
-            socket.send_fds(self._connection, [request], [out.fileno(), err.fileno()])
             try:
-                code = int(self._connection.recv(LONGEST_REQUEST) or b"-9")
+                socket.send_fds(self._connection, [request], [out.fileno(), err.fileno()])
+                answer = self._connection.recv(LONGEST_REQUEST)
             except TimeoutError:
                 raise subprocess.TimeoutExpired(program, seconds) from None
+            except ConnectionError:
+                raise _GoneError from None
+            if not answer:
+                raise _GoneError
+            code = int(answer)
             texts = []
             for file in (out, err):
                 file.seek(0)
@@ -92,18 +101,22 @@ def run_fresh(program: str, arguments: Sequence[str], seconds: float) -> Complet
     Raises:
         subprocess.TimeoutExpired: it took longer, and is gone.
     """
-    global _waiting
-    if _waiting is None:
-        return subprocess.run(  # noqa: S603 - our own program
-            [sys.executable, "-m", program, *arguments],
-            check=False, capture_output=True, text=True, timeout=seconds,
-        )  # fmt: skip
-    try:
-        return _waiting.run(program, arguments, seconds)
-    except BaseException:
+    global _waiting  # noqa: PLW0603
+    if _waiting is not None:
         waiting, _waiting = _waiting, None
-        waiting.end()
-        raise
+        try:
+            done = waiting.run(program, arguments, seconds)
+        except BaseException as error:
+            waiting.end()
+            if not isinstance(error, _GoneError):
+                raise
+        else:
+            _waiting = waiting
+            return done
+    return subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-m", program, *arguments],
+        check=False, capture_output=True, text=True, timeout=seconds,
+    )  # fmt: skip
 
 
 def _can_wait() -> bool:

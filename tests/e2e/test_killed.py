@@ -14,7 +14,8 @@ from tests.models import some_ids
 def test_a_killed_runner_is_tried_again(stack):
     job_id = stack.submit(evaluation=SLOW, output={"repo_id": "me/out"})
     stack.wait_for_stage(job_id, "throughput")
-    stack.runners()[-1].kill()  # the program itself; those around it go with it
+    waiting = stack.runners()[-1]  # of the load gate; the program started it
+    waiting.parent().kill()  # those around it go with it
     job = stack.finish(job_id)
     assert (job["status"], job["attempt"]) == ("succeeded", 2)
     assert len(stack.hub.models["me/out"].commits) == 2

@@ -106,8 +106,19 @@ def test_nothing_outlives_whoever_asked(tmp_path):
 
 
 def test_the_end_of_the_block_is_the_end_of_the_process():
+    before = set(psutil.Process().children())
     with fresh_process_ready():
-        (waiting,) = psutil.Process().children()
+        (waiting,) = set(psutil.Process().children()) - before
+    assert not psutil.pid_exists(waiting.pid)
+
+
+def test_who_was_killed_while_it_waited_is_not_missed():
+    before = set(psutil.Process().children())
+    with fresh_process_ready():
+        (waiting,) = set(psutil.Process().children()) - before
+        waiting.kill()
+        for _ in range(2):
+            assert ask("tell").returncode == 0
     assert not psutil.pid_exists(waiting.pid)
 
 
