@@ -19,7 +19,7 @@ from spq_core.recipe.document import Recipe
 FINEST_BITS = 7.0
 """Of a weight on the finest lattice whose codes are 8 bits wide (SmolLM2-135M: 6.9 to 7.2)."""
 MOST_BITS = 7.3
-BITS_BY_DIVERGENCE = ((3.5, 0.119), (4.45, 0.033), (5.6, 0.0084), (7.0, 0.0025))
+BITS_BY_DIVERGENCE = ((3.52, 0.062), (4.48, 0.021), (5.6, 0.0076), (7.0, 0.0025))
 """Bits per weight and KL divergence (SmolLM2-135M off its 4-bit grid)."""
 LEAST_BITS, LARGEST_BITS = 1.0, 8.0
 BITS_OF_DOUBT = 1.0

@@ -45,6 +45,7 @@ MISFIT = 0.02
 """Bits per code by which what is stored exceeds the entropy of normal weights of the same spread (measured)."""
 LEAST_BITS = 0.02
 SPREAD_FITS = 2
+LEAST_SHARE = 1e-6
 TRELLIS_EXCESS = 0.08
 """Bits per code above the rate-distortion bound along a trellis, where codes take a bit or more."""
 
@@ -209,14 +210,21 @@ def curve_of(
     )
 
 
-def _spread_squares(scaled: Float[Tensor, "rows n_in"]) -> Float[Tensor, "rows n_in"]:
-    """Mean squares around columns' means, as products of a factor a row and one a column."""
-    squares = (scaled - scaled.mean(0)).double().square()
-    least = max(float(squares.mean()), torch.finfo(torch.float32).tiny) * 1e-6
+def factors_of(
+    squares: Float[Tensor, "rows n_in"],
+) -> tuple[Float[Tensor, " rows"], Float[Tensor, " n_in"]]:
+    """A factor a row and one a column whose products stand for squares."""
+    least = max(float(squares.mean()), torch.finfo(torch.float32).tiny) * LEAST_SHARE
     by_row, by_column = torch.ones_like(squares[:, 0]), torch.ones_like(squares[0])
     for _ in range(SPREAD_FITS):
         by_column = (squares / by_row[:, None]).mean(0).clamp(min=least)
-        by_row = (squares / by_column).mean(1).clamp(min=1e-6)
+        by_row = (squares / by_column).mean(1).clamp(min=LEAST_SHARE)
+    return by_row, by_column
+
+
+def _spread_squares(scaled: Float[Tensor, "rows n_in"]) -> Float[Tensor, "rows n_in"]:
+    """Mean squares around columns' means, as products of a factor a row and one a column."""
+    by_row, by_column = factors_of((scaled - scaled.mean(0)).double().square())
     return by_row[:, None] * by_column
 
 

@@ -5,7 +5,7 @@ there was a range coder; it takes some 0.1 bit a code more.
 """
 
 import zlib
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -30,6 +30,14 @@ class Deflated(NamedTuple):
     base: float
     """Of its steps."""
     order: Order
+
+    def with_bytes(self, packed: UInt8[Tensor, " n_bytes"]) -> Self:
+        """Other bytes, read alike."""
+        return self._replace(packed=packed)
+
+    def decoded(self, n_out: int, n_in: int) -> tuple[Int8[Tensor, "out n_in"], Steps]:
+        """See `decode`."""
+        return decode(self, n_out, n_in)
 
 
 def decode(coded: Deflated, n_out: int, n_in: int) -> tuple[Int8[Tensor, "out n_in"], Steps]:

@@ -4,8 +4,7 @@ A coded layer stands in a model between its construction and the end of loading:
 a scale per row and one per column. How its bytes are read is the stored form's affair.
 """
 
-from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from jaxtyping import Float, Int8, UInt8
@@ -22,8 +21,32 @@ from spq_core.formats.layer import (
     CompressedLinear,
     Layout,
     Positive,
+    Size,
     constant,
+    empty,
 )
+
+
+class CodedWeight(Protocol):
+    """The stored form of one matrix: bytes, and what tells how they are read."""
+
+    @property
+    def packed(self) -> UInt8[Tensor, " n_bytes"]:
+        """The bytes."""
+
+    @property
+    def base(self) -> float:
+        """Of its steps."""
+
+    def with_bytes(self, packed: UInt8[Tensor, " n_bytes"]) -> Self:
+        """Other bytes, read alike."""
+
+    def decoded(self, n_out: int, n_in: int) -> tuple[Int8[Tensor, "out n_in"], Steps]:
+        """Codes and steps, on the CPU.
+
+        Raises:
+            ArtifactError: the bytes are not those of a matrix of this size.
+        """
 
 
 class CodedLayout(Layout):
@@ -38,6 +61,39 @@ class CodedLayout(Layout):
     def weight_bits(self) -> float:
         """Those of the stored bytes."""
         return 8.0 * self.n_bytes
+
+    @property
+    def no_bytes(self) -> Tensor:
+        """As many as there will be, without values."""
+        return empty(self.n_bytes, dtype=torch.uint8)
+
+
+class CodedLinearLayout(CodedLayout):
+    """Of a CodedLinear."""
+
+    shared_parts = ("packed",)
+    n_in: Size
+    n_out: Size
+    bias: bool
+
+    def made(self, kind: "type[CodedLinear]", coded: CodedWeight, dtype: torch.dtype) -> nn.Module:
+        """The layer, without values."""
+        bias = empty(self.n_out, dtype=dtype) if self.bias else None
+        return kind(coded, self.n_out, self.n_in, bias)
+
+
+class CodedEmbeddingLayout(CodedLayout):
+    """Of a CodedEmbedding."""
+
+    n: Size
+    dim: Size
+    output_scale: Positive = 1.0
+
+    def made(
+        self, kind: "type[CodedEmbedding]", coded: CodedWeight, dtype: torch.dtype
+    ) -> nn.Module:
+        """The layer, without values."""
+        return kind(coded, self.n, self.dim, dtype, self.output_scale)
 
 
 def codes_of(layer: Any, base: float) -> tuple[Int8[Tensor, "out n_in"], Steps]:
@@ -55,27 +111,23 @@ class Coded(CompressedLayer):
     matrix = "packed"
     expands_in_threads = True
 
-    def __init__(self, packed: UInt8[Tensor, " n_bytes"], n_out: int, n_in: int) -> None:
+    def __init__(self, coded: CodedWeight, n_out: int, n_in: int) -> None:
         super().__init__()
-        self.packed = nn.Parameter(packed, requires_grad=False)
+        self.packed = nn.Parameter(coded.packed, requires_grad=False)
+        self._read_as = coded.with_bytes(coded.packed[:0])
         self.n_out, self.n_in = n_out, n_in
 
-    @abstractmethod
-    def decoded(self) -> tuple[Int8[Tensor, "out n_in"], Steps]:
-        """Codes and steps, on the CPU.
-
-        Raises:
-            ArtifactError: the bytes are not those of a matrix of this size.
-        """
+    @property
+    def coded(self) -> Any:
+        """Its bytes as they are now, and how they are read."""
+        return self._read_as.with_bytes(self.packed.data)
 
 
 class CodedLinear(Coded, CompressedLinear):
     """A linear layer before `to_runtime`."""
 
-    def __init__(
-        self, packed: UInt8[Tensor, " n_bytes"], n_out: int, n_in: int, bias: Tensor | None
-    ) -> None:
-        super().__init__(packed, n_out, n_in)
+    def __init__(self, coded: CodedWeight, n_out: int, n_in: int, bias: Tensor | None) -> None:
+        super().__init__(coded, n_out, n_in)
         self.bias = constant(bias)
 
     @property
@@ -88,13 +140,21 @@ class CodedLinear(Coded, CompressedLinear):
         """Number of output rows."""
         return self.n_out
 
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What layouts of every kind of bytes tell."""
+        return {
+            "n_in": self.n_in, "n_out": self.n_out, "bias": self.bias is not None,
+            "n_bytes": self.packed.numel(), "base": self.coded.base,
+        }  # fmt: skip
+
     def float_weight(self, rows: slice = ALL) -> Float[Tensor, "rows n_in"]:
         """Decoded codes times their steps."""
         return self.to_runtime().float_weight(rows)
 
     def to_runtime(self) -> Int8Linear:
         """Make the layer that computes."""
-        codes, steps = self.decoded()
+        codes, steps = self.coded.decoded(self.n_out, self.n_in)
         linear = Int8Linear(
             pad_columns(codes), steps.row_steps, None if self.bias is None else self.bias.data,
             in_features=self.n_in, input_scale=steps.column_steps,
@@ -105,20 +165,31 @@ class CodedLinear(Coded, CompressedLinear):
 class CodedEmbedding(Coded, CompressedEmbedding):
     """An embedding before `to_runtime`."""
 
+    head: ClassVar[type[CodedLinear]]
+    """What reads the same bytes as a head."""
+
     def __init__(
         self,
-        packed: UInt8[Tensor, " n_bytes"],
+        coded: CodedWeight,
         n: int,
         dim: int,
         dtype: torch.dtype,
         output_scale: float = 1.0,
     ) -> None:
-        super().__init__(packed, n, dim)
+        super().__init__(coded, n, dim)
         self.dtype, self.output_scale = dtype, output_scale
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What layouts of every kind of bytes tell."""
+        return {
+            "n": self.n_out, "dim": self.n_in, "output_scale": self.output_scale,
+            "n_bytes": self.packed.numel(), "base": self.coded.base,
+        }  # fmt: skip
 
     def to_runtime(self) -> Int8Embedding:
         """Make the embedding that computes."""
-        codes, steps = self.decoded()
+        codes, steps = self.coded.decoded(self.n_out, self.n_in)
         embedding = Int8Embedding(
             codes, steps.row_steps, self.dtype,
             output_scale=self.output_scale, input_scale=steps.column_steps,
@@ -127,10 +198,6 @@ class CodedEmbedding(Coded, CompressedEmbedding):
 
     def tied_head(self, bias: Tensor | None = None) -> CodedLinear:
         """The head is read from the embedding's bytes."""
-        head = self._head(bias)
+        head = self.head(self.coded, self.n_out, self.n_in, bias)
         head.packed = self.packed
         return head
-
-    @abstractmethod
-    def _head(self, bias: Tensor | None) -> CodedLinear:
-        """A linear layer of the same bytes."""

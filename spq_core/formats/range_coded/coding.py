@@ -10,7 +10,7 @@ A column whose values lie around a negative number is written with its sign turn
 
 import zlib
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -44,6 +44,14 @@ class RangeCoded(NamedTuple):
     """Of its steps."""
     states: int
     """Of the trellis its codes follow; 1 for none."""
+
+    def with_bytes(self, packed: UInt8[Tensor, " n_bytes"]) -> Self:
+        """Other bytes, read alike."""
+        return self._replace(packed=packed)
+
+    def decoded(self, n_out: int, n_in: int) -> tuple[Int8[Tensor, "out n_in"], Steps]:
+        """See `decode`."""
+        return decode(self, n_out, n_in)
 
 
 def encode(codes: Int8[Tensor, "out n_in"], steps: Steps, states: int = SCALAR) -> RangeCoded:
@@ -145,16 +153,8 @@ def _spread_of(codes: _Codes, spacings: np.ndarray[tuple[int], np.dtype[np.int64
     """
     centres = centres_of(np.array([one.mean(dtype=np.float64) for one in codes]) / spacings)
     columns, rows = np.ones(codes.shape[0]), np.ones(codes.shape[1])
-    of_rows, of_columns = np.empty_like(rows), np.empty_like(columns)
     for _ in range(FITS):
-        for ours in (of_columns, of_rows):
-            kernels().sum_squares(
-                codes, centres.astype(np.int64), spacings, rows, columns, of_rows, of_columns
-            )
-            if ours is of_columns:
-                columns = np.maximum(of_columns / len(rows), LEAST_SQUARE)
-            else:
-                rows = np.maximum(of_rows / len(columns), LEAST_SQUARE)
+        kernels().fit_spread(codes, centres.astype(np.int64), spacings, LEAST_SQUARE, rows, columns)
     return spread_of(rows, columns, centres)
 
 

@@ -85,34 +85,31 @@ def find_free(codes: Codes, nexts: Any, free: Any) -> None:
 
 
 @njit(nogil=True)
-def sum_squares(
-    codes: Codes,
-    centres: Ints,
-    spacings: Ints,
-    row_squares: Floats,
-    column_squares: Floats,
-    of_rows: Floats,
-    of_columns: Floats,
+def fit_spread(
+    codes: Codes, centres: Ints, spacings: Ints, least: float, rows: Floats, columns: Floats
 ) -> None:
-    """Sums of squared values, in spacings from the column's centre, over the other factor.
+    """Improve the product of a factor a row and one a column that stands for squares.
+
+    Squares are of codes, (columns, rows) int8, in spacings from the column's centre.
 
     Args:
-        codes: (columns, rows) int8. row_squares, column_squares: present factors.
-        of_rows: gets Σ_j y² / column_squares. of_columns: gets Σ_i y² / row_squares.
+        least: of a factor. rows: is read and improved. columns: is written.
     """
-    of_rows[:] = 0.0
-    inverse = 1.0 / row_squares
+    sums = np.zeros(len(rows))
+    inverse = 1.0 / rows
     for column in range(codes.shape[0]):
-        spacing = spacings[column]
+        spacing = float(spacings[column])
         middle = centres[column] * spacing
-        own = 1.0 / (column_squares[column] * spacing * spacing)
         total = 0.0
         for row in range(codes.shape[1]):
-            off = float(codes[column, row] - middle)
-            square = off * off
-            total += square * inverse[row]
-            of_rows[row] += square * own
-        of_columns[column] = total / (spacing * spacing)
+            off = (codes[column, row] - middle) / spacing
+            total += off * off * inverse[row]
+        columns[column] = max(total / codes.shape[1], least)
+        for row in range(codes.shape[1]):
+            off = (codes[column, row] - middle) / spacing
+            sums[row] += off * off / columns[column]
+    for row in range(len(rows)):
+        rows[row] = max(sums[row] / codes.shape[0], least)
 
 
 @njit(nogil=True)

@@ -35,6 +35,7 @@ from spq_core.methods.quantization.row_blocks import row_blocks, stacks
 from spq_core.planning.curve import (
     LARGEST_CODE,
     column_floors,
+    factors_of,
     fitted,
     sample_rows,
     too_wide,
@@ -42,7 +43,6 @@ from spq_core.planning.curve import (
 
 ERROR_ROWS = 256
 SPREAD_ROWS = 512
-SPREAD_FITS = 2
 LEAST_SQUARE = 2.0**-12
 
 
@@ -191,15 +191,11 @@ def expected_spread(weight: Float[Tensor, "out n_in"], plan: LatticePlan) -> Spr
     some = weight[picked].float() / steps.row_steps[picked, None] / columns
     centres = centres_of(some.double().mean(0).cpu().numpy())
     off = torch.from_numpy(centres).to(weight.device).float()
-    squares = (some - off).square().clamp(min=LEAST_SQUARE)
-    by_row, by_column = torch.ones_like(squares[:, 0]), torch.ones_like(squares[0])
-    for _ in range(SPREAD_FITS):
-        by_column = (squares / by_row[:, None]).mean(0)
-        by_row = (squares / by_column).mean(1)
+    by_column = factors_of((some - off).square())[1].clamp(min=torch.finfo(torch.float32).tiny)
     all_rows = torch.cat(
         [
             (weight[at].float() / steps.row_steps[at, None] / columns - off)
-            .square().clamp(min=LEAST_SQUARE).div(by_column).mean(1)
+            .square().div(by_column).mean(1).clamp(min=LEAST_SQUARE)
             for at in row_blocks(weight)
         ]
     )  # fmt: skip

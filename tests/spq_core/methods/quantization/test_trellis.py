@@ -105,6 +105,20 @@ def test_matrices_are_rounded_as_each_alone_however_many_rows_there_is_room_for(
         assert torch.equal(decode(coded, *one.codes.shape)[0], one.codes)
 
 
+@pytest.mark.parametrize("dead", ["a column", "a row", "all"])
+def test_weights_that_are_all_zero_err_no_more_than_others(dead):
+    """Zero is always allowed, but what comes before and after may be worth a step of error."""
+    weight, second_moment, row_weights = example()
+    weight[{"a column": (slice(None), 3), "a row": (5, slice(None)), "all": slice(None)}[dead]] = 0
+    found, *_ = rounded(64, 0.05, weight, second_moment, row_weights)
+    error = row_weights * output_error(weight, found.dequantized(), second_moment)
+    assert error[5] <= 1.5 * error.mean()
+    if dead == "all":
+        assert not found.codes.any()
+    coded = encode(found.codes, found.steps, found.states)
+    assert torch.equal(decode(coded, *weight.shape)[0], found.codes)
+
+
 def test_threads_change_nothing():
     weight, second_moment, row_weights = example(3 * SEGMENT, 8)
     threads = torch.get_num_threads()
