@@ -18,6 +18,10 @@ COMMANDS = {
         "spq_core.cli.compress:compress_command",
         "Compress a model folder or Hub model, without a service.",
     ),
+    "resize": (
+        "spq_core.cli.resize:resize_command",
+        "Make another size of an artifact that keeps all its directions.",
+    ),
     "evaluate": ("spq_core.cli.measure:evaluate_command", "Measure any model folder."),
     "compare": ("spq_core.cli.measure:compare_command", "Measure models side by side."),
     "sweep": ("spq_core.cli.sweep:sweep_command", "Try many recipes on a model, and compare them."),
@@ -52,7 +56,7 @@ COMMANDS = {
 }
 
 
-ALONE = [["compress"], ["evaluate"], ["compare"], ["sweep"]]
+ALONE = [["compress"], ["resize"], ["evaluate"], ["compare"], ["sweep"]]
 """What people run on a machine that does nothing else meanwhile."""
 
 

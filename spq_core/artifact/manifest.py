@@ -12,6 +12,8 @@ from spq_core.formats.profiles.registry import ProfileName
 
 MANIFEST_FILE = "compression_manifest.json"
 CARD_FILE = "README.md"
+BESIDE_FOLDER = "directions"
+"""Where an artifact keeps what is none of the weights that are loaded: all directions of its matrices, for other sizes."""
 DEPTH = 2
 """Parts of a file's name: at most one subfolder."""
 
@@ -115,6 +117,11 @@ def artifact_files(folder: Path) -> dict[str, Path]:
     """All files of an artifact's folder by their names in it, with `/` for those in a subfolder."""
     paths = sorted(path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
     return {path.relative_to(folder).as_posix(): path for path in paths}
+
+
+def beside_file(path: str) -> str:
+    """Name of the file of what is stored beside the weights of the block at `path`."""
+    return f"{BESIDE_FOLDER}/{path}.safetensors"
 
 
 def is_inside(name: str) -> bool:

@@ -14,10 +14,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from spq_core.artifact.manifest import (
+    BESIDE_FOLDER,
     CARD_FILE,
     MANIFEST_FILE,
     Manifest,
     artifact_files,
+    beside_file,
     file_entry,
 )
 from spq_core.artifact.tensors import distinct_tensors
@@ -91,13 +93,22 @@ class ArtifactWriter:
                 raise NumericalError("artifact", f"{path}.{name}" if path else name)
             tensors[f"{path}.{name}" if path else name] = stored.contiguous()
         file = f"model-{number:05d}-of-{self.n_shards:05d}.safetensors"
-        (self.folder / file).unlink(missing_ok=True)  # a frozen predecessor may have it open
-        save_file(tensors, self.folder / file, metadata={"format": "pt"})
-        with (self.folder / file).open("rb") as written:
-            os.fchmod(written.fileno(), 0o644)  # by name a confined run may not
-        flush_to_disk(self.folder / file)
+        _write(tensors, self.folder / file)
         self.weight_map.update(dict.fromkeys(tensors, file))
         self.tensor_bytes += sum(tensor.nbytes for tensor in tensors.values())
+
+    def write_beside(self, path: str, tensors: dict[str, torch.Tensor]) -> None:
+        """Write what belongs to a block and is none of the weights that are loaded.
+
+        Raises:
+            NumericalError: a value is not finite.
+        """
+        for name, tensor in tensors.items():
+            if not all_finite(tensor):
+                raise NumericalError("artifact", f"{path}.{name}")
+        (self.folder / BESIDE_FOLDER).mkdir(exist_ok=True)
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        _write(whole, self.folder / beside_file(path))
 
     def state(self) -> dict[str, Any]:
         """What is written so far, as JSON values."""
@@ -119,12 +130,12 @@ class ArtifactWriter:
             "metadata": {"total_size": self.tensor_bytes},
             "weight_map": dict(sorted(self.weight_map.items())),
         }
-        self._write_json(INDEX_FILE, index)
+        self.write_json(INDEX_FILE, index)
 
     def write_config(self, skeleton: Skeleton, *, head_shares_codes: bool) -> None:
         """Write config.json, when all blocks are written."""
         stored = StoredModel(skeleton, self.layouts, self.dtype, head_shares_codes)
-        self._write_json("config.json", self._writing().config(stored))
+        self.write_json("config.json", self._writing().config(stored))
 
     def _writing(self) -> Any:
         return import_module(self.profile.writing)
@@ -143,14 +154,23 @@ class ArtifactWriter:
             if name not in {MANIFEST_FILE, CARD_FILE}
         }
         complete = manifest.model_copy(update={"files": files})
-        self._write_json(MANIFEST_FILE, complete.model_dump(mode="json"))
+        self.write_json(MANIFEST_FILE, complete.model_dump(mode="json"))
         if self.target.exists():
             self.target.rmdir()
         os.replace(self.folder, self.target)  # noqa: PTH105
 
-    def _write_json(self, name: str, document: object) -> None:
+    def write_json(self, name: str, document: object) -> None:
+        """Write a document of the artifact."""
         text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
         (self.folder / name).write_text(text + "\n", encoding="utf-8")
+
+
+def _write(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    path.unlink(missing_ok=True)  # a frozen predecessor may have it open
+    save_file(tensors, path, metadata={"format": "pt"})
+    with path.open("rb") as written:
+        os.fchmod(written.fileno(), 0o644)  # by name a confined run may not
+    flush_to_disk(path)
 
 
 def round_floats(block: nn.Module, dtype: torch.dtype) -> None:

@@ -18,7 +18,7 @@ from spq_core.compression.block_cache import BlockCache
 from spq_core.compression.decisions import Findings, look, make_plan
 from spq_core.compression.kept_findings import findings_name, keep_findings, kept_findings
 from spq_core.compression.provenance import dtype_name, fingerprint, manifest_of, weights_digest
-from spq_core.compression.run_samples import recovery_rows, rows_of, samples_for
+from spq_core.compression.run_samples import rows_of, rows_to_train_on, samples_for
 from spq_core.compression.theoretical_rate import theoretical_rate
 from spq_core.compression.walk import KL_INFLATION, BlockWalk
 from spq_core.data.samples import (
@@ -115,15 +115,15 @@ def _compressed(
     unseen = None
     if unseen_text and samples is not None:
         unseen = unseen_windows(unseen_text, samples.rows.shape[1], source.folder)
-    recovery = recovery_rows(recipe, source, text)
+    trained = rows_to_train_on(recipe, source, text)
     states = StateFolder(
         state_folder(out),
-        fingerprint(recipe, source, checkpoint, rows_of(samples, recovery)),
+        fingerprint(recipe, source, checkpoint, rows_of(samples, trained)),
         device,
     )
     compression = _Compression(
         source=source, recipe=recipe, out=out, skeleton=skeleton, checkpoint=checkpoint,
-        samples=samples, unseen=unseen, recovery=recovery, progress=progress, states=states,
+        samples=samples, unseen=unseen, trained=trained, progress=progress, states=states,
         probe_file=probe_file, shelf=shelf,
     )  # fmt: skip
     made = compression.run(states.load() if resume else None, resume=resume)
@@ -174,7 +174,8 @@ class _Compression:
     samples: CalibrationSamples | None
     unseen: Tensor | None
     """Token windows to measure `max_kl` on."""
-    recovery: TrainingRows | None
+    trained: Mapping[str, TrainingRows]
+    """By type of stage."""
     progress: Progress
     states: StateFolder
     probe_file: Path | None
@@ -321,7 +322,7 @@ class _Compression:
             dtype=self.stored_dtype,
             plan=plan,
             profile=profile_named(self.recipe.profile),
-            training_rows=self.recovery,
+            training_rows=self.trained,
             source=blocked_source(self.skeleton, self.checkpoint),
             progress=self.progress,
         )

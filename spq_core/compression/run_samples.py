@@ -1,12 +1,14 @@
 """The text that a run looks at, as rows of tokens."""
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from spq_core.data.samples import CalibrationSamples, calibration_samples
 from spq_core.data.texts import Text
 from spq_core.data.training_rows import TrainingRows
 from spq_core.errors import RecipeError
-from spq_core.methods.recovery.samples import recovery_samples
+from spq_core.methods.training.rows import training_rows
 from spq_core.models.clean_copy import SourceModel
 from spq_core.recipe.document import Recipe
 
@@ -37,13 +39,18 @@ def samples_for(
     return samples
 
 
-def recovery_rows(recipe: Recipe, source: SourceModel, text: Text | None) -> TrainingRows | None:
-    """What a recovery trains on, if the recipe has one."""
-    if recipe.recover is None or text is None:
-        return None
-    return recovery_samples(recipe.recover, text, source.folder)
+def rows_to_train_on(
+    recipe: Recipe, source: SourceModel, text: Text | None
+) -> dict[str, TrainingRows]:
+    """What each stage that trains does so on, by its type."""
+    if text is None:
+        return {}
+    return {stage.type: training_rows(stage, text, source.folder) for stage in recipe.trained}
 
 
-def rows_of(*samples: CalibrationSamples | TrainingRows | None) -> list[Tensor]:
+def rows_of(
+    samples: CalibrationSamples | None, trained: Mapping[str, TrainingRows]
+) -> list[Tensor]:
     """The tokens that a run looks at."""
-    return [one.rows for one in samples if one is not None]
+    looked_at = [] if samples is None else [samples.rows]
+    return looked_at + [one.rows for one in trained.values()]

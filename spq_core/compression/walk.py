@@ -25,7 +25,7 @@ from spq_core.compression.passes import Pass, plan_passes
 from spq_core.data.samples import CalibrationSamples
 from spq_core.formats.slicing import shares_matrix
 from spq_core.memory import return_freed_memory
-from spq_core.methods.stage import LearningStage, Stage, StageState
+from spq_core.methods.stage import LearningStage, Stage, StageState, StageWithFiles
 from spq_core.models.blocked import BlockedModel
 from spq_core.models.blocks import blocked_source, load_layer, load_rest
 from spq_core.models.checkpoint import Checkpoint
@@ -119,11 +119,18 @@ class BlockWalk:
             self._send_probe(position, block)
             if one.is_last:
                 self._note_tying(path, block)
+                self._write_beside(path, one)
                 self.writer.write_block(position + 1, path, block, self._original(position, path))
             elif any(report.applied for report in found):
                 self.block_cache.keep(number, path, block, self._original(position, path))
             self._save(number, position, stream)
             self.progress.advance(path or "embedding and head")
+
+    def _write_beside(self, path: str, one: Pass) -> None:
+        """Files that stages want beside the weights."""
+        for stage in one.apply:
+            if isinstance(stage, StageWithFiles) and (tensors := stage.beside()):
+                self.writer.write_beside(path, tensors)
 
     def _send_on(
         self,

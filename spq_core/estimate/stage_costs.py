@@ -36,11 +36,10 @@ def stage_cost(stage: str, recipe: Recipe, evaluation: EvaluationSettings, model
     if stage == "sensitivity":
         return 3.0 * sensitivity_tokens(tokens)
     if stage == "compress":
-        looks = sum(one.passes_samples for one in recipe.stages if one.type != "recover")
+        looks = sum(one.passes_samples for one in recipe.stages)
         return COPIED + looks * PASSED_SECONDS / SCORED_SECONDS * tokens
     if stage in {"recover", "tuned_source"}:
-        steps = recipe.recover
-        return COPIED if steps is None else COPIED + 4.0 * steps.steps * steps.batch * steps.length
+        return COPIED + 4.0 * sum(one.trained_tokens for one in recipe.trained)
     return FIXED[stage] if stage in FIXED else models * _measured(stage, evaluation)
 
 

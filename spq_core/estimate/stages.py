@@ -54,6 +54,7 @@ def planned_stages(
         compresses: False for a job that measures an artifact which is there.
     """
     names = ", ".join(stage.type for stage in recipe.stages if stage.type != "recover")
+    trained = ", ".join(stage.type for stage in recipe.trained)
     wanted = (
         (downloads, Stage("download", "download the model", "prepare")),
         (compresses, Stage("preflight", "try the recipe on a toy model", "check")),
@@ -62,7 +63,7 @@ def planned_stages(
             Stage("sensitivity", "look at the source", "recipe"),
         ),
         (compresses and bool(names), Stage("compress", f"compress ({names})", "recipe")),
-        (compresses and recipe.recover is not None, Stage("recover", "recover", "recipe")),
+        (compresses and bool(recipe.trained), Stage("recover", f"train ({trained})", "recipe")),
         (compresses, Stage("load_gate", "load and compare in a fresh process", "check")),
         (evaluation.tuned_control and recipe.recover is not None, Stage("tuned_source", "tune the source", "baseline")),
         (evaluation.int8_baseline and not _is_int8(recipe), Stage("int8", "make plain INT8", "baseline")),

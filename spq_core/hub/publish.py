@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.hf_api import ModelInfo
 
-from spq_core.artifact.manifest import MANIFEST_FILE, artifact_files
+from spq_core.artifact.manifest import BESIDE_FOLDER, MANIFEST_FILE, artifact_files
 from spq_core.hub.client import translated_errors
 from spq_core.hub.errors import HubError
 from spq_core.models.model_folder import is_side_file
@@ -120,7 +120,7 @@ class Publisher:
 
 def _is_ours(name: str) -> bool:
     """Whether an earlier artifact can have left a file of this name."""
-    return "/" not in name or is_side_file(name)
+    return "/" not in name or is_side_file(name) or name.startswith(f"{BESIDE_FOLDER}/")
 
 
 @dataclass(frozen=True, slots=True)

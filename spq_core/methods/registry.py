@@ -11,6 +11,7 @@ from spq_core.methods.pruning.settings import PruneSettings
 from spq_core.methods.quantization.settings import QuantizeSettings
 from spq_core.methods.recovery.settings import RecoverSettings
 from spq_core.methods.settings import StageSettings
+from spq_core.methods.spectra.settings import SpectrumSettings
 from spq_core.methods.svd.settings import SvdSettings
 
 
@@ -29,6 +30,7 @@ class Method(NamedTuple):
 
 METHODS = (
     Method(SvdSettings, "spq_core.methods.svd.stage"),
+    Method(SpectrumSettings, "spq_core.methods.spectra.stage"),
     Method(PruneSettings, "spq_core.methods.pruning.stage"),
     Method(PruneHeadsSettings, "spq_core.methods.head_pruning.stage"),
     Method(QuantizeSettings, "spq_core.methods.quantization.stages"),

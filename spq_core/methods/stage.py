@@ -1,6 +1,6 @@
 """What the walk over a model's blocks asks of a stage, and what a stage is made from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from spq_core.data.training_rows import TrainingRows
+from spq_core.errors import RecipeError
 from spq_core.formats.profiles.profile import Profile
 from spq_core.models.blocked import BlockedModel
 from spq_core.models.skeleton import Skeleton
@@ -104,6 +105,15 @@ class LearningStage(Protocol):
         ...
 
 
+@runtime_checkable
+class StageWithFiles(Protocol):
+    """A stage that stores something of each block in a file of its own, beside the weights."""
+
+    def beside(self) -> dict[str, Tensor]:
+        """That of the block it changed last; empty if there is nothing."""
+        ...
+
+
 class Cuts:
     """Tells stages that keep something per row which rows of a matrix an earlier stage kept."""
 
@@ -132,8 +142,29 @@ class StageContext:
     profile: Profile
     """Of the artifact."""
     cuts: Cuts = field(default_factory=Cuts)
-    training_rows: TrainingRows | None = None
-    """For a stage that learns; None without text."""
+    training_rows: Mapping[str, TrainingRows] = field(default_factory=dict)
+    """By type of stage, for those that learn; empty without text."""
     source: BlockedModel | None = None
     """The model before all stages, for one that learns from it."""
     progress: Progress
+
+    @property
+    def teacher(self) -> BlockedModel:
+        """The model before all stages.
+
+        Raises:
+            RecipeError: there is none, as nothing was expected to learn from it.
+        """
+        if self.source is None:
+            raise RecipeError("a recipe with a stage that trains needs its source")
+        return self.source
+
+    def rows_of(self, stage: str) -> TrainingRows:
+        """What a stage trains on.
+
+        Raises:
+            RecipeError: there is no text.
+        """
+        if stage not in self.training_rows:
+            raise RecipeError(f"a recipe with a {stage} stage needs text; none was given")
+        return self.training_rows[stage]

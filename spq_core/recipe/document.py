@@ -21,6 +21,7 @@ from spq_core.methods.quantization.settings import QuantizeSettings
 from spq_core.methods.recovery.settings import RecoverSettings
 from spq_core.methods.registry import METHODS
 from spq_core.methods.settings import StageSettings
+from spq_core.methods.training.settings import TrainedSettings
 from spq_core.planning.target import Target
 
 if TYPE_CHECKING:
@@ -155,6 +156,11 @@ class Recipe(Document):
     def recover(self) -> RecoverSettings | None:
         """The stage that trains, if there is one."""
         return next((one for one in self.stages if isinstance(one, RecoverSettings)), None)
+
+    @property
+    def trained(self) -> tuple[TrainedSettings, ...]:
+        """The stages that train, in their order."""
+        return tuple(one for one in self.stages if isinstance(one, TrainedSettings))
 
     @property
     def by_entropy(self) -> bool:

@@ -7,21 +7,16 @@ from pydantic import Field
 
 from spq_core.formats.profiles.profile import Profile
 from spq_core.methods.settings import StageSettings, Toy
+from spq_core.methods.training.settings import TrainedSettings
 from spq_core.models.shapes import ModelShapes
 
-TRAINED_SECONDS = 8e-11
-"""Per token and weight."""
 
-
-class RecoverSettings(StageSettings):
+class RecoverSettings(TrainedSettings):
     """Train low-rank adapters (LoRA, arXiv:2106.09685) on the compressed model for a few steps."""
 
     outcome: ClassVar[str] = "matrices were trained towards the source"
 
     type: Literal["recover"]
-    objective: Literal["logits", "text"] = "logits"
-    """`logits`: towards the source's predictions (distillation). `text`: towards the text itself, as
-    the paper does; a model can come out better than its source on that text, and worse elsewhere."""
     adapters: Literal["merged", "kept"] = "merged"
     """`merged`: added to the matrices, which must still be floating-point. `kept`: stored beside
     them, for a recovery behind plain quantization."""
@@ -31,47 +26,11 @@ class RecoverSettings(StageSettings):
     """Adapters enter with alpha / rank."""
     trains: tuple[Literal["norms", "embedding"], ...] = ()
     """What is trained besides adapters."""
-    steps: Annotated[int, Field(ge=1, le=100_000)] = 100
-    """Of the optimizer (AdamW)."""
-    batch: Annotated[int, Field(ge=1, le=1024)] = 4
-    """Samples per step."""
-    form: Literal["lines", "windows"] = "windows"
-    """As for `calibration`, whose dataset is used."""
-    length: Annotated[int, Field(ge=8, le=8192)] = 256
-    """Tokens per sample."""
-    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-4
-    """At its highest."""
-    weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
-    """Of AdamW."""
-    decay_to_zero: bool = True
-    """Lower the learning rate linearly to zero; constant otherwise."""
-    seed: Annotated[int, Field(ge=0, lt=1 << 31)] = 42
-    """Of the samples' order and the adapters' first values."""
 
     @property
     def leaves_codes(self) -> bool:
         """Kept adapters stand beside them."""
         return self.adapters == "kept"
-
-    @property
-    def learns(self) -> bool:
-        """Between two walks."""
-        return True
-
-    @property
-    def needs_calibration(self) -> bool:
-        """It trains on text of the recipe's dataset."""
-        return True
-
-    @property
-    def fits_to_inputs(self) -> bool:
-        """It masks pads."""
-        return False
-
-    @property
-    def passes_samples(self) -> bool:
-        """Rows of its own go through the model; see `seconds`."""
-        return False
 
     def order_error(self, before: Sequence[StageSettings], after: Sequence[StageSettings]) -> str:
         """Adapters merge into weights, or stay beside what nothing changes any more."""
@@ -102,12 +61,7 @@ class RecoverSettings(StageSettings):
         sides = sum(part.n_in + part.n_out for layer in shapes.layers for part in layer.values())
         return float(self.rank * sides * shapes.item_bytes)
 
-    def seconds(self, shapes: ModelShapes) -> float:
-        """Of its steps."""
-        return TRAINED_SECONDS * self.steps * self.batch * self.length * shapes.elements
-
     def for_preflight(self, toy: Toy, *, fixed: bool) -> Self:
         """Two short steps."""
-        del fixed
-        small = {"steps": 2, "batch": 1, "length": toy.tokens, "rank": min(self.rank, toy.rank)}
-        return self.model_copy(update=small)
+        small = super().for_preflight(toy, fixed=fixed)
+        return small.model_copy(update={"rank": min(self.rank, toy.rank)})

@@ -1,9 +1,7 @@
 """What a recovery trains: adapters beside linear layers, and parameters in their places."""
 
-import zlib
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
 from spq_core.errors import RecipeError
@@ -19,8 +17,7 @@ from spq_core.formats.slicing import (
     is_table,
 )
 from spq_core.methods.recovery.settings import RecoverSettings
-
-DOWN, UP = "adapter_down", "adapter_up"
+from spq_core.methods.training.adapters import DOWN, UP, adapter_of
 
 
 @dataclass(slots=True)
@@ -104,16 +101,8 @@ class AdapterParameters:
         return self.parameters[name]
 
     def _adapter(self, full: str, module: AnyLinear) -> tuple[nn.Parameter, nn.Parameter]:
-        """LoRA's start: `down` as a linear layer begins, `up` zero, so that nothing changes."""
-        if f"{full}.{UP}" not in self.parameters:
-            device = next(module.parameters()).device
-            generator = torch.Generator().manual_seed(
-                self.settings.seed + zlib.crc32(full.encode())
-            )
-            shape = (self.settings.rank, module.in_features)
-            bound = module.in_features**-0.5
-            start = torch.empty(shape).uniform_(-bound, bound, generator=generator)
-            self.parameters[f"{full}.{DOWN}"] = nn.Parameter(start.to(device))
-            zeros = torch.zeros(module.out_features, self.settings.rank, device=device)
-            self.parameters[f"{full}.{UP}"] = nn.Parameter(zeros)
-        return self.parameters[f"{full}.{DOWN}"], self.parameters[f"{full}.{UP}"]
+        shape = (module.out_features, module.in_features)
+        device = next(module.parameters()).device
+        return adapter_of(
+            self.parameters, full, shape, self.settings.rank, self.settings.seed, device
+        )

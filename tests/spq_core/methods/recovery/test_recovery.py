@@ -12,10 +12,10 @@ from spq_core.data.texts import builtin_text
 from spq_core.errors import RecipeError
 from spq_core.formats.adapted.linear import AdaptedLinear
 from spq_core.formats.low_rank.linear import LowRankLinear
-from spq_core.methods.recovery.samples import recovery_samples
 from spq_core.methods.recovery.settings import RecoverSettings
 from spq_core.methods.recovery.trainables import AdapterParameters
-from spq_core.methods.recovery.walk import Batch, gradients_of
+from spq_core.methods.training.rows import training_rows
+from spq_core.methods.training.walk import Batch, gradients_of
 from spq_core.models.blocks import blocked_source
 from spq_core.models.checkpoint import open_checkpoint
 from spq_core.models.skeleton import load_skeleton
@@ -131,7 +131,7 @@ def test_gradients_are_those_of_the_whole_model(tmp_path, family, objective):
 def test_a_padded_line_counts_its_own_tokens_only(tmp_path):
     folder = save_tiny(tmp_path / "source")
     settings = RecoverSettings(type="recover", form="lines", length=200, steps=5, batch=2)
-    samples = recovery_samples(settings, builtin_text(), folder)
+    samples = training_rows(settings, builtin_text(), folder)
     assert samples.rows.shape == (10, 200)
     for row, real in zip(samples.rows, samples.real, strict=True):
         assert (row[~real] == 0).all()  # the pad token

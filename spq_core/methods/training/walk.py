@@ -7,7 +7,7 @@ trained tensors, their gradients and the states between layers exist beside one 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Bool, Int64
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from spq_core.methods.recovery.trainables import AdapterParameters
 from spq_core.models.blocked import BlockedModel
 from spq_core.models.skeleton import Skeleton
 from spq_core.streaming.head import TOKENS, Head
@@ -31,6 +30,19 @@ class Batch(NamedTuple):
     """False for pads, which must be on the right."""
 
 
+class Trainables(Protocol):
+    """The tensors that are trained; they outlive the blocks they are put into."""
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """By full name, in float32."""
+        ...
+
+    def attach(self, path: str, block: nn.Module) -> dict[str, nn.Parameter]:
+        """Put them into a block, which must be differentiable then, and return those of it."""
+        ...
+
+
 class StepResult(NamedTuple):
     """One pass forward and back."""
 
@@ -41,7 +53,7 @@ class StepResult(NamedTuple):
 
 def gradients_of(
     model: BlockedModel,
-    trainables: AdapterParameters,
+    trainables: Trainables,
     batch: Batch,
     teacher: tuple[Head, list[Tensor]] | None,
 ) -> StepResult:

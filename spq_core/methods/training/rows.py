@@ -1,4 +1,4 @@
-"""The token rows a recovery trains on."""
+"""The token rows that a stage trains on."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ from spq_core.data.texts import Text, refuse_shared_lines
 from spq_core.data.training_rows import TrainingRows
 from spq_core.data.windows import consecutive_windows, padded_lines
 from spq_core.errors import DatasetError
-from spq_core.methods.recovery.settings import RecoverSettings
+from spq_core.methods.training.settings import TrainedSettings
 from spq_core.models.tokenizer import load_tokenizer, require_rows
 
 
-def recovery_samples(settings: RecoverSettings, text: Text, model_folder: Path) -> TrainingRows:
+def training_rows(settings: TrainedSettings, text: Text, model_folder: Path) -> TrainingRows:
     """Encode as many rows of the text's calibration part as are used, in a seeded order.
 
     Raises:
@@ -34,7 +34,7 @@ def recovery_samples(settings: RecoverSettings, text: Text, model_folder: Path) 
     lengths = [len(tokenizer(line)["input_ids"]) for line in lines]
     usable = [index for index, count in enumerate(lengths) if count > 1]  # else nothing follows
     if not usable:
-        raise DatasetError(f"recovery needs lines of text; {text.name} has none of two tokens")
+        raise DatasetError(f"training needs lines of text; {text.name} has none of two tokens")
     order = torch.randperm(len(usable), generator=generator)[:wanted].tolist()
     picked = [usable[index] for index in order]
     tokenizer.padding_side = "right"  # so that no token sees a pad
