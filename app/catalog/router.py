@@ -9,7 +9,7 @@ from app.db.workers import present_workers
 from app.http.auth import Reader, database_of
 from app.http.problems import documented
 from app.settings import ApiSettings
-from spq_core.data.texts import BUILTIN, HUB_DATASETS
+from spq_core.data.texts import BUILT_IN, HUB_DATASETS
 from spq_core.errors import RecipeError
 from spq_core.models.architectures import SUPPORTED_MODEL_TYPES
 from spq_core.recipe.catalog import catalog, resolve
@@ -60,7 +60,7 @@ def capabilities(request: Request, _caller: Reader) -> dict[str, Any]:
         "version": version("spq"),
         "model_types": list(SUPPORTED_MODEL_TYPES),
         "recipes": list(catalog()),
-        "datasets": [*HUB_DATASETS, BUILTIN],
+        "datasets": [*HUB_DATASETS, *BUILT_IN],
         "local_models": models,
         "max_attempts": settings.max_attempts,
         "workers": workers,

@@ -114,7 +114,7 @@ class JobService:
     def _looked_at(self, body: JobSubmission, recipe: Recipe) -> tuple[Estimate, str | None] | None:
         """Refuse what cannot work, as far as can be told before a worker looks."""
         self.admission.check_local_model(body.model)
-        self.admission.check_datasets({*body.evaluation.perplexity, recipe.calibration.dataset})
+        self.admission.check_datasets({*body.evaluation.perplexity, *recipe.calibration.datasets})
         self.admission.check_tasks(body.evaluation.tasks, recipe)
         token = None if body.hub_token is None else body.hub_token.get_secret_value()
         return self.require_feasible(recipe, body.model, body.evaluation, token)

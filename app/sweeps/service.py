@@ -1,6 +1,6 @@
 """What the API can do with sweeps. Each method is one transaction."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,7 +127,7 @@ class SweepService:
         )
         first = members(sweep, body.dataset)
         self.admission.check_local_model(body.model)
-        texts = {one.recipe.calibration.dataset for one in first if one.recipe.needs_calibration}
+        texts = _texts_of(first)
         named = set() if body.dataset is None else {body.dataset}
         finals = sweep.finals or Finals()
         self.admission.check_datasets(
@@ -201,7 +201,7 @@ class SweepService:
         added = body.model_dump(mode="json", include={"recipes", "grid"})
         found = members(parse_sweep(added), dataset)
         evaluation = EvaluationSettings.model_validate(row.request["evaluation"])
-        texts = {one.recipe.calibration.dataset for one in found if one.recipe.needs_calibration}
+        texts = _texts_of(found)
         self.admission.check_datasets(texts)
         for one in found:
             self.admission.check_tasks(evaluation.tasks, one.recipe)
@@ -254,6 +254,12 @@ class SweepService:
             for one in rows
         ]
         return News(told, seen.status in ENDED)
+
+
+def _texts_of(found: Iterable[Member]) -> set[str]:
+    """What members look at."""
+    looking = [one.recipe for one in found if one.recipe.needs_calibration]
+    return {name for recipe in looking for name in recipe.calibration.datasets}
 
 
 def _new_member(

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from spq_core.cli.options import (
     named_text,
     task_names,
 )
-from spq_core.data.texts import Text
+from spq_core.data.texts import mixture, texts_for
 from spq_core.errors import OutputExistsError, RecipeError
 from spq_core.evaluation.gates import QualityGateError
 from spq_core.evaluation.loading import choose_device
@@ -111,12 +112,12 @@ def compress_command(
             if not resume or finished_run(out, recipe) is None:
                 _require_unused(out, recipe)
             source = local_source(model, revision, scratch)
-            text: Text | None = None
-            if recipe.needs_calibration or windows is not None:
-                text = named_text(recipe.calibration.dataset, data_dir, scratch)
+            wanted = recipe.calibration if windows is not None else recipe.looks_at
+            texts = texts_for(wanted, (), partial(named_text, data_dir=data_dir, scratch=scratch))
+            text = texts.get(recipe.calibration.dataset)
             if windows is None or text is None:
                 finished = compress_and_load(
-                    source, recipe, out, text, scratch, progress,
+                    source, recipe, out, mixture(recipe.calibration, texts), scratch, progress,
                     resume=resume, device=choose_device(device),
                 )  # fmt: skip
                 forget_notes(out)
@@ -130,7 +131,7 @@ def compress_command(
                     tasks=task_names(tasks), task_limit=task_limit,
                 )  # fmt: skip
                 result = compress_and_measure(
-                    source, recipe, out, texts={text.name: text, recipe.calibration.dataset: text},
+                    source, recipe, out, texts=texts | {text.name: text},
                     evaluation=settings, scratch=scratch, progress=progress,
                     device=choose_device(device), resume=resume,
                     tasks=found_tasks(settings, data_dir, scratch),

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from spq_core.data.tasks import TaskData, find_task
-from spq_core.data.texts import BUILTIN, Text, builtin_text, find_text
+from spq_core.data.texts import BUILT_IN, Text, builtin_text, find_text
 from spq_core.errors import DatasetError
 from spq_core.evaluation.known import Shelf, drop_oldest
 from spq_core.evaluation.measure import task_files
@@ -85,7 +85,7 @@ def task_names(tasks: str | None) -> tuple[str, ...]:
 
 def named_text(name: str, data_dir: Path | None, scratch: Path) -> Text:
     """The named text from the data folder, else from the Hub, else the built-in one."""
-    if data_dir is not None or name == BUILTIN:
+    if data_dir is not None or name in BUILT_IN:
         return find_text(name, data_dir)
     try:
         with own_hub() as api:

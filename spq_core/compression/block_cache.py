@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from spq_core.artifact.tensors import distinct_tensors, tie
+from spq_core.formats.conversion import to_stored, to_working
 from spq_core.formats.layer import Layout
 from spq_core.formats.layouts import changed_layouts, install, parse_layouts
 from spq_core.models.blocks import fill
@@ -24,10 +25,11 @@ class BlockCache:
     aliases: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def keep(self, number: int, path: str, block: nn.Module, original: nn.Module) -> None:
-        """Store the block's state after pass `number`.
+        """Store the block's state after pass `number`; it is of no use for computing any more.
 
         An earlier pass's file stays until the run ends: a resumed run may have to start from it.
         """
+        to_stored(block)
         changed = changed_layouts("", block, original)
         self.folder.mkdir(parents=True, exist_ok=True)
         stored = distinct_tensors(block)
@@ -48,6 +50,7 @@ class BlockCache:
         aliases = self.aliases[path]
         fill(empty, tensors | {alias: tensors[kept] for alias, kept in aliases.items()})
         tie(empty, aliases)
+        to_working(empty)
         return empty
 
     def state(self) -> dict[str, Any]:

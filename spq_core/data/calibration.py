@@ -10,13 +10,17 @@ from spq_core.documents import Document
 AUTO = "auto"
 LEAST_SENSITIVITY_TOKENS, MOST_SENSITIVITY_TOKENS = 4096, 16384
 MOST_SAMPLES = 4096
+DatasetName = Annotated[str, Field(min_length=1, max_length=64)]
 
 
 class Calibration(Document):
     """Which text the activation statistics come from, and how much of it."""
 
-    dataset: Annotated[str, Field(min_length=1, max_length=64)] = "wikitext2"
+    dataset: DatasetName = "wikitext2"
     """Name of a text: its validation split, or what stands for it."""
+    mixed_with: Annotated[tuple[DatasetName, ...], Field(max_length=4)] = ()
+    """Further texts, which give half of the samples between them: so weights are fitted to what other text sends through a
+    model, too. One that is not here and cannot be fetched is left out, and the report says so."""
     form: Literal["lines", "windows"] = "lines"
     """`lines`: each sample is one non-blank line, cut or padded to `length`. `windows`: the text is
     encoded whole and samples are stretches of it, evenly spaced; no pads."""
@@ -31,6 +35,11 @@ class Calibration(Document):
     """Tokens per sample."""
     allow_evaluation_text: bool = False
     """Take the samples from the evaluation split, as the paper's code does. The report says so."""
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """All names, that of the main text first."""
+        return (self.dataset, *self.mixed_with)
 
     def count(self, widest: int, length: int | None = None) -> int:
         """Number of samples for a model whose widest matrix has so many inputs.

@@ -1,12 +1,15 @@
 """The calibration samples of a recipe, and a description of them for the report."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Int64
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from spq_core.data.calibration import AUTO, Calibration
 from spq_core.data.texts import Text, non_blank_lines, refuse_shared_lines
@@ -15,6 +18,7 @@ from spq_core.models.model_folder import read_json_object
 from spq_core.models.tokenizer import load_tokenizer, opening_tokens, require_rows
 
 UNSEEN_WINDOWS = 8
+ORDER_SEED = 42
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +53,16 @@ def calibration_samples(
     tokenizer = load_tokenizer(model_folder)
     length = within_positions(settings.length, model_folder)
     pads, count = 0, settings.count(widest, length)
+    others = _others(settings, text, tokenizer, length, count)
+    own = count - sum(len(rows) for rows in others.values())
     if settings.form == "windows":
         lines = part.split("\n")
-        windows = spread_windows(tokenizer, part, length, count, fewer=settings.samples == AUTO)
+        windows = spread_windows(tokenizer, part, length, own, fewer=settings.samples == AUTO)
     else:
-        lines = non_blank_lines(part, count, fewer=settings.samples == AUTO)
+        lines = non_blank_lines(part, own, fewer=settings.samples == AUTO)
         windows = padded_lines(tokenizer, lines, length)
         pads = sum(max(0, length - len(tokenizer(line)["input_ids"])) for line in lines)
+    windows = shuffled([windows, *others.values()])
     require_rows(windows, tokenizer, model_folder)
     if not leaked:
         refuse_shared_lines(lines, text.evaluation)
@@ -70,7 +77,39 @@ def calibration_samples(
         "is_evaluation_text": leaked,
         "opening_tokens": opening_tokens(tokenizer),
     }
+    if settings.mixed_with:
+        description["mixed"] = [
+            {
+                "dataset": one.name, "origin": one.origin, "text_sha256": one.fingerprint,
+                "samples": len(others.get(one.name, ())),
+            }
+            for one in text.mixed
+        ]  # fmt: skip
+        description["left_out"] = list(text.left_out)
     return CalibrationSamples(windows, description, pads)
+
+
+def _others(
+    settings: Calibration, text: Text, tokenizer: PreTrainedTokenizerBase, length: int, count: int
+) -> dict[str, Int64[Tensor, "m length"]]:
+    """Windows of the texts that are mixed in, by name: half of `count`, in equal parts, or as many as they have."""
+    if settings.allow_evaluation_text or not text.mixed:
+        return {}
+    found = {}
+    for one in text.mixed:
+        refuse_shared_lines(one.calibration.split("\n"), text.evaluation)
+        share = count // (2 * len(text.mixed))
+        if share:
+            found[one.name] = spread_windows(tokenizer, one.calibration, length, share, fewer=True)
+    return found
+
+
+def shuffled(parts: Sequence[Int64[Tensor, "_ length"]]) -> Int64[Tensor, "n length"]:
+    """All rows in a seeded order, so that some rows at even distances are of all parts; those of one part as they are."""
+    if len(parts) == 1:
+        return parts[0]
+    rows = torch.cat(list(parts))
+    return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(ORDER_SEED))]
 
 
 def unseen_windows(text: str, length: int, model_folder: Path) -> Int64[Tensor, "m length"]:

@@ -161,6 +161,10 @@ def _joined(path: Path, records: Iterable[Any], *, is_table: bool = False) -> st
         return "\n\n".join(found)
     objects = [record for record in found if isinstance(record, Mapping)]
     fields = {str(key) for record in objects[:LOOKED_AT] for key in record}
+    if all(_is_question(record) for record in objects) and objects:
+        return "\n\n".join(
+            f"Question: {record['question']}\nAnswer: {record['answer']}" for record in objects
+        )
     field = next(
         (name for name in TEXT_FIELDS if name in fields and _has_text(objects, name)), None
     )
@@ -173,6 +177,12 @@ def _joined(path: Path, records: Iterable[Any], *, is_table: bool = False) -> st
             "remove them, or fill it"
         )
     return "\n\n".join(texts)
+
+
+def _is_question(record: Mapping[str, Any]) -> bool:
+    """Whether it is a question with its answer, as GSM8K has them, and no text besides."""
+    both = all(isinstance(record.get(name), str) for name in ("question", "answer"))
+    return both and not any(name in record for name in TEXT_FIELDS)
 
 
 def _has_text(records: Iterable[Mapping[str, Any]], field: str) -> bool:

@@ -5,16 +5,21 @@ Nothing here reaches a network: a text comes from a local folder, or from the st
 
 import hashlib
 import re
-from collections.abc import Iterable
+import sysconfig
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pydoc_data import topics
 
+from spq_core.data.calibration import Calibration
 from spq_core.data.text_files import read_text
-from spq_core.errors import CalibrationLeakError, DatasetError
+from spq_core.errors import CalibrationLeakError, DatasetError, SpqError
 
 BUILTIN = "builtin"
-HUB_DATASETS = ("wikitext2", "c4")
+BUILTIN_CODE = "builtin-code"
+BUILT_IN = (BUILTIN, BUILTIN_CODE)
+HUB_DATASETS = ("wikitext2", "c4", "gsm8k")
 """Names that can be fetched from the Hub."""
 CALIBRATION_SPLITS = ("valid", "validation", "train")
 EVALUATION_SPLIT = "test"
@@ -22,6 +27,8 @@ SUFFIXES = (".raw.txt", ".txt", ".jsonl", ".json", ".csv", ".tsv")
 DISTINCTIVE_CHARACTERS = 40
 """Lines at least this long count as the same text when they are equal; headings may recur."""
 PAPER_LINES = 100
+EVALUATED_EVERY = 4
+"""Of what is built in, every fourth part is evaluation text."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
 
 
@@ -34,11 +41,15 @@ class Text:
     evaluation: str
     origin: str
     """Where it came from, in words, for the report."""
+    mixed: tuple["Text", ...] = ()
+    """Others whose calibration parts are mixed into this one's."""
+    left_out: tuple[str, ...] = ()
+    """Names of those that were to be, and could not be had."""
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over both parts."""
-        parts = (self.calibration, self.evaluation)
+        """sha256 over both parts, and those that are mixed in."""
+        parts = (self.calibration, self.evaluation, *(one.fingerprint for one in self.mixed))
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
@@ -48,9 +59,9 @@ def builtin_text() -> Text:
     Every fourth topic is evaluation text; calibration text has no line that is also in it.
     """
     bodies = [body for _, body in sorted(topics.topics.items())]
-    evaluation = "\n".join(bodies[::4])
+    evaluation = "\n".join(bodies[::EVALUATED_EVERY])
     seen = set(evaluation.splitlines())
-    rest = "\n".join(body for index, body in enumerate(bodies) if index % 4)
+    rest = "\n".join(body for index, body in enumerate(bodies) if index % EVALUATED_EVERY)
     calibration = "\n".join(line for line in rest.splitlines() if not line or line not in seen)
     return Text(
         name=BUILTIN,
@@ -58,6 +69,75 @@ def builtin_text() -> Text:
         evaluation=evaluation,
         origin="the Python language reference shipped with CPython (pydoc_data.topics)",
     )
+
+
+def builtin_code() -> Text:
+    """Source code that every Python carries: modules of the standard library; every fourth is evaluation text.
+
+    Raises:
+        DatasetError: this Python has its library without sources.
+    """
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    bodies = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py"))]
+    if len(bodies) < EVALUATED_EVERY:
+        raise DatasetError(f"dataset {BUILTIN_CODE!r}: this Python has no sources of its library")
+    evaluation = "\n".join(bodies[::EVALUATED_EVERY])
+    seen = set(evaluation.splitlines())
+    rest = (body for index, body in enumerate(bodies) if index % EVALUATED_EVERY)
+    distinct = (
+        line
+        for line in "\n".join(rest).splitlines()
+        if len(line.strip()) < DISTINCTIVE_CHARACTERS or line not in seen
+    )
+    return Text(
+        name=BUILTIN_CODE,
+        calibration="\n".join(distinct),
+        evaluation=evaluation,
+        origin="the sources of CPython's standard library",
+    )
+
+
+def mixture(settings: Calibration, texts: Mapping[str, Text]) -> Text | None:
+    """The main text with the others that there are; None without the main one.
+
+    Args:
+        texts: by the name that was asked for; another may stand in its place.
+    """
+    main = texts.get(settings.dataset)
+    if main is None or not settings.mixed_with:
+        return main
+    others: dict[str, Text] = {}
+    for name in settings.mixed_with:
+        found = texts.get(name)
+        if found is not None and found.name == name != main.name:
+            others[name] = found
+    missing = tuple(
+        name for name in settings.mixed_with if name not in others and name != main.name
+    )
+    return replace(main, mixed=tuple(others.values()), left_out=missing)
+
+
+def texts_for(
+    calibration: Calibration | None,
+    evaluated: Iterable[str],
+    find: Callable[[str], Text],
+    find_more: Callable[[str], Text] | None = None,
+) -> dict[str, Text]:
+    """Texts by the name that is asked for: those that are needed, and of those to mix in the ones that there are.
+
+    Args:
+        calibration: of a recipe that looks at text.
+        find_more: for texts to mix in; `find`, if left out. What it raises leaves a text out.
+
+    Raises:
+        SpqError: as `find` does for one that is needed.
+    """
+    needed = {*evaluated} | ({calibration.dataset} if calibration else set())
+    found = {name: find(name) for name in sorted(needed)}
+    for name in calibration.mixed_with if calibration else ():
+        with suppress(SpqError):
+            found[name] = found[name] if name in found else (find_more or find)(name)
+    return found
 
 
 def local_text(name: str, folder: Path) -> Text:
@@ -86,7 +166,7 @@ def local_text(name: str, folder: Path) -> Text:
 
 def is_known(name: str, folder: Path | None) -> bool:
     """Whether a dataset of that name can be had: built in, in `folder`, or on the Hub."""
-    if name == BUILTIN or name in HUB_DATASETS:
+    if name in BUILT_IN or name in HUB_DATASETS:
         return True
     try:
         find_text(name, folder)
@@ -99,6 +179,8 @@ def find_text(name: str, folder: Path | None) -> Text:
     """Return the named text from `folder`, or the built-in one when that is what is named."""
     if name == BUILTIN:
         return builtin_text()
+    if name == BUILTIN_CODE:
+        return builtin_code()
     if folder is None:
         raise DatasetError(f"dataset {name!r} needs a data folder; none is set")
     return local_text(name, folder)

@@ -38,6 +38,15 @@ def to_stored(block: nn.Module) -> None:
     _convert(block, convert, in_threads=False)
 
 
+def to_working(block: nn.Module) -> None:
+    """Replace layers by a form that computes and can be stored again."""
+
+    def convert(layer: CompressedLayer) -> CompressedLayer:
+        return layer.to_working()
+
+    _convert(block, convert, in_threads=True)
+
+
 def stored_state(
     model: nn.Module, layouts: dict[str, Any], tied: Mapping[str, str]
 ) -> dict[str, Tensor] | None:

@@ -98,6 +98,10 @@ class CompressedLayer(ExactParts, ABC):
         """The layer that computes fastest here; itself where that is so already."""
         return self
 
+    def to_working(self) -> "CompressedLayer":
+        """A layer that computes and can be stored again; itself where that is so already."""
+        return self
+
 
 class CompressedLinear(CompressedLayer):
     """y = W x + bias."""

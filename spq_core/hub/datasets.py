@@ -8,9 +8,10 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from pyarrow import parquet
 
-from spq_core.data.texts import BUILTIN, HUB_DATASETS
+from spq_core.data.texts import BUILT_IN, HUB_DATASETS
 from spq_core.errors import DatasetError
 from spq_core.hub.client import require_reachable, translated_errors
+from spq_core.hub.task_data import fetch_task
 
 WIKITEXT = "Salesforce/wikitext"
 WIKITEXT_FILES = {
@@ -22,6 +23,8 @@ C4_FILES = {
     "test": "en/c4-validation.00000-of-00008.json.gz",
     "valid": "en/c4-validation.00001-of-00008.json.gz",
 }
+QUESTIONS = "gsm8k"
+"""Questions with answers: what tasks ask is the evaluation text, their examples are calibration text."""
 C4_DOCUMENTS = 1000
 """Documents kept of each C4 file; the files hold tens of thousands."""
 
@@ -32,12 +35,16 @@ def fetch_text(api: HfApi, name: str, target: Path) -> None:
     Raises:
         DatasetError: the name is none of the known ones.
     """
-    if name == BUILTIN:
+    if name in BUILT_IN:
         return
     if name not in HUB_DATASETS:
-        known = ", ".join((*HUB_DATASETS, BUILTIN))
+        known = ", ".join((*HUB_DATASETS, *BUILT_IN))
         raise DatasetError(f"unknown dataset {name!r}; known are {known}")
     require_reachable(api)
+    if name == QUESTIONS:
+        fetch_task(api, name, target)
+        (target / f"{name}.jsonl").rename(target / f"{name}-test.jsonl")
+        return
     repo, files = (WIKITEXT, WIKITEXT_FILES) if name == "wikitext2" else (C4, C4_FILES)
     for split, file in files.items():
         with translated_errors(repo):

@@ -173,6 +173,11 @@ class Recipe(Document):
         return self.target is not None or any(stage.needs_calibration for stage in self.stages)
 
     @property
+    def looks_at(self) -> Calibration | None:
+        """The text that it needs, if it needs any."""
+        return self.calibration if self.needs_calibration else None
+
+    @property
     def fits_to_inputs(self) -> bool:
         """Whether anything is fitted to what matrices receive."""
         return self.target is not None or any(stage.fits_to_inputs for stage in self.stages)

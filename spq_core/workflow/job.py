@@ -14,7 +14,7 @@ from spq_core.artifact.same_text import require_same_tokenizer
 from spq_core.artifact.writer import require_unused
 from spq_core.compression.compress import compress
 from spq_core.data.tasks import TaskData
-from spq_core.data.texts import Text
+from spq_core.data.texts import Text, mixture
 from spq_core.errors import SpqError
 from spq_core.estimate.estimate import estimate, folder_shapes
 from spq_core.estimate.room import require_room
@@ -67,7 +67,7 @@ def compress_and_measure(
     A finished artifact stays whatever happens while it is measured; the result then says what is missing.
 
     Args:
-        texts: by dataset name; holds the calibration text and every evaluation text.
+        texts: by dataset name; holds the calibration text and every evaluation text, and those to mix in that there are.
         scratch: an existing folder for the INT8 baseline.
         device: where models are compressed and measured; `cpu` or a CUDA device.
         resume: go on where a killed run stopped.
@@ -87,7 +87,7 @@ def compress_and_measure(
         check_source(copy)
         require_measurable(copy.folder, [texts[name] for name in evaluation.perplexity], evaluation)
         finished = compress_and_load(
-            copy, recipe, out, texts.get(recipe.calibration.dataset), scratch, progress,
+            copy, recipe, out, mixture(recipe.calibration, texts), scratch, progress,
             resume=resume, device=device, evaluation=evaluation,
             shelf=shelf if evaluation.reuse else NO_SHELF,
         )  # fmt: skip

@@ -153,5 +153,6 @@ def tuned_control(recipe: Recipe) -> Recipe | None:
     """
     if recipe.recover is None:
         return None
-    merged = recipe.recover.model_copy(update={"adapters": "merged"})
-    return recipe.model_copy(update={"stages": (merged,), "target": None})
+    kept = recipe.recover.adapters == "kept"
+    alone = recipe.recover.model_copy(update={"adapters": "merged"} if kept else {})
+    return recipe.model_copy(update={"stages": (alone,), "target": None})

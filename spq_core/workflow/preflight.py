@@ -74,7 +74,10 @@ def preflight(
 
 def _run(toy: SourceModel, recipe: Recipe, text: Text | None, folder: Path) -> None:
     some = text and replace(
-        text, calibration=text.calibration[:CHARACTERS], evaluation=text.evaluation[:CHARACTERS]
+        text,
+        calibration=text.calibration[:CHARACTERS],
+        evaluation=text.evaluation[:CHARACTERS],
+        mixed=(),
     )
     try:
         out, probe = folder / "out", folder / "probe.safetensors"

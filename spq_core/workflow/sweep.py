@@ -19,7 +19,7 @@ from typing import Any
 
 from spq_core.compression.provenance import weights_digest
 from spq_core.data.tasks import TaskData
-from spq_core.data.texts import Text
+from spq_core.data.texts import Text, texts_for
 from spq_core.errors import RecipeError, SpqError, StateMismatchError
 from spq_core.estimate.estimate import folder_shapes
 from spq_core.estimate.sizes import artifact_bytes
@@ -287,14 +287,11 @@ def _outcome(
 ) -> dict[str, Any]:
     """Make and measure one member."""
     folder, recipe = member_folder(out, member), member.recipe
-    names = {*evaluation.perplexity}
-    if recipe.needs_calibration:
-        names.add(recipe.calibration.dataset)
     try:
         if folder.exists() and finished_run(folder, recipe) is None:
             shutil.rmtree(folder)  # of an earlier run whose notes are lost
         result = compress_and_measure(
-            source, recipe, folder, texts={name: texts(name) for name in names},
+            source, recipe, folder, texts=texts_for(recipe.looks_at, evaluation.perplexity, texts),
             evaluation=evaluation, scratch=scratch, progress=progress, device=device, tasks=tasks,
             shelf=shelf, resume=True,
         )  # fmt: skip

@@ -1,6 +1,7 @@
 """Child program: compress and measure. Opens untrusted models; has no token and needs no network."""
 
 import shutil
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import transformers
 from safetensors import SafetensorError
 
 from spq_core.artifact.manifest import FileEntry, artifact_files, file_entry, read_manifest
-from spq_core.data.texts import Text, builtin_text, find_text
+from spq_core.data.texts import Text, builtin_text, find_text, texts_for
 from spq_core.errors import DatasetError, StateMismatchError
 from spq_core.evaluation.known import Shelf
 from spq_core.evaluation.loading import choose_device
@@ -69,16 +70,16 @@ def tell_finished(out: Path, document: dict[str, Any]) -> None:
 def measured(spec: RunSpec, recipe: Recipe, out: Path) -> RunResult:
     """The whole run."""
     evaluation = EvaluationSettings.model_validate(spec.evaluation)
-    names = set(evaluation.perplexity)
-    if recipe.needs_calibration:
-        names.add(recipe.calibration.dataset)
     folders = [Path(folder) for folder in spec.text_folders]
     source = SourceModel(
         folder=Path(spec.source.folder),
         name=spec.source.name,
         revision=spec.source.revision,
     )
-    texts = {name: text_or_builtin(name, folders) for name in sorted(names)}
+    texts = texts_for(
+        recipe.looks_at, evaluation.perplexity, partial(text_or_builtin, folders=folders),
+        partial(text_to_mix_in, folders=folders),
+    )  # fmt: skip
     tasks = task_files(evaluation, folders)
     shelf = Shelf(
         None if spec.figures is None else Path(spec.figures),
@@ -124,15 +125,37 @@ def empty(folder: Path) -> None:
 
 def text_or_builtin(name: str, folders: list[Path]) -> Text:
     """The named text from the first folder that has it, else the built-in one, and a log line."""
-    for folder in folders:
-        try:
-            return find_text(name, folder)
-        except DatasetError:
-            continue
-    text = builtin_text()
-    if name != text.name:
-        emit(Logged(text=f"dataset {name} is not here; using {text.origin} instead"))
+    try:
+        return text_in(name, folders)
+    except DatasetError:
+        text = builtin_text()
+    emit(Logged(text=f"dataset {name} is not here; using {text.origin} instead"))
     return text
+
+
+def text_to_mix_in(name: str, folders: list[Path]) -> Text:
+    """The named text from the first folder that has it.
+
+    Raises:
+        DatasetError: none has; a log line says so.
+    """
+    try:
+        return text_in(name, folders)
+    except DatasetError:
+        emit(Logged(text=f"dataset {name} is not here; calibration goes without it"))
+        raise
+
+
+def text_in(name: str, folders: list[Path]) -> Text:
+    """The named text from the first folder that has it.
+
+    Raises:
+        DatasetError: none has.
+    """
+    for folder in folders:
+        with suppress(DatasetError):
+            return find_text(name, folder)
+    return find_text(name, None)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from spq_core.data.tasks import FILES, find_task
-from spq_core.data.texts import BUILTIN, find_text
+from spq_core.data.texts import BUILT_IN, find_text
 from spq_core.errors import DatasetError
 from spq_core.recipe.document import parse_recipe
 from worker.settings import WorkerSettings
@@ -25,9 +25,10 @@ def missing_texts(
 ) -> list[str]:
     """Datasets of a job that no local folder has."""
     names = set(request["evaluation"]["perplexity"])
-    if parse_recipe(dict(recipe)).needs_calibration:
-        names.add(recipe["calibration"]["dataset"])
-    return sorted(name for name in names - {BUILTIN} if not _is_local(name, data_dir))
+    parsed = parse_recipe(dict(recipe))
+    if parsed.needs_calibration:
+        names.update(parsed.calibration.datasets)
+    return sorted(name for name in names.difference(BUILT_IN) if not _is_local(name, data_dir))
 
 
 def missing_tasks(data_dir: Path | None, request: Mapping[str, Any]) -> list[str]:

@@ -69,6 +69,12 @@ class RangeCodedLinear(CodedLinear):
         """Its sizes, and how its bytes are read."""
         return RangeCodedLayout(**self.sizes, states=self.coded.states)
 
+    def to_working(self) -> "LatticeLinear":
+        """Codes, steps, and the bytes they came from."""
+        codes, steps = self.coded.decoded(self.n_out, self.n_in)
+        bias = None if self.bias is None else self.bias.data
+        return LatticeLinear(codes, steps, bias, self.coded).to(self.packed.device)
+
 
 class RangeCodedEmbedding(CodedEmbedding):
     """An embedding as it is stored."""
@@ -78,6 +84,12 @@ class RangeCodedEmbedding(CodedEmbedding):
     def layout(self) -> RangeCodedEmbeddingLayout:
         """Its sizes, and how its bytes are read."""
         return RangeCodedEmbeddingLayout(**self.sizes, states=self.coded.states)
+
+    def to_working(self) -> "LatticeEmbedding":
+        """Codes, steps, and the bytes they came from."""
+        codes, steps = self.coded.decoded(self.n_out, self.n_in)
+        embedding = LatticeEmbedding(codes, steps, self.dtype, self.coded, self.output_scale)
+        return embedding.to(self.packed.device)
 
 
 class LatticeLinear(Int8Linear):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from spq_core.formats.profiles.profile import Profile
 from spq_core.methods.settings import StageSettings, Toy
@@ -17,9 +17,9 @@ class RecoverSettings(TrainedSettings):
     outcome: ClassVar[str] = "matrices were trained towards the source"
 
     type: Literal["recover"]
-    adapters: Literal["merged", "kept"] = "merged"
+    adapters: Literal["merged", "kept", "none"] = "merged"
     """`merged`: added to the matrices, which must still be floating-point. `kept`: stored beside
-    them, for a recovery behind plain quantization."""
+    them, for a recovery behind quantization. `none`: only what `trains` names is trained, which takes no bytes."""
     rank: Annotated[int, Field(ge=1, le=1024)] = 8
     """Of the adapters."""
     alpha: Annotated[float, Field(gt=0.0, le=4096.0)] = 16.0
@@ -27,10 +27,16 @@ class RecoverSettings(TrainedSettings):
     trains: tuple[Literal["norms", "embedding"], ...] = ()
     """What is trained besides adapters."""
 
+    @model_validator(mode="after")
+    def _something_to_train(self) -> Self:
+        if self.adapters == "none" and not self.trains:
+            raise ValueError("without adapters nothing is trained; name norms in trains")
+        return self
+
     @property
     def leaves_codes(self) -> bool:
-        """Kept adapters stand beside them."""
-        return self.adapters == "kept"
+        """Kept adapters stand beside them; norms and embeddings are no codes."""
+        return self.adapters != "merged"
 
     def order_error(self, before: Sequence[StageSettings], after: Sequence[StageSettings]) -> str:
         """Adapters merge into weights, or stay beside what nothing changes any more."""
@@ -56,7 +62,7 @@ class RecoverSettings(TrainedSettings):
 
     def added_bytes(self, shapes: ModelShapes) -> float:
         """Of kept adapters."""
-        if self.adapters == "merged":
+        if self.adapters != "kept":
             return 0.0
         sides = sum(part.n_in + part.n_out for layer in shapes.layers for part in layer.values())
         return float(self.rank * sides * shapes.item_bytes)

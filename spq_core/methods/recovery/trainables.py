@@ -46,11 +46,19 @@ class AdapterParameters:
             if not is_one_matrix(module):
                 members |= self._put_in(full, module, block)
             elif path:
-                down, up = self._adapter(full, module)
-                members |= {f"{full}.{DOWN}": down, f"{full}.{UP}": up}
                 dense = dense_linear(float_weight(module), bias_of(module))
-                block.set_submodule(name, AdaptedLinear(dense, down, up, self.scale))
+                block.set_submodule(name, self._with_adapter(full, dense, members))
         return members
+
+    def _with_adapter(
+        self, full: str, dense: nn.Linear, members: dict[str, nn.Parameter]
+    ) -> nn.Module:
+        """A layer with its adapter beside it, which is among the members then; itself without one."""
+        if self.settings.adapters == "none":
+            return dense
+        down, up = self._adapter(full, dense)
+        members |= {f"{full}.{DOWN}": down, f"{full}.{UP}": up}
+        return AdaptedLinear(dense, down, up, self.scale)
 
     def _put_in(self, full: str, module: nn.Module, block: nn.Module) -> dict[str, nn.Parameter]:
         """Put a module's trained parameters in their places."""

@@ -52,7 +52,7 @@ class SpectrumSettings(TrainedSettings):
     mask_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.05
     """Learning rate of masks and factors, where 1 is what they begin at: the inverse of the least number of steps to close one."""
     penalty_growth: Annotated[float, Field(ge=1.0, le=10.0)] = 1.05
-    """By how much the penalty grows each step. It begins at the tenth percentile of the first step's gradients."""
+    """By how much the penalty grows each step. It begins at the tenth percentile of the gradients of the text's loss."""
 
     @model_validator(mode="after")
     def _something_to_train(self) -> Self:

@@ -11,9 +11,10 @@ from spq_core.methods.spectra.directions import Directions, chosen, directions_o
 from spq_core.methods.spectra.settings import SpectrumSettings
 from spq_core.methods.spectra.sizes import best_first
 from spq_core.methods.spectra.steps import AcipSteps, SocoSteps
-from spq_core.methods.spectra.trainables import Adapter, DirectionParameters
+from spq_core.methods.spectra.trainables import MASK, Adapter, DirectionParameters
 from spq_core.methods.stage import StageContext, StageState
 from spq_core.methods.training.loop import PlainSteps, StepRules, Training
+from spq_core.methods.training.walk import Batch, gradients_of
 from spq_core.models.blocked import BlockedModel
 from spq_core.report import ModuleReport
 from spq_core.streaming.inputs import LayerInputs
@@ -50,6 +51,8 @@ class SpectrumStage:
         for index in range(skeleton.n_layers):
             self.trained.create(skeleton.layer_path(index), student.layer(index))
         self.trained.settle_fixed()
+        if isinstance(self.training.rules, AcipSteps | SocoSteps):
+            self.training.rules.begin(self._first_gradients(student))
         self.training.run(student, states)
         for index in range(skeleton.n_layers):
             states.inner(f"directions-{skeleton.layer_path(index)}").remove()
@@ -89,6 +92,12 @@ class SpectrumStage:
             for name, part in state.tensors.items()
             if name.startswith(SCORES)
         }
+
+    def _first_gradients(self, student: BlockedModel) -> dict[str, Tensor]:
+        """Of the text's loss, by the masks: one step that changes nothing."""
+        rows, real = self.training.samples.batch(0, self.settings.batch)
+        found = gradients_of(student, self.trained, Batch(rows, real), None).gradients
+        return {name: part for name, part in found.items() if name.endswith(MASK)}
 
     def _cut(self, path: str, block: nn.Module, name: str) -> ModuleReport:
         full, layer = f"{path}.{name}", linear_at(block, name)

@@ -1,7 +1,8 @@
 """What happens around a step while a spectrum is learned: penalties, and what becomes of scores.
 
 The papers' constants are for ten thousand steps and more, or were not published. Here masks begin at 1 and a penalty begins at the
-tenth percentile of the first step's gradients and grows each step; so a hundred steps go through all sizes.
+tenth percentile of the gradients of the text's loss and grows each step; so a hundred steps go through all sizes. (Towards the source's
+predictions there is no gradient yet: the model begins as its source.)
 """
 
 from collections.abc import Mapping
@@ -48,13 +49,10 @@ class _Steps:
         """Whether a step is among those in which things settle."""
         return step >= round((1 - self.settings.settle) * self.settings.steps)
 
-    def _begin(self) -> None:
-        """Set the penalty by the gradients of the first step."""
-        if self.penalty == 0.0:
-            sizes = torch.cat([_gradient(mask).abs() for mask in self.trained.masks.values()])
-            above_zero = sizes[sizes > 0]
-            if len(above_zero):
-                self.penalty = float(above_zero.quantile(FIRST_QUANTILE, interpolation="lower"))
+    def begin(self, gradients: Mapping[str, Tensor]) -> None:
+        """Set the penalty by gradients of the masks."""
+        sizes = torch.cat([part.abs() for part in gradients.values()])
+        self.penalty = float(sizes.sort().values[int(FIRST_QUANTILE * len(sizes))])
 
 
 @dataclass(slots=True)
@@ -67,8 +65,6 @@ class AcipSteps(_Steps):
     def before(self, step: int) -> None:
         """Add the penalty's gradient, or leave masks alone."""
         self.stands = self.stands or self.is_last_part(step)
-        if not self.stands:
-            self._begin()
         for mask in self.trained.masks.values():
             if self.stands:
                 mask.grad = None
@@ -112,7 +108,6 @@ class SocoSteps(_Steps):
 
     def before(self, step: int) -> None:
         """Add the phase's gradient."""
-        self._begin()
         masks = self.trained.masks
         if self.is_last_part(step):
             if not self.anchors:

@@ -30,6 +30,10 @@ READABLE = {
     "table.tsv": (b"text\tid\nThe first document.\t1\n", DOCUMENTS[0]),
     "array.txt": (json.dumps(DOCUMENTS).encode(), JOINED),
     "pretty.txt": (json.dumps([{"text": text} for text in DOCUMENTS], indent=2).encode(), JOINED),
+    "questions.jsonl": (
+        b'{"question": "1 + 1?", "answer": "2"}\n{"question": "2 + 2?", "answer": "4"}',
+        "Question: 1 + 1?\nAnswer: 2\n\nQuestion: 2 + 2?\nAnswer: 4",
+    ),
     "empty-field.jsonl": (b'{"text": "", "content": "a"}\n{"text": "", "content": "b"}', "a\n\nb"),
     "long.csv": (b"text\n" + b"x" * 200_000 + b"\n", "x" * 200_000),
     "braces.txt": (b"{not json}\n{either}", "{not json}\n{either}"),

@@ -9,6 +9,7 @@ from pyarrow import parquet
 from safetensors.torch import load, save
 
 from spq_core.data.tasks import find_task, read_rows
+from spq_core.data.texts import find_text
 from spq_core.errors import DatasetError, UnsafeModelError, UnsupportedModelError
 from spq_core.estimate.estimate import folder_shapes, headers_shapes
 from spq_core.evaluation.tasks.definitions import find_definition, settings_of
@@ -249,6 +250,16 @@ def test_questions_of_a_task_are_fetched_at_one_commit(hub, tmp_path):
     asked = [path for _, path in hub.requests if "/resolve/" in path]
     assert asked
     assert all(commit.oid in path for path in asked), "not what the branch is by then"
+
+
+def test_questions_as_a_text_calibrate_on_their_examples(hub, tmp_path):
+    converted(hub, "openai/gsm8k", "main")
+    fetch_text(hub_api(hub.url, None), "gsm8k", tmp_path)
+    found = find_text("gsm8k", tmp_path)
+    assert (
+        found.calibration == "Question: 1 + 1?\nAnswer: #### 2\n\nQuestion: 2 + 1?\nAnswer: #### 3"
+    )
+    assert found.evaluation == f"{found.calibration}\n\n{found.calibration}"
 
 
 def test_questions_that_cannot_be_had_are_said_to(hub, tmp_path):

@@ -11,6 +11,7 @@ from spq_core.compression.compress import SourceModel, compress
 from spq_core.data.texts import builtin_text
 from spq_core.errors import RecipeError
 from spq_core.formats.adapted.linear import AdaptedLinear
+from spq_core.formats.int8.linear import Int8Linear
 from spq_core.formats.low_rank.linear import LowRankLinear
 from spq_core.methods.recovery.settings import RecoverSettings
 from spq_core.methods.recovery.trainables import AdapterParameters
@@ -20,9 +21,11 @@ from spq_core.models.blocks import blocked_source
 from spq_core.models.checkpoint import open_checkpoint
 from spq_core.models.skeleton import load_skeleton
 from spq_core.models.tokenizer import load_tokenizer
+from spq_core.models.weight_files import stored_bytes
 from spq_core.recipe.document import parse_recipe
 from spq_core.streaming.head import Head
 from spq_core.streaming.stream import final_states
+from spq_core.workflow.load_gate import check_loads
 from tests.models import FAMILIES, save_tiny, some_ids
 from tests.spq_core.compression.test_compress import relative_difference
 
@@ -199,6 +202,55 @@ def test_adapters_on_frozen_codes_change_no_code_and_learn(tmp_path):
     assert losses["last_loss"] < losses["first_loss"]
 
 
+BY_ENTROPY = {"type": "quantize", "method": "entropy"}
+
+
+@pytest.mark.parametrize(
+    "after",
+    [{"adapters": "kept"}, {"adapters": "none", "trains": ["norms"]}],
+    ids=["adapters", "norms"],
+)
+def test_codes_by_entropy_wait_for_the_training_as_they_are_stored(tmp_path, after):
+    folder = save_tiny(tmp_path / "source")
+    for name, stages in {"plain": [BY_ENTROPY], "tuned": [BY_ENTROPY, RECOVER | after]}.items():
+        document = {
+            "stages": stages, "target": {"bytes_ratio": 0.5}, "floats": "source",
+            "calibration": LINES | {"form": "windows"},
+        }  # fmt: skip
+        probe = tmp_path / f"{name}.safetensors"
+        run(folder, tmp_path / name, parse_recipe(document), probe_file=probe)
+        check_loads(tmp_path / name, probe)
+    plain, tuned = load_artifact(tmp_path / "plain"), load_artifact(tmp_path / "tuned")
+    for name, one in plain.named_modules():
+        if isinstance(one, Int8Linear):
+            other = tuned.get_submodule(name)
+            base = other.base if isinstance(other, AdaptedLinear) else other
+            assert torch.equal(base.float_weight(), one.float_weight())
+    norms = [
+        torch.equal(one, dict(tuned.named_parameters())[name])
+        for name, one in plain.named_parameters()
+        if "norm" in name
+    ]
+    assert all(norms) if after["adapters"] == "kept" else not any(norms)
+
+
+def test_norms_alone_take_no_bytes(tmp_path):
+    folder = save_tiny(tmp_path / "source")
+    sizes = [
+        stored_bytes(run_and_name(folder, tmp_path / name, stages))
+        for name, stages in {
+            "plain": [INT8],
+            "tuned": [INT8, RECOVER | {"adapters": "none", "trains": ["norms"]}],
+        }.items()
+    ]
+    assert sizes[0] == sizes[1]
+
+
+def run_and_name(folder, out, stages):
+    run(folder, out, recipe(*stages))
+    return out
+
+
 def dense_copy(model):
     """The artifact with every adapter multiplied out."""
     for name, module in list(model.named_modules()):
@@ -230,6 +282,7 @@ def test_the_source_itself_can_be_tuned_as_a_control(tmp_path):
         ([INT8, RECOVER], "cannot be merged"),
         ([RECOVER | {"adapters": "kept"}, INT8], "must be the last"),
         ([{"type": "quantize", "method": "gptq"}, PRUNE], "last stage"),
+        ([RECOVER | {"adapters": "none"}], "nothing is trained"),
         ([{"type": "quantize", "method": "gptq"}, RECOVER], "cannot be merged|last stage"),
     ],
 )

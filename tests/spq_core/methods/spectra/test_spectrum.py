@@ -30,7 +30,7 @@ from tests.models import save_tiny
 
 STAGE = {
     "type": "spectrum", "steps": 16, "batch": 2, "length": 48, "learning_rate": 0.002,
-    "adapter_rank": 2, "keep": 0.6, "mask_rate": 0.1, "penalty_growth": 1.4,
+    "adapter_rank": 2, "keep": 0.6, "objective": "text", "mask_rate": 0.1, "penalty_growth": 1.4,
 }  # fmt: skip
 
 
@@ -145,6 +145,8 @@ def test_masks_that_closed_never_open_again(source, tmp_path):
     rules = AcipSteps(trained.settings, trained)
     optimizer = torch.optim.AdamW(trained.masks.values(), lr=0.1, weight_decay=0.0)
     batch = batch_of(source, trained.settings)
+    first = gradients_of(model, trained, batch, None).gradients
+    rules.begin({name: part for name, part in first.items() if name.endswith("mask")})
     closed = {
         name: torch.zeros(len(mask), dtype=torch.bool) for name, mask in trained.masks.items()
     }
