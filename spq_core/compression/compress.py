@@ -290,14 +290,19 @@ class _Compression:
         device = self.checkpoint.device
         name = findings_name(self.recipe, self.samples.rows, device)
         source = weights_digest(self.source.folder)
-        kept = kept_findings(self.shelf, source, name, self.skeleton, self.recipe, device)
+        target = self.recipe.target
+        tries_models = target is not None and target.allocation == "evolution"
+        shelf = (
+            NO_SHELF if tries_models else self.shelf
+        )  # a model at all widths is too large to keep
+        kept = kept_findings(shelf, source, name, self.skeleton, self.recipe, device)
         if kept is not None:
             return kept
         found = look(
             self.recipe, self.skeleton, self.checkpoint, self.samples.rows,
             self.scratch / "sensitivity", self.progress,
         )  # fmt: skip
-        keep_findings(found, self.shelf, source, name)
+        keep_findings(found, shelf, source, name)
         return found
 
     def _plan(self, kl_inflation: float, found: RunState | None, findings: Findings | None) -> Plan:
@@ -311,6 +316,7 @@ class _Compression:
             self.checkpoint,
             self.stored_dtype,
             kl_inflation=kl_inflation,
+            progress=self.progress,
             source_bytes=sixteen_bit_bytes(
                 self.checkpoint.tensors.values(), stored_bytes(self.source.folder)
             ),

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from spq_core.compression.survey import Survey
+from spq_core.compression.width_database import WidthDatabase
 from spq_core.data.calibration import sensitivity_tokens
 from spq_core.errors import RecipeError, UnsupportedModelError
 from spq_core.formats.profiles.format import BYTES_PER_MATRIX, FIXED_BYTES
@@ -20,6 +21,7 @@ from spq_core.models.checkpoint import Checkpoint
 from spq_core.models.skeleton import Skeleton
 from spq_core.planning.budget import Budget, token_weights
 from spq_core.planning.curve import Curve
+from spq_core.planning.evolution import Effort, evolve, total_bytes
 from spq_core.planning.plan import Plan
 from spq_core.planning.rank_rules import ranks_for
 from spq_core.planning.rules import (
@@ -41,10 +43,17 @@ from spq_core.planning.structure import (
     structure_bytes,
 )
 from spq_core.planning.target import Target
-from spq_core.planning.widths import choose_widths
-from spq_core.progress import Progress
+from spq_core.planning.widths import choose_widths, fit_path
+from spq_core.progress import Phase, PhaseKind, Progress
 from spq_core.recipe.document import Recipe
-from spq_core.streaming.sensitivity import EmbeddingStatistics, measure_sensitivity
+from spq_core.streaming.sensitivity import (
+    EmbeddingStatistics,
+    LayerStatistics,
+    measure_sensitivity,
+)
+
+TRIED_TOKENS = 2048
+"""Of the calibration text, that whole models are compared with the source on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +62,8 @@ class Findings:
 
     survey: Survey
     statistics: EmbeddingStatistics
+    database: WidthDatabase | None = None
+    """All matrices at all widths, where whole models are to be tried."""
 
 
 def look(
@@ -72,7 +83,14 @@ def look(
     picked = windows[
         _evenly(len(windows), max(1, sensitivity_tokens(windows.numel()) // windows.shape[1]))
     ]
-    statistics = measure_sensitivity(skeleton, checkpoint, picked, scratch, progress, survey.visit)
+    database = _database(recipe, skeleton, checkpoint, windows, scratch.parent)
+
+    def visit(index: int, layer: nn.Module, found: LayerStatistics) -> None:
+        survey.visit(index, layer, found)
+        if database is not None:
+            database.visit(index, layer, found)
+
+    statistics = measure_sensitivity(skeleton, checkpoint, picked, scratch, progress, visit)
     if recipe.by_entropy or survey.wants_tables:
         if statistics.gradients.shape != statistics.head_inputs.shape:
             raise UnsupportedModelError(
@@ -82,7 +100,7 @@ def look(
         for name, second_moment in _matrices_of_rest(skeleton, recipe, statistics).items():
             stored = f"{name}.weight"
             survey.enter(name, checkpoint.read([stored])[stored], tokens, second_moment)
-    return Findings(survey, statistics)
+    return Findings(survey, statistics, database)
 
 
 def make_plan(
@@ -92,6 +110,7 @@ def make_plan(
     *,
     source_bytes: float,
     kl_inflation: float,
+    progress: Progress,
 ) -> Plan:
     """Decide.
 
@@ -110,7 +129,9 @@ def make_plan(
             survey, checkpoint, dtype, findings.statistics, source_bytes, kl_inflation, structure
         )
     if recipe.target is not None and recipe.quantize is not None:
-        structure = _by_widths(survey, recipe.target, checkpoint, dtype, source_bytes)
+        structure = _by_widths(
+            survey, recipe.target, checkpoint, dtype, source_bytes, findings.database, progress
+        )
     elif recipe.target is not None:
         structure = _by_structure_alone(
             survey, recipe.target, checkpoint, dtype, source_bytes, structure
@@ -201,7 +222,13 @@ def _by_entropy(
 
 
 def _by_widths(
-    survey: Survey, target: Target, checkpoint: Checkpoint, dtype: torch.dtype, source_bytes: float
+    survey: Survey,
+    target: Target,
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    source_bytes: float,
+    database: WidthDatabase | None,
+    progress: Progress,
 ) -> Structure:
     """A width for each matrix."""
     stored = _stored_bytes(survey.skeleton, checkpoint, dtype)
@@ -210,7 +237,48 @@ def _by_widths(
     )
     fixed = kept + FIXED_BYTES + BYTES_PER_MATRIX * len(survey.widths)
     wanted = (target.bytes_ratio or 0.0) * source_bytes - fixed
-    return Structure(widths=choose_widths(survey.widths, wanted, fixed))
+    if target.allocation == "fit":
+        return Structure(widths=fit_path(survey.widths, wanted, fixed))
+    widths = choose_widths(survey.widths, wanted, fixed)
+    if database is not None:
+        widths = widths | _evolved(survey, widths, target, database, progress)
+    return Structure(widths=widths)
+
+
+def _evolved(
+    survey: Survey,
+    widths: Mapping[str, int],
+    target: Target,
+    database: WidthDatabase,
+    progress: Progress,
+) -> dict[str, int]:
+    """Widths of the layers' matrices, in as many bytes as those they have; embedding and head keep theirs."""
+    inside = f"{survey.skeleton.layers_path}."
+    start = {name: bits for name, bits in widths.items() if name.startswith(inside)}
+    options = {name: survey.widths[name] for name in start}
+    effort = Effort(target.generations, all_rows=len(database.rows))
+    searching = Phase(PhaseKind.SENSITIVITY, "search", "widths tried")
+    progress.begin(searching, target.generations, "generations")
+    found = evolve(
+        start, options, total_bytes(start, options), database.divergences, effort,
+        lambda best: progress.advance(f"KL {best:.4f}"),
+    )  # fmt: skip
+    progress.record("evolution", {"kl": list(found.divergences)})
+    return found.widths
+
+
+def _database(
+    recipe: Recipe,
+    skeleton: Skeleton,
+    checkpoint: Checkpoint,
+    windows: Int64[Tensor, "n length"],
+    folder: Path,
+) -> WidthDatabase | None:
+    """Where to put all matrices at all widths, if whole models are to be tried."""
+    if recipe.quantize is None or recipe.target is None or recipe.target.allocation != "evolution":
+        return None
+    rows = windows[_evenly(len(windows), max(1, TRIED_TOKENS // windows.shape[1]))]
+    return WidthDatabase(folder / "widths", skeleton, checkpoint, recipe.quantize, rows)
 
 
 def _by_structure_alone(

@@ -20,6 +20,7 @@ PHASES = {
     "downloading": "download",
     "preflight": "preflight",
     "sensitivity": "sensitivity",
+    "search": "sensitivity",
     "recovery": "recover",
     "load gate": "load_gate",
     "load": "speed",

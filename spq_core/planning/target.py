@@ -14,10 +14,15 @@ class Target(Document):
     """Artifact bytes over the source's, with 16 bits a weight at most: float32 sources count half."""
     max_kl: Annotated[float, Field(gt=0.0, le=10.0)] | None = None
     """KL divergence from the source, in nats per token of the calibration text."""
-    allocation: Literal["loss", "uniform", "pgsvd", "mgaa", "theoretical"] = "loss"
+    allocation: Literal["loss", "uniform", "pgsvd", "mgaa", "theoretical", "fit", "evolution"] = (
+        "loss"
+    )
     """How bytes are shared out, as bits or, where nothing is quantized, as ranks. `loss`: by expected loss per byte. For comparison:
     `uniform`, an equal share for all; `pgsvd`, equal relative error for all (arXiv:2510.05544); `mgaa`, by how much an attention
-    or MLP turns its input (arXiv:2507.03294); `theoretical`, ranks by the error of truncation (SVD-LLM V2, arXiv:2503.12340)."""
+    or MLP turns its input (arXiv:2507.03294); `theoretical`, ranks by the error of truncation (SVD-LLM V2, arXiv:2503.12340). Of widths (`quantize.levels`) only: `fit`, the shortest path in the
+    Fisher metric (FITCompress, arXiv:2302.07612); `evolution`, by trying whole models (EvoPress, arXiv:2410.14649)."""
+    generations: Annotated[int, Field(ge=1, le=1000)] = 12
+    """With allocation `evolution`, how often widths are changed and tried."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:

@@ -25,6 +25,10 @@ class WidthOptions:
     """Stored, by width."""
     losses: tuple[float, ...]
     """Expected KL in nats per token, by width."""
+    distances: tuple[float, ...] = ()
+    """Squared distance from the weights in the Fisher metric, by width: the diagonal's part of the loss."""
+    length: float = 0.0
+    """Squared distance of the weights from zero in it."""
 
 
 def choose_widths(
@@ -38,13 +42,7 @@ def choose_widths(
     Raises:
         RecipeError: with the least size that can be reached.
     """
-    least = sum(min(one.bytes) for one in options.values())
-    if wanted_bytes < least:
-        raise RecipeError(
-            f"target asks for {round(wanted_bytes + fixed_bytes):,} bytes; with these widths "
-            f"this model takes at least {round(least + fixed_bytes):,}"
-        )
-    room = wanted_bytes - least
+    room = wanted_bytes - _least(options, wanted_bytes, fixed_bytes)
     step = max(room, 1.0) / BUCKETS
     best = np.zeros(BUCKETS + 1)
     chosen = []
@@ -62,3 +60,58 @@ def choose_widths(
         widths[name] = one.bits[pick]
         place -= extra[pick]
     return dict(reversed(widths.items()))
+
+
+def fit_path(
+    options: Mapping[str, WidthOptions], wanted_bytes: float, fixed_bytes: float
+) -> dict[str, int]:
+    """A width for each matrix, by the shortest path from the source to the size (FITCompress, arXiv:2302.07612).
+
+    All begin at their largest width. Each step lowers one of them to the next, the one of which g + h is least: g is the way so far, in
+    the Fisher metric, and h = (bytes over what is wanted / bytes of all at their largest) · the model's own length in it. The open
+    list has the best node only, as in the authors' code; the metric is that of the source all the way, where they measure it again.
+
+    Raises:
+        RecipeError: with the least size that can be reached.
+    """
+    _least(options, wanted_bytes, fixed_bytes)
+    ordered = {
+        name: sorted(range(len(one.bits)), key=one.bits.__getitem__, reverse=True)
+        for name, one in options.items()
+    }
+    places = dict.fromkeys(options, 0)
+
+    def now(name: str, further: int = 0) -> int:
+        return ordered[name][places[name] + further]
+
+    total = sum(one.bytes[now(name)] for name, one in options.items())
+    whole, way = total, 0.0
+    length = math.sqrt(sum(one.length for one in options.values()))
+    while total > wanted_bytes:
+        steps: list[tuple[float, float, float, str]] = []
+        for name, one in options.items():
+            if places[name] + 1 == len(ordered[name]):
+                continue
+            saved = one.bytes[now(name)] - one.bytes[now(name, 1)]
+            step = math.sqrt(max(0.0, one.distances[now(name, 1)] - one.distances[now(name)]))
+            left = max(0.0, total - saved - wanted_bytes) / whole * length
+            steps.append((way + step + left, step, saved, name))
+        _, step, saved, name = min(steps)
+        places[name] += 1
+        way, total = way + step, total - saved
+    return {name: one.bits[now(name)] for name, one in options.items()}
+
+
+def _least(options: Mapping[str, WidthOptions], wanted_bytes: float, fixed_bytes: float) -> float:
+    """Bytes of all at their smallest widths.
+
+    Raises:
+        RecipeError: they are more than what is wanted.
+    """
+    least = sum(min(one.bytes) for one in options.values())
+    if wanted_bytes < least:
+        raise RecipeError(
+            f"target asks for {round(wanted_bytes + fixed_bytes):,} bytes; with these widths "
+            f"this model takes at least {round(least + fixed_bytes):,}"
+        )
+    return least

@@ -32,6 +32,10 @@ else:
     ]
 
 
+OF_WIDTHS = ("fit", "evolution")
+"""Allocations that choose one of a few widths for each matrix."""
+
+
 class Metadata(Document):
     """Name and purpose of a recipe."""
 
@@ -89,9 +93,9 @@ class Recipe(Document):
             )
         if self.target is not None and not self.by_entropy:
             self._check_structural_target(self.target)
-        elif self.target is not None and self.target.allocation == "theoretical":
+        elif self.target is not None and self.target.allocation in {"theoretical", *OF_WIDTHS}:
             raise ValueError(
-                "allocation theoretical shares out ranks; with quantization by entropy bits are shared out"
+                f"allocation {self.target.allocation} does not share out bits by entropy; use loss"
             )
         return self
 
@@ -104,13 +108,10 @@ class Recipe(Document):
             )
         if self.quantize is not None:
             self._check_levels(target)
+        else:
+            self._check_rank_rule(target)
         if target.max_kl is not None:
             raise ValueError("max_kl needs a quantize stage with method entropy")
-        others = [stage.type for stage in self.stages if stage.is_auto and stage.planned != "ranks"]
-        if target.allocation != "loss" and others:
-            raise ValueError(
-                f"allocation {target.allocation} shares out ranks alone; {others[0]} set to auto needs allocation loss"
-            )
         for stage in self.stages:
             if stage.removes_weights and not stage.is_auto:
                 raise ValueError(
@@ -119,9 +120,21 @@ class Recipe(Document):
             if stage.added_bytes_error:
                 raise ValueError(stage.added_bytes_error)
 
+    def _check_rank_rule(self, target: Target) -> None:
+        """Rules but our own are of ranks, where nothing has widths."""
+        if target.allocation in OF_WIDTHS:
+            raise ValueError(
+                f"allocation {target.allocation} shares out widths: give quantize levels"
+            )
+        others = [stage.type for stage in self.stages if stage.is_auto and stage.planned != "ranks"]
+        if target.allocation != "loss" and others:
+            raise ValueError(
+                f"allocation {target.allocation} shares out ranks alone; {others[0]} set to auto needs allocation loss"
+            )
+
     def _check_levels(self, target: Target) -> None:
         """A width for each matrix of the source, and nothing else."""
-        if target.allocation != "loss":
+        if target.allocation not in {"loss", *OF_WIDTHS}:
             raise ValueError(
                 f"allocation {target.allocation} does not share out levels; leave it out"
             )

@@ -1,5 +1,7 @@
 """What each width of codes would cost a matrix, in bytes and in expected loss."""
 
+from collections.abc import Iterator
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -31,6 +33,26 @@ def width_options(
     """
     picked = sample_rows(weight)
     rows, counts = weight[picked].float(), output_weights[picked].double()
+    energy = second_moment.diagonal().double()
+    matrix = Matrix(weight.shape[0], weight.shape[1])
+    scale = 0.5 * len(weight)
+    sizes, losses, distances = [], [], []
+    for bits, rounded in rounded_at(rows, second_moment, settings):
+        lost = output_error(rows, rounded, second_moment).double()
+        moved = (rows - rounded).double().square() @ energy
+        losses.append(scale * float((counts * lost).mean()))
+        distances.append(scale * float((counts * moved).mean()))
+        sizes.append(settings.bytes_of(matrix, bits, ITEM_BYTES, profile))
+    length = scale * float((counts * (rows.double().square() @ energy)).mean())
+    return WidthOptions(settings.levels, tuple(sizes), tuple(losses), tuple(distances), length)
+
+
+def rounded_at(
+    weight: Float[Tensor, "out n_in"],
+    second_moment: Float[Tensor, "n_in n_in"],
+    settings: QuantizeSettings,
+) -> Iterator[tuple[int, Float[Tensor, "out n_in"]]]:
+    """A matrix, or some of its rows, at each width."""
     energy = second_moment.diagonal() if settings.scale_search else None
     factor = (
         hessian_factor(
@@ -41,14 +63,8 @@ def width_options(
         if settings.has_feedback
         else None
     )
-    matrix = Matrix(weight.shape[0], weight.shape[1])
-    sizes, losses = [], []
     for bits in settings.levels:
         grid = choose_grid(
-            rows, bits, settings.group_size, symmetric=settings.symmetric, column_weights=energy
+            weight, bits, settings.group_size, symmetric=settings.symmetric, column_weights=energy
         )
-        rounded = round_to_grid(rows, grid, factor, sparsity=settings.sparsity).dequantized()
-        lost = output_error(rows, rounded, second_moment).double()
-        losses.append(0.5 * float((counts * lost).mean()) * len(weight))
-        sizes.append(settings.bytes_of(matrix, bits, ITEM_BYTES, profile))
-    return WidthOptions(settings.levels, tuple(sizes), tuple(losses))
+        yield bits, round_to_grid(weight, grid, factor, sparsity=settings.sparsity).dequantized()
