@@ -18,6 +18,7 @@ from spq_core.errors import ArtifactError
 from spq_core.formats.conversion import stored_state, tied_parts, to_runtime
 from spq_core.formats.layouts import install, parse_layouts
 from spq_core.formats.profiles.format import FORMAT_VERSION, METHOD
+from spq_core.formats.residency import fraction_asked_for
 
 
 class SpqConfig(QuantizationConfigMixin):  # type: ignore[misc]
@@ -68,7 +69,7 @@ class SpqQuantizer(HfQuantizer):  # type: ignore[misc]
         self, model: PreTrainedModel, **_: Any
     ) -> PreTrainedModel:
         """Put matrices in the form that computes."""
-        to_runtime(model)
+        to_runtime(model, fraction_asked_for())
         if self.quantization_config.tied:  # what `tie_weights` looks for when it is called again
             tied = tied_parts(model, self.quantization_config.tied.items())
             model._tied_weights_keys = tied  # noqa: SLF001

@@ -7,19 +7,27 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from spq_core.artifact.manifest import read_manifest, verify_files
 from spq_core.errors import WeightsMismatchError
+from spq_core.formats.residency import kept_coded
 
 SHOWN = 3
 
 
-def load_artifact(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+def load_artifact(
+    folder: Path, dtype: torch.dtype | None = None, *, coded: float = 0.0
+) -> PreTrainedModel:
     """Verify every file's digest and load the model.
+
+    Args:
+        coded: share of the bytes of codes stored by entropy that stay coded in memory, and are decoded at each use: less memory,
+            more time (`artifact.residency` chooses one).
 
     Raises:
         ArtifactError: the manifest is missing or malformed, or a file is missing.
         DigestMismatchError: a file's bytes changed.
     """
     verify_files(folder, read_manifest(folder))
-    return load_model(folder, dtype)
+    with kept_coded(coded):
+        return load_model(folder, dtype)
 
 
 def load_model(

@@ -92,13 +92,13 @@ def calibration_samples(
 def _others(
     settings: Calibration, text: Text, tokenizer: PreTrainedTokenizerBase, length: int, count: int
 ) -> dict[str, Int64[Tensor, "m length"]]:
-    """Windows of the texts that are mixed in, by name: half of `count`, in equal parts, or as many as they have."""
+    """Windows of the texts that are mixed in, by name: the settings' share of `count`, in equal parts, or as many as they have."""
     if settings.allow_evaluation_text or not text.mixed:
         return {}
     found = {}
     for one in text.mixed:
         refuse_shared_lines(one.calibration.split("\n"), text.evaluation)
-        share = count // (2 * len(text.mixed))
+        share = int(count * settings.mixed_share / len(text.mixed))
         if share:
             found[one.name] = spread_windows(tokenizer, one.calibration, length, share, fewer=True)
     return found

@@ -10,23 +10,45 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spq_core.formats.decoding_ahead import AheadDecoder
 from spq_core.formats.layer import CompressedEmbedding, CompressedLayer, Layout, let_go
 from spq_core.formats.layouts import matrices_of, parse_layouts
+from spq_core.formats.residency import spread_over
 
 Convert = Callable[[CompressedLayer], CompressedLayer]
 
 
-def to_runtime(model: nn.Module) -> None:
-    """Replace the layers that an artifact holds by those that compute fastest here, right after loading."""
+def to_runtime(model: nn.Module, coded_fraction: float = 0.0) -> None:
+    """Replace the layers that an artifact holds by those that compute fastest here, right after loading.
+
+    Args:
+        coded_fraction: share of the coded bytes that stay coded, and are decoded at each use (see `residency`).
+    """
+    coded = _staying_coded(model, coded_fraction)
+    decoder = AheadDecoder(torch.get_num_threads()) if coded else None
 
     def convert(layer: CompressedLayer) -> CompressedLayer:
-        runtime = layer.to_runtime()
+        runtime = layer.to_resident(decoder) if id(layer) in coded else layer.to_runtime()
         if runtime is not layer and layer.matrix is not None:
             let_go(getattr(layer, layer.matrix))
         return runtime
 
     _convert(model, convert, in_threads=True)
     _convert(model, convert, in_threads=False)
+
+
+def _staying_coded(model: nn.Module, fraction: float) -> frozenset[int]:
+    """Layers by identity: linear ones that are no head of an embedding, which is looked up row by row."""
+    if fraction <= 0:
+        return frozenset()
+    tables = {_identity(one) for one in model.modules() if isinstance(one, CompressedEmbedding)}
+    layers = {
+        name: one
+        for name, one in model.named_modules()
+        if isinstance(one, CompressedLayer) and one.can_stay_coded and _identity(one) not in tables
+    }
+    sizes = {name: getattr(one, one.matrix or "").nbytes for name, one in layers.items()}
+    return frozenset(id(layers[name]) for name in spread_over(sizes, fraction))
 
 
 def to_stored(block: nn.Module) -> None:

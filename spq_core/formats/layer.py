@@ -86,6 +86,9 @@ class CompressedLayer(ExactParts, ABC):
     expands_in_threads: ClassVar[bool] = False
     """Whether `to_runtime` lets go of the interpreter's lock, and uses one core."""
 
+    can_stay_coded: ClassVar[bool] = False
+    """Whether `to_resident` gives a layer that is decoded at each use."""
+
     def layout(self) -> Layout | None:
         """Its layout; None for a form that is never written."""
         return None
@@ -97,6 +100,15 @@ class CompressedLayer(ExactParts, ABC):
     def to_runtime(self) -> "CompressedLayer":
         """The layer that computes fastest here; itself where that is so already."""
         return self
+
+    def to_resident(self, decoder: Any) -> "CompressedLayer":
+        """A layer that computes and stays coded in memory; what `to_runtime` gives where there is none.
+
+        Args:
+            decoder: the model's (`decoding_ahead.AheadDecoder`).
+        """
+        del decoder
+        return self.to_runtime()
 
     def to_working(self) -> "CompressedLayer":
         """A layer that computes and can be stored again; itself where that is so already."""

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Int8
 from torch import Tensor, nn
 
+from spq_core.formats.decoding_ahead import AheadDecoder
 from spq_core.formats.int8.linear import Int8Embedding, Int8Linear
 from spq_core.formats.int8.matmul import pad_columns
 from spq_core.formats.lattice.layers import (
@@ -18,6 +19,7 @@ from spq_core.formats.lattice.layers import (
 from spq_core.formats.lattice.steps import Steps
 from spq_core.formats.layer import StoredParts
 from spq_core.formats.range_coded.coding import RangeCoded, encode
+from spq_core.formats.range_coded.resident import ResidentLinear
 
 States = Literal[1, 8, 16, 32, 64]
 
@@ -56,7 +58,9 @@ class RangeCodedEmbeddingLayout(CodedEmbeddingLayout):
 
 
 def stored_again(layout: RangeCodedLayout | RangeCodedEmbeddingLayout, layer: Any) -> StoredParts:
-    """What is written of a layer that came out of `to_runtime`."""
+    """What is written of a layer that came out of `to_runtime` or `to_resident`."""
+    if isinstance(layer, ResidentLinear):
+        return StoredParts(layout, {"packed": layer.packed.data})
     coded = encode(*codes_of(layer, layout.base), layout.states)
     update = {"n_bytes": coded.packed.numel()}
     return StoredParts(layout.model_copy(update=update), {"packed": coded.packed})
@@ -65,9 +69,17 @@ def stored_again(layout: RangeCodedLayout | RangeCodedEmbeddingLayout, layer: An
 class RangeCodedLinear(CodedLinear):
     """A linear layer as it is stored."""
 
+    can_stay_coded = True
+
     def layout(self) -> RangeCodedLayout:
         """Its sizes, and how its bytes are read."""
         return RangeCodedLayout(**self.sizes, states=self.coded.states)
+
+    def to_resident(self, decoder: AheadDecoder) -> ResidentLinear:
+        """The same bytes, decoded when they are used."""
+        bias = None if self.bias is None else self.bias.data
+        coded = self.coded.with_bytes(self.packed.data.clone())  # not the mapped file
+        return ResidentLinear(coded, self.n_out, self.n_in, bias, decoder)
 
     def to_working(self) -> "LatticeLinear":
         """Codes, steps, and the bytes they came from."""

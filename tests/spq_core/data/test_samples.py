@@ -50,6 +50,13 @@ def test_half_is_of_the_main_text_and_the_rest_in_equal_parts(model):
     assert samples.description["left_out"] == []
 
 
+def test_the_share_of_the_others_is_as_set(model):
+    settings = {"mixed_with": ["b", "c"], "mixed_share": 0.25}
+    main = mixture(Calibration.model_validate(MIX | settings), {n: text(n, n) for n in "abc"})
+    found = letters(sampled(settings, main, model), model)
+    assert {letter: found.count(letter) for letter in "abc"} == {"a": 18, "b": 3, "c": 3}
+
+
 def test_any_even_choice_of_rows_is_of_all_texts(model):
     settings = {"mixed_with": ["b", "c"]}
     main = mixture(Calibration.model_validate(MIX | settings), {n: text(n, n) for n in "abc"})
