@@ -20,6 +20,8 @@ from jaxtyping import BFloat16, Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from spq_core.formats.product_dtype import product_dtype
+
 ROW_MULTIPLE = 64
 """Rows are filled up to this, so that there are whole blocks only."""
 BLOCK_ROWS = (64, 32)
@@ -146,6 +148,7 @@ def _product(
             narrow, blocks, group_size, steps
         )
     else:
+        flat = flat.to(product_dtype(flat))
         product = flat.new_empty(flat.shape[0], blocks.shape[0])
         by_half = product.view(len(flat), len(blocks) // rows, 2, rows // 2)
         for some, half, weight in _tiles(blocks, steps, rows, group_size, flat.dtype):

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int, Int8, Int64
 from torch import Tensor, nn
 
-from spq_core.formats.int8.matmul import int8_linear, is_aligned, pad_columns
+from spq_core.formats.int8.matmul import DECODE_ROWS, int8_linear, is_aligned, pad_columns
 from spq_core.formats.layer import (
     ALL,
     CompressedEmbedding,
@@ -185,7 +185,8 @@ class Int8Linear(Int8Weight, CompressedLinear):
         """Apply the layer in x's dtype."""
         scale: Tensor = self.scale
         input_scale: Tensor | None = self.input_scale
-        if x.dtype == torch.bfloat16 and not torch.compiler.is_compiling() and not x.requires_grad:
+        few = x.dtype == torch.bfloat16 and x.numel() <= DECODE_ROWS * x.shape[-1]
+        if few and not torch.compiler.is_compiling() and not x.requires_grad:
             scale, input_scale = self.narrow_scales()
         return int8_linear(x, self.codes, scale, self.bias, input_scale)
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from spq_core.formats import cuda_decode
+from spq_core.formats.product_dtype import product_dtype
 
 DECODE_ROWS = 16
 """Up to this many activation rows the packed kernel beats widening (measured on AVX2, AVX-512)."""
@@ -54,8 +55,8 @@ def int8_linear(
 ) -> Float[Tensor, "*batch n_out"]:
     """Return (x * input_scale) @ (codes * scale).T + bias in x's dtype.
 
-    With bfloat16 activations scales are rounded to bfloat16 too, like everything they multiply;
-    with others they are not, but the kernel for few rows rounds what enters it.
+    The kernel for few rows rounds what enters it, scales included, to bfloat16. Many rows are multiplied in bfloat16 where the
+    processor does that natively, else in float32 (see `product_dtype`), and rounded once.
 
     Shapes:
         codes: n_padded ≥ n_in; columns from n_in on are zero.
@@ -129,10 +130,11 @@ _operator.register_autograd(_gradient, setup_context=_remember)
 
 
 def _scaled_inputs(rows: Tensor, input_scale: Tensor | None) -> Tensor:
-    """Activations times their scales; in float32 where float16 could not hold every product."""
+    """Activations times their scales, in the dtype of the product."""
     if input_scale is None:
         return rows
-    return rows * input_scale.to(torch.bfloat16 if rows.dtype == torch.bfloat16 else torch.float32)
+    dtype = product_dtype(rows)
+    return rows.to(dtype) * input_scale.to(dtype)
 
 
 @cache
@@ -170,13 +172,8 @@ def _packed(
 
 
 def _tiled(rows: Tensor, codes: Tensor) -> Tensor:
-    """Rows @ codes.T, widening a tile of weight rows at a time.
-
-    Sums of activation times code leave float16's range where the scaled result does not, so
-    float16 activations are multiplied in float32.
-    """
-    if rows.dtype == torch.float16:
-        rows = rows.float()
+    """Rows @ codes.T, widening a tile of weight rows at a time."""
+    rows = rows.to(product_dtype(rows))
     n_out, n_in = codes.shape[0], rows.shape[1]
     codes = codes[:, :n_in]
     tile = (

@@ -42,6 +42,7 @@ from spq_core.formats.packing import (
     PackedParts,
     unpack,
 )
+from spq_core.formats.product_dtype import product_dtype
 
 TILE_BYTES = 4 << 20
 SIGN = -128
@@ -252,11 +253,12 @@ class PackedLinear(PackedWeight, CompressedLinear):
             product = made.view(*x.shape[:-1], n_out)
             return product if self.bias is None else product + self.bias.to(product.dtype)
         rows = max(64, TILE_BYTES // (4 * self.n_in)) if x.device.type == "cpu" else n_out
+        wide = x.to(product_dtype(x))
         tiles = [
-            functional.linear(x, self.dequantized(slice(start, start + rows)).to(x.dtype))
+            functional.linear(wide, self.dequantized(slice(start, start + rows)).to(wide.dtype))
             for start in range(0, n_out, rows)
         ]
-        product = tiles[0] if len(tiles) == 1 else torch.cat(tiles, dim=-1)
+        product = (tiles[0] if len(tiles) == 1 else torch.cat(tiles, dim=-1)).to(x.dtype)
         return product if self.bias is None else product + self.bias.to(product.dtype)
 
     def _decodes(self, rows: Tensor) -> bool:

@@ -1,6 +1,5 @@
 """Linear layers whose codes stay coded in memory."""
 
-import torch
 from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
@@ -66,10 +65,7 @@ class ResidentLinear(StaysCoded):
     def forward(self, x: Float[Tensor, "*batch n_in"]) -> Float[Tensor, "*batch n_out"]:
         """Apply the layer in x's dtype."""
         codes = self.decoder.codes(self)
-        scale, input_scale = self.scale.data, self.input_scale.data
-        if x.dtype == torch.bfloat16:
-            scale, input_scale = scale.to(x.dtype), input_scale.to(x.dtype)
-        return int8_linear(x, codes, scale, self.bias, input_scale)
+        return int8_linear(x, codes, self.scale.data, self.bias, self.input_scale.data)
 
     def extra_repr(self) -> str:
         return f"in={self.n_in}, out={self.n_out}, bytes={self.packed.numel()}"
