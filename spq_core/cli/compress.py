@@ -29,6 +29,7 @@ from spq_core.cli.options import (
     local_source,
     named_text,
     task_names,
+    text_to_mix_in,
 )
 from spq_core.data.texts import mixture, texts_for
 from spq_core.errors import OutputExistsError, RecipeError
@@ -113,7 +114,10 @@ def compress_command(
                 _require_unused(out, recipe)
             source = local_source(model, revision, scratch)
             wanted = recipe.calibration if windows is not None else recipe.looks_at
-            texts = texts_for(wanted, (), partial(named_text, data_dir=data_dir, scratch=scratch))
+            texts = texts_for(
+                wanted, (), partial(named_text, data_dir=data_dir, scratch=scratch),
+                partial(text_to_mix_in, data_dir=data_dir, scratch=scratch),
+            )  # fmt: skip
             text = texts.get(recipe.calibration.dataset)
             if windows is None or text is None:
                 finished = compress_and_load(

@@ -7,7 +7,7 @@ import click
 
 from spq_core.data.tasks import TaskData, find_task
 from spq_core.data.texts import BUILT_IN, Text, builtin_text, find_text
-from spq_core.errors import DatasetError
+from spq_core.errors import DatasetError, SpqError
 from spq_core.evaluation.known import Shelf, drop_oldest
 from spq_core.evaluation.measure import task_files
 from spq_core.evaluation.settings import EvaluationSettings
@@ -85,15 +85,32 @@ def task_names(tasks: str | None) -> tuple[str, ...]:
 
 def named_text(name: str, data_dir: Path | None, scratch: Path) -> Text:
     """The named text from the data folder, else from the Hub, else the built-in one."""
-    if data_dir is not None or name in BUILT_IN:
-        return find_text(name, data_dir)
     try:
-        with own_hub() as api:
-            fetch_text(api, name, scratch)
+        return _local_or_fetched(name, data_dir, scratch)
     except HubUnavailableError as error:
         text = builtin_text()
         click.echo(f"{error}: using {text.origin} instead of {name}", err=True)
         return text
+
+
+def text_to_mix_in(name: str, data_dir: Path | None, scratch: Path) -> Text:
+    """The named text from the data folder, else from the Hub.
+
+    Raises:
+        SpqError: it cannot be had; that is told, too.
+    """
+    try:
+        return _local_or_fetched(name, data_dir, scratch)
+    except SpqError as error:
+        click.echo(f"calibration goes without {name}: {error}", err=True)
+        raise
+
+
+def _local_or_fetched(name: str, data_dir: Path | None, scratch: Path) -> Text:
+    if data_dir is not None or name in BUILT_IN:
+        return find_text(name, data_dir)
+    with own_hub() as api:
+        fetch_text(api, name, scratch)
     return find_text(name, scratch)
 
 

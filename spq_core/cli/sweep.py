@@ -27,6 +27,7 @@ from spq_core.cli.options import (
     local_source,
     named_text,
     task_names,
+    text_to_mix_in,
 )
 from spq_core.data.texts import Text
 from spq_core.errors import RecipeError
@@ -139,7 +140,8 @@ def sweep_command(
 
             @cache
             def text(name: str) -> Text:
-                return named_text(name, data_dir, scratch)
+                find = named_text if name == (dataset or DATASET) else text_to_mix_in
+                return find(name, data_dir, scratch)
 
             settings = settings.model_copy(update={"perplexity": (text(dataset or DATASET).name,)})
             state = run_sweep(

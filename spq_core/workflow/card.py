@@ -218,9 +218,14 @@ def _calibration(result: dict[str, Any]) -> str:
         if used["is_evaluation_text"]
         else ""
     )
+    mixed = [one for one in used.get("mixed", ()) if one["samples"]]
+    others = ", ".join(f"{one['samples']} of {_plain(one['origin'])}" for one in mixed)
+    among = f", {others} among them" if others else ""
+    lacking = ", ".join(_plain(name) for name in used.get("left_out", ()))
+    without = f"; nothing of {lacking}, which could not be had" if lacking else ""
     return (
-        f"{used['samples']} {used['form']} of {_plain(used['origin'])}, {used['length']} tokens "
-        f"each{leak}"
+        f"{used['samples']} {used['form']} of {_plain(used['origin'])}{among}, {used['length']} tokens "
+        f"each{leak}{without}"
     )
 
 

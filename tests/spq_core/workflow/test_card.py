@@ -112,3 +112,21 @@ def test_work_is_summed_up_by_stage():
         "* `quantize`: 2 of 2 matrices were quantized, to 4.50 bits a weight in the mean of matrices.",
     ]
     assert work_done([]) == "Nothing was changed."
+
+
+def test_texts_that_were_mixed_in_are_named_and_so_is_what_was_not_there(tmp_path):
+    compression = RESULT["compression"]
+    used = compression["calibration"] | {
+        "mixed": [
+            {"dataset": "a", "origin": "the A <b>", "samples": 5},
+            {"dataset": "b", "origin": "the B", "samples": 3},
+        ],
+        "left_out": ["gsm8k"],
+    }
+    result = RESULT | {"compression": compression | {"calibration": used}}
+    write_card(tmp_path, "org/model", None, None, result, {})
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert (
+        "16 windows of the Hub, 5 of the A b, 3 of the B among them, 512 tokens each; "
+        "nothing of gsm8k, which could not be had."
+    ) in card
