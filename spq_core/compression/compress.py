@@ -21,6 +21,7 @@ from spq_core.compression.provenance import dtype_name, fingerprint, manifest_of
 from spq_core.compression.run_samples import rows_of, rows_to_train_on, samples_for
 from spq_core.compression.theoretical_rate import theoretical_rate
 from spq_core.compression.walk import KL_INFLATION, BlockWalk
+from spq_core.data.calibration import Layers
 from spq_core.data.samples import (
     CalibrationSamples,
     unseen_windows,
@@ -111,7 +112,8 @@ def _compressed(
     unseen_text = ""
     if text is not None and recipe.target is not None and recipe.target.max_kl is not None:
         text, unseen_text = held_out(text)
-    samples = samples_for(recipe, source, text, skeleton.widest_input)
+    layers = Layers(skeleton.widest_input, sum(skeleton.matrix_sizes().values()))
+    samples = samples_for(recipe, source, text, layers)
     unseen = None
     if unseen_text and samples is not None:
         unseen = unseen_windows(unseen_text, samples.rows.shape[1], source.folder)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from spq_core.data.calibration import Layers
 from spq_core.data.samples import CalibrationSamples, calibration_samples
 from spq_core.data.texts import Text
 from spq_core.data.training_rows import TrainingRows
@@ -14,12 +15,12 @@ from spq_core.recipe.document import Recipe
 
 
 def samples_for(
-    recipe: Recipe, source: SourceModel, text: Text | None, widest: int
+    recipe: Recipe, source: SourceModel, text: Text | None, layers: Layers
 ) -> CalibrationSamples | None:
     """Calibration samples, if the recipe looks at any.
 
     Args:
-        widest: number of columns of the model's widest input.
+        layers: of the model.
 
     Raises:
         RecipeError: there is no text, or it is padded where weights are fitted to it.
@@ -30,7 +31,7 @@ def samples_for(
         raise RecipeError(
             f"the recipe needs calibration text {recipe.calibration.dataset!r}; none was given"
         )
-    samples = calibration_samples(recipe.calibration, text, source.folder, widest)
+    samples = calibration_samples(recipe.calibration, text, source.folder, layers)
     if samples.pads and recipe.fits_to_inputs:
         raise RecipeError(
             f"calibration.form is lines, and {samples.pads} of {samples.rows.numel()} calibration tokens are "

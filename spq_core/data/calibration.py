@@ -1,7 +1,7 @@
 """Which text statistics come from, and how much of it. Free of torch."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -10,7 +10,19 @@ from spq_core.documents import Document
 AUTO = "auto"
 LEAST_SENSITIVITY_TOKENS, MOST_SENSITIVITY_TOKENS = 4096, 16384
 MOST_SAMPLES = 4096
+PASSED_SECONDS = 5.5e-11
+"""Per token and weight of the layers on two cores, for all looks a calibrated stage takes (measured)."""
+SECONDS = 60
 DatasetName = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class Layers(NamedTuple):
+    """What of a model decides how much text it needs, and how long that takes."""
+
+    widest_input: int
+    """Inputs of the widest matrix."""
+    weights: int
+    """Of all decoder layers."""
 
 
 class Calibration(Document):
@@ -33,6 +45,9 @@ class Calibration(Document):
     """With `samples: auto`, calibration tokens for each input of the widest matrix in a layer."""
     least_tokens: Annotated[int, Field(ge=1, le=1 << 24)] = 8192
     """With `samples: auto`, calibration tokens however narrow the model is."""
+    most_minutes: Annotated[float, Field(gt=0.0, le=10_000.0)] | None = None
+    """With `samples: auto`, no more tokens than a stage that looks at text takes so many minutes for on two cores, as estimated. On large
+    models that is fewer than `tokens_per_input` asks for, and costs quality."""
     length: Annotated[int, Field(ge=8, le=8192)] = 128
     """Tokens per sample."""
     allow_evaluation_text: bool = False
@@ -43,16 +58,21 @@ class Calibration(Document):
         """All names, that of the main text first."""
         return (self.dataset, *self.mixed_with)
 
-    def count(self, widest: int, length: int | None = None) -> int:
-        """Number of samples for a model whose widest matrix has so many inputs.
+    def count(self, layers: Layers, length: int | None = None) -> int:
+        """Number of samples for a model with such layers.
 
         Args:
             length: tokens per sample, where the model has fewer positions than `length`.
         """
         if not isinstance(self.samples, str):
             return self.samples
-        tokens = max(self.least_tokens, self.tokens_per_input * widest)
-        return min(MOST_SAMPLES, math.ceil(tokens / (length or self.length)))
+        size = length or self.length
+        tokens = max(self.least_tokens, self.tokens_per_input * layers.widest_input)
+        count = min(MOST_SAMPLES, math.ceil(tokens / size))
+        if self.most_minutes is None:
+            return count
+        in_time = SECONDS * self.most_minutes / (PASSED_SECONDS * layers.weights)
+        return max(1, min(count, int(in_time / size)))
 
 
 def sensitivity_tokens(calibration: int) -> int:

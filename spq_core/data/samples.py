@@ -11,7 +11,7 @@ from jaxtyping import Int64
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from spq_core.data.calibration import AUTO, Calibration
+from spq_core.data.calibration import AUTO, Calibration, Layers
 from spq_core.data.texts import Text, non_blank_lines, refuse_shared_lines
 from spq_core.data.windows import consecutive_windows, padded_lines, spread_windows
 from spq_core.models.model_folder import read_json_object
@@ -32,14 +32,14 @@ class CalibrationSamples:
 
 
 def calibration_samples(
-    settings: Calibration, text: Text, model_folder: Path, widest: int
+    settings: Calibration, text: Text, model_folder: Path, layers: Layers
 ) -> CalibrationSamples:
     """Encode the first non-blank lines, or evenly spaced windows, of the text's calibration part.
 
     With `samples: auto` a shorter text gives as many as it has.
 
     Args:
-        widest: inputs of the widest matrix in a layer.
+        layers: of the model.
 
     With `allow_evaluation_text` the lines are those of the evaluation part, which is what the SPQ
     authors do; the description then says so.
@@ -52,7 +52,7 @@ def calibration_samples(
     part = text.evaluation if leaked else text.calibration
     tokenizer = load_tokenizer(model_folder)
     length = within_positions(settings.length, model_folder)
-    pads, count = 0, settings.count(widest, length)
+    pads, count = 0, settings.count(layers, length)
     others = _others(settings, text, tokenizer, length, count)
     own = count - sum(len(rows) for rows in others.values())
     if settings.form == "windows":

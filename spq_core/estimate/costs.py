@@ -5,7 +5,7 @@ Constants were fitted to runs on two cores (AVX-512) of SmolLM2-135M and of Llam
 candidates: a decoder layer with what is measured at it, and the block with embedding and head.
 """
 
-from spq_core.data.calibration import sensitivity_tokens
+from spq_core.data.calibration import PASSED_SECONDS, Layers, sensitivity_tokens
 from spq_core.estimated_range import Range
 from spq_core.evaluation.bounds import GROUP_BYTES, LEAST_POSITIONS, LOGITS_AT_ONCE, WIDE_HEAD_BYTES
 from spq_core.evaluation.settings import EvaluationSettings
@@ -28,8 +28,6 @@ ROOM = 1.15
 TASK_BATCH, TASK_TOKENS = 8, 512
 """Sequences that a task puts at once, and tokens of a long one."""
 COPY_BYTES_PER_SECOND = 65e6
-PASSED_SECONDS = 5.5e-11
-"""Per token and weight of the layers, for all looks a calibrated stage takes."""
 SCORED_SECONDS = 2.1e-11
 """Per token and weight, forward."""
 DECODED_SECONDS = 3e-10
@@ -73,7 +71,8 @@ def _samples(recipe: Recipe, shapes: ModelShapes) -> float:
 
 def calibration_tokens(recipe: Recipe, shapes: ModelShapes) -> int:
     """Tokens of all calibration samples."""
-    return recipe.calibration.count(shapes.widest_input) * recipe.calibration.length
+    layers = Layers(shapes.widest_input, shapes.layer_elements)
+    return recipe.calibration.count(layers) * recipe.calibration.length
 
 
 def evaluation_peak(

@@ -4,12 +4,11 @@ The unit is a token passed through the model once, forward: most of what a job d
 `costs`, from whose constants the numbers below follow for two cores).
 """
 
-from spq_core.data.calibration import sensitivity_tokens
+from spq_core.data.calibration import PASSED_SECONDS, sensitivity_tokens
 from spq_core.estimate.costs import (
     CORPUS_TOKENS,
     DECODED_SECONDS,
     EVALUATION_LENGTH,
-    PASSED_SECONDS,
     SCORED_SECONDS,
 )
 from spq_core.evaluation.settings import EvaluationSettings

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from spq_core.data.calibration import Calibration
+from spq_core.data.calibration import Calibration, Layers
 from spq_core.data.samples import calibration_samples, shuffled
 from spq_core.data.texts import Text, builtin_code, builtin_text, find_text, mixture, texts_for
 from spq_core.errors import CalibrationLeakError, DatasetError
@@ -11,6 +11,7 @@ from spq_core.models.tokenizer import load_tokenizer
 from tests.models import save_tiny
 
 LENGTH = 16
+LAYERS = Layers(96, 100_000)
 MIX = {"form": "windows", "samples": 24, "length": LENGTH, "dataset": "a"}
 
 
@@ -32,7 +33,7 @@ def letters(samples, model):
 
 
 def sampled(settings, main, model):
-    return calibration_samples(Calibration.model_validate(MIX | settings), main, model, 96)
+    return calibration_samples(Calibration.model_validate(MIX | settings), main, model, LAYERS)
 
 
 def test_half_is_of_the_main_text_and_the_rest_in_equal_parts(model):
@@ -92,7 +93,7 @@ def test_what_cannot_be_had_is_left_out_and_named(model):
 
     main = mixture(settings, texts_for(settings, (), find))
     assert main is not None
-    samples = calibration_samples(settings, main, model, 96)
+    samples = calibration_samples(settings, main, model, LAYERS)
     assert samples.description["left_out"] == ["gone"]
     assert letters(samples, model).count("b") == 12
 
@@ -110,7 +111,7 @@ def test_evaluation_text_is_not_mixed_in(model):
     settings = Calibration.model_validate(MIX | {"mixed_with": ["b"]})
     main = mixture(settings, {"a": text("a", "a"), "b": leaked})
     with pytest.raises(CalibrationLeakError):
-        calibration_samples(settings, main, model, 96)
+        calibration_samples(settings, main, model, LAYERS)
 
 
 def test_a_needed_text_that_is_not_there_is_an_error(tmp_path):

@@ -3,6 +3,7 @@ import pytest
 from click.testing import CliRunner
 
 from spq_core.cli.documents import recipes_command
+from spq_core.data.calibration import PASSED_SECONDS, Layers
 from spq_core.errors import RecipeError
 from spq_core.recipe.catalog import catalog, read_request, resolve
 from spq_core.recipe.document import Recipe, parse_recipe
@@ -61,15 +62,37 @@ def test_the_paper_does_not_calibrate_on_evaluation_text_unless_told():
 def test_calibration_grows_with_the_widest_input(name):
     """8,192 tokens say nothing about 14,336 inputs."""
     calibration = resolve(name).calibration
-    small, large = (calibration.count(widest) * calibration.length for widest in (1536, 14_336))
+    small, large = (
+        calibration.count(Layers(widest, 10**9)) * calibration.length for widest in (1536, 14_336)
+    )
     assert small == calibration.least_tokens
     assert large == pytest.approx(5 * 14_336, rel=0.01)
-    assert resolve({"extends": name, "calibration": {"samples": 7}}).calibration.count(14_336) == 7
+    assert (
+        resolve({"extends": name, "calibration": {"samples": 7}}).calibration.count(
+            Layers(14_336, 10**9)
+        )
+        == 7
+    )
 
 
 def test_windows_shorter_than_asked_for_are_as_many_more():
     calibration = resolve("balanced").calibration
-    assert calibration.count(1536, length=256) == 2 * calibration.count(1536)
+    layers = Layers(1536, 10**8)
+    assert calibration.count(layers, length=256) == 2 * calibration.count(layers)
+
+
+def test_samples_are_no_more_than_there_is_time_for():
+    """70,000 tokens of an 8B model are hours."""
+    layers = Layers(14_336, 7 * 10**9)
+    calibration = resolve({"extends": "balanced", "calibration": {"most_minutes": 60}}).calibration
+    count = calibration.count(layers)
+    assert count < resolve("balanced").calibration.count(layers)
+    assert count * calibration.length * layers.weights * PASSED_SECONDS == pytest.approx(
+        3600, rel=0.06
+    )
+    small = Layers(1536, 10**8)
+    assert calibration.count(small) == resolve("balanced").calibration.count(small)
+    assert calibration.count(Layers(14_336, 10**12)) == 1
 
 
 def test_a_recipe_in_the_words_of_earlier_versions_is_the_same_recipe():
