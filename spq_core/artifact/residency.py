@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from spq_core.artifact.read import load_artifact
 from spq_core.errors import ArtifactError
-from spq_core.formats.decoding_ahead import AHEAD, StaysCoded
+from spq_core.formats.decoding_ahead import StaysCoded
 from spq_core.formats.residency import Held, Speeds, fraction_within_bytes, spread_over
 from spq_core.memory import return_freed_memory
 
@@ -40,14 +40,13 @@ def load_within(
     if (resident_bytes is None) == (max_slowdown is None):
         raise ValueError("give either resident_bytes or max_slowdown")
     model = load_artifact(folder, dtype, coded=1.0)
-    layers = coded_layers(model)
-    if not layers:
+    if not coded_layers(model):
         raise ArtifactError(
-            f"{folder.name} has nothing to keep coded: its weights are not stored by entropy; recipes small and smallest do that"
+            f"{folder.name} has nothing to keep coded: its weights are not stored by entropy as this version writes them; "
+            "recipes small and smallest do that"
         )
     if resident_bytes is not None:
-        held = _held(layers)
-        fraction = fraction_within_bytes(resident_bytes, held, _other_bytes(model, held))
+        fraction = _fraction_within(model, resident_bytes)
     else:
         fraction = measured_speeds(model, rows).fraction_within(max_slowdown or 1.0)
     expand(model, fraction)
@@ -61,12 +60,13 @@ def coded_layers(model: nn.Module) -> dict[str, StaysCoded]:
 
 def expand(model: nn.Module, fraction: float) -> None:
     """Decode, for good, all that is coded in memory but a share of its bytes."""
-    layers = coded_layers(model)
-    sizes = {name: one.coded_bytes for name, one in layers.items()}
+    sizes = {name: one.coded_bytes for name, one in coded_layers(model).items()}
     stay = spread_over(sizes, fraction)
-    for name, one in layers.items():
-        if name not in stay:
-            model.set_submodule(name, one.expanded())
+    for name in sizes:
+        layer = model.get_submodule(name)
+        if name not in stay and isinstance(layer, StaysCoded):
+            layer.decoder.forget()  # it would hold what is replaced
+            model.set_submodule(name, layer.expanded())
     return_freed_memory()
 
 
@@ -91,15 +91,14 @@ def _median(run: Callable[[], object]) -> float:
     return statistics.median(seconds)
 
 
-def _held(layers: Mapping[str, StaysCoded]) -> dict[str, Held]:
-    return {
+def _fraction_within(model: nn.Module, resident_bytes: int) -> float:
+    layers = coded_layers(model)
+    held = {
         name: Held(one.coded_bytes, one.out_features * one.in_features)
         for name, one in layers.items()
     }
-
-
-def _other_bytes(model: nn.Module, held: Mapping[str, Held]) -> int:
-    """Of all else, with room for what is decoded for the moment."""
     tensors = {id(one): one.nbytes for one in (*model.parameters(), *model.buffers())}
-    room = (AHEAD + 1) * max(one.decoded for one in held.values())
-    return sum(tensors.values()) - sum(one.coded for one in held.values()) + room
+    others = sum(tensors.values()) - sum(one.coded for one in held.values())
+    ahead = next(iter(layers.values())).decoder.ahead
+    room = (ahead + 1) * max(one.decoded for one in held.values())
+    return fraction_within_bytes(resident_bytes, held, others, room)

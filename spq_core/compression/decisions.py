@@ -264,6 +264,7 @@ def _evolved(
         lambda best: progress.advance(f"KL {best:.4f}"),
     )  # fmt: skip
     progress.record("evolution", {"kl": list(found.divergences)})
+    database.remove()
     return found.widths
 
 

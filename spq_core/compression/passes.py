@@ -17,6 +17,11 @@ class Pass:
     """Whether it writes the blocks, for they are finished."""
 
     @property
+    def learns(self) -> bool:
+        """Whether a stage leaves what it has learned in every block."""
+        return any(isinstance(stage, LearningStage) for stage in self.apply)
+
+    @property
     def needs_inputs(self) -> bool:
         """Whether a stage asks what matrices receive."""
         return any(stage.needs_inputs for stage in self.apply)

@@ -121,7 +121,7 @@ class BlockWalk:
                 self._note_tying(path, block)
                 self._write_beside(path, one)
                 self.writer.write_block(position + 1, path, block, self._original(position, path))
-            elif any(report.applied for report in found):
+            elif any(report.applied for report in found) or one.learns:
                 self.block_cache.keep(number, path, block, self._original(position, path))
             self._save(number, position, stream)
             self.progress.advance(path or "embedding and head")

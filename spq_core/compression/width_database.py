@@ -1,5 +1,6 @@
 """Every matrix of the layers at every width, on disk, and how far whole models of them are from the source."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,10 @@ class WidthDatabase:
             )
             for stream in streams
         ]
+
+    def remove(self) -> None:
+        """Free its disk."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _file(self, index: int) -> Path:
         return self.folder / f"layer-{index}.safetensors"

@@ -31,8 +31,8 @@ class Calibration(Document):
     dataset: DatasetName = "wikitext2"
     """Name of a text: its validation split, or what stands for it."""
     mixed_with: Annotated[tuple[DatasetName, ...], Field(max_length=4)] = ()
-    """Further texts that give some of the samples: so weights are fitted to what other text sends through a model, too. One that is
-    not here and cannot be fetched is left out, and the report says so."""
+    """Further texts that give some of the samples: so weights are fitted to what other text sends through a model, too. One that
+    cannot be had is left out, and the report says so; a name that nobody knows is refused."""
     mixed_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     """Share of the samples that these give between them, in equal parts."""
     form: Literal["lines", "windows"] = "lines"

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from spq_core.data.calibration import AUTO, Calibration, Layers
 from spq_core.data.texts import Text, non_blank_lines, refuse_shared_lines
 from spq_core.data.windows import consecutive_windows, padded_lines, spread_windows
+from spq_core.errors import DatasetError
 from spq_core.models.model_folder import read_json_object
 from spq_core.models.tokenizer import load_tokenizer, opening_tokens, require_rows
 
@@ -85,7 +87,8 @@ def calibration_samples(
             }
             for one in text.mixed
         ]  # fmt: skip
-        description["left_out"] = list(text.left_out)
+        short = (one.name for one in text.mixed if one.name not in others)
+        description["left_out"] = [*text.left_out, *short]
     return CalibrationSamples(windows, description, pads)
 
 
@@ -97,9 +100,11 @@ def _others(
         return {}
     found = {}
     for one in text.mixed:
-        refuse_shared_lines(one.calibration.split("\n"), text.evaluation)
+        lines = one.calibration.split("\n")
+        refuse_shared_lines(lines, text.evaluation)
+        refuse_shared_lines(lines, one.evaluation)
         share = int(count * settings.mixed_share / len(text.mixed))
-        if share:
+        with suppress(DatasetError):  # one shorter than a window has nothing to give
             found[one.name] = spread_windows(tokenizer, one.calibration, length, share, fewer=True)
     return found
 

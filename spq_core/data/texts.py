@@ -82,12 +82,12 @@ def builtin_code() -> Text:
     if len(bodies) < EVALUATED_EVERY:
         raise DatasetError(f"dataset {BUILTIN_CODE!r}: this Python has no sources of its library")
     evaluation = "\n".join(bodies[::EVALUATED_EVERY])
-    seen = set(evaluation.splitlines())
+    seen = {line.strip() for line in evaluation.splitlines()}
     rest = (body for index, body in enumerate(bodies) if index % EVALUATED_EVERY)
     distinct = (
         line
         for line in "\n".join(rest).splitlines()
-        if len(line.strip()) < DISTINCTIVE_CHARACTERS or line not in seen
+        if len(line.strip()) < DISTINCTIVE_CHARACTERS or line.strip() not in seen
     )
     return Text(
         name=BUILTIN_CODE,

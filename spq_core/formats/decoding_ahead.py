@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Lock
-from typing import Any
 
+import torch
 from jaxtyping import Int8
 from torch import Tensor
 
 from spq_core.formats.layer import CompressedLinear
 
-AHEAD = 2
-"""Matrices that are decoded while another computes; as many are in memory besides it."""
+LEAST_AHEAD = 2
+"""Matrices that are decoded while another computes, on a machine with few cores."""
 
 
 class StaysCoded(CompressedLinear):
@@ -43,14 +43,25 @@ class AheadDecoder:
     """
 
     def __init__(self, threads: int) -> None:
-        self._threads = threads
+        self.threads = threads
+        self.ahead = max(LEAST_AHEAD, threads)
+        """Matrices that may be decoded besides the one that is used."""
+        self._rehearsed: dict[tuple[int, int], Tensor] | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew: no order, no threads."""
         self._pool: ThreadPoolExecutor | None = None
         self._lock = Lock()
         self._last: StaysCoded | None = None
         self._next: dict[int, StaysCoded] = {}
         self._begun: OrderedDict[int, Future[Tensor]] = OrderedDict()
-        self._rehearsed: dict[tuple[int, int], Tensor] | None = None
 
+    def __reduce__(self) -> tuple[type["AheadDecoder"], tuple[int]]:
+        """Of a copied or stored model: it learns its own order."""
+        return AheadDecoder, (self.threads,)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def codes(self, layer: "StaysCoded") -> Int8[Tensor, "out padded"]:
         """The layer's codes: decoded by now, being decoded, or decoded at once."""
         if self._rehearsed is not None:
@@ -77,13 +88,13 @@ class AheadDecoder:
 
     def decode_all(self, layers: list[StaysCoded]) -> None:
         """Decode matrices and forget them: what decoding alone takes."""
-        with ThreadPoolExecutor(self._threads) as pool:
+        with ThreadPoolExecutor(self.threads) as pool:
             for _ in pool.map(_decode_and_forget, layers):
                 pass
 
     def _begin_next(self, layer: "StaysCoded") -> None:
         wanted, at = [], layer
-        for _ in range(AHEAD):
+        for _ in range(self.ahead):
             following = self._next.get(id(at))
             if following is None or following is layer:
                 break
@@ -92,15 +103,10 @@ class AheadDecoder:
         for stale in [key for key in self._begun if key not in {id(one) for one in wanted}]:
             self._begun.pop(stale).cancel()  # the order was another this time
         if wanted and self._pool is None:
-            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
+            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
         for one in wanted:
             if id(one) not in self._begun and self._pool is not None:
                 self._begun[id(one)] = self._pool.submit(one.decoded)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "AheadDecoder":
-        """Of a copied model: it learns its own order."""
-        del memo
-        return AheadDecoder(self._threads)
 
 
 def _decode_and_forget(layer: StaysCoded) -> None:

@@ -1,9 +1,17 @@
 """In which dtype widened codes are multiplied."""
 
-from functools import cache
-
 import torch
 from torch import Tensor
+
+
+def _has_bfloat16_products() -> bool:
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    told = (getattr(torch.cpu, name, None) for name in names)
+    return any(supported() for supported in told if supported is not None)
+
+
+NATIVE_BFLOAT16 = _has_bfloat16_products()
+"""Whether this processor multiplies bfloat16; False where torch does not tell. Asked once: compiled code cannot ask."""
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
@@ -14,14 +22,6 @@ def product_dtype(x: Tensor) -> torch.dtype:
     """
     if x.dtype == torch.float16:
         return torch.float32
-    if x.dtype == torch.bfloat16 and x.device.type == "cpu" and not has_bfloat16_products():
+    if x.dtype == torch.bfloat16 and x.device.type == "cpu" and not NATIVE_BFLOAT16:
         return torch.float32
     return x.dtype
-
-
-@cache
-def has_bfloat16_products() -> bool:
-    """Whether this processor multiplies bfloat16 natively; False where torch does not tell."""
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    told = (getattr(torch.cpu, name, None) for name in names)
-    return any(supported() for supported in told if supported is not None)

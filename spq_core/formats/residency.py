@@ -81,12 +81,12 @@ class Held(NamedTuple):
 
 
 def fraction_within_bytes(
-    resident_bytes: float, layers: Mapping[str, Held], other_bytes: float
+    resident_bytes: float, layers: Mapping[str, Held], other_bytes: float, room_bytes: float = 0.0
 ) -> float:
     """The least share that keeps a model within so many bytes of memory.
 
     Args:
-        layers: all that can stay coded. other_bytes: of the rest.
+        layers: all that can stay coded. other_bytes: of the rest. room_bytes: of what is decoded for the moment, where something is.
 
     Raises:
         ValueError: even all of it coded is more; with the least that can be reached.
@@ -95,9 +95,9 @@ def fraction_within_bytes(
     for count in range(len(layers) + 1):
         stay = spread_over(sizes, count / len(layers))
         held = sum(one.coded if name in stay else one.decoded for name, one in layers.items())
-        if held + other_bytes <= resident_bytes:
+        if held + other_bytes + (room_bytes if stay else 0.0) <= resident_bytes:
             return count / len(layers)
-    least = round(other_bytes + sum(sizes.values()))
+    least = round(other_bytes + room_bytes + sum(sizes.values()))
     raise ValueError(
         f"{round(resident_bytes):,} bytes of memory are too few: all coded it takes {least:,}"
     )

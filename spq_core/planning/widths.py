@@ -69,7 +69,8 @@ def fit_path(
 
     All begin at their largest width. Each step lowers one of them to the next, the one of which g + h is least: g is the way so far, in
     the Fisher metric, and h = (bytes over what is wanted / bytes of all at their largest) · the model's own length in it. The open
-    list has the best node only, as in the authors' code; the metric is that of the source all the way, where they measure it again.
+    list has the best node only, as in the authors' code; the metric is that of the source all the way, where they measure it again. A
+    step's length is taken from the distances of both widths to the source, as if their errors lay on one line.
 
     Raises:
         RecipeError: with the least size that can be reached.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
+from spq_core.errors import DatasetError
 from spq_core.estimate.estimate import estimate, headers_shapes
 from spq_core.hub.client import hub_api
 from spq_core.hub.datasets import fetch_text
@@ -42,8 +43,8 @@ def fetch(spec: FetchSpec) -> None:
         target.mkdir(parents=True, exist_ok=True)
         try:
             fetch_text(api, name, target)
-        except (HubUnavailableError, HubError) as error:
-            # The built-in text takes its place, and the report says so.
+        except (HubUnavailableError, HubError, DatasetError) as error:
+            # The built-in text takes its place, or it is left out; the report says so.
             emit(Logged(text=f"dataset {name} cannot be fetched: {error}"))
     for name in spec.tasks:
         Path(spec.text_folder).mkdir(parents=True, exist_ok=True)

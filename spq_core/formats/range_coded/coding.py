@@ -123,6 +123,14 @@ def decode(coded: RangeCoded, n_out: int, n_in: int) -> tuple[Int8[Tensor, "out 
     return torch.from_numpy(by_column).T.contiguous(), steps
 
 
+def steps_of(coded: RangeCoded, n_out: int, n_in: int) -> Steps:
+    """The steps alone, without decoding any code."""
+    raw = coded.packed.cpu().contiguous().numpy()
+    begin = HEADER * (len(parts(n_out, n_in)) + 1)
+    length = int(np.frombuffer(raw[:HEADER].tobytes(), dtype="<u4")[0])
+    return _side(raw[begin : begin + length].tobytes(), coded.base, n_out, n_in)[0]
+
+
 def _side(stored: bytes, base: float, n_out: int, n_in: int) -> tuple[Steps, Spread, _Flags]:
     sizes = (n_out, n_in, n_out, n_in, n_in, -(-n_in // 8))
     reader = zlib.decompressobj()

@@ -7,7 +7,7 @@ from spq_core.formats.decoding_ahead import AheadDecoder, StaysCoded
 from spq_core.formats.int8.linear import Int8Linear
 from spq_core.formats.int8.matmul import int8_linear, pad_columns
 from spq_core.formats.layer import ALL, constant
-from spq_core.formats.range_coded.coding import RangeCoded
+from spq_core.formats.range_coded.coding import RangeCoded, steps_of
 
 
 class ResidentLinear(StaysCoded):
@@ -20,10 +20,11 @@ class ResidentLinear(StaysCoded):
         self, coded: RangeCoded, n_out: int, n_in: int, bias: Tensor | None, decoder: AheadDecoder
     ) -> None:
         super().__init__()
-        _, steps = coded.decoded(n_out, n_in)
+        steps = steps_of(coded, n_out, n_in)
         self.packed = nn.Parameter(coded.packed, requires_grad=False)
-        self.scale = nn.Parameter(steps.row_steps, requires_grad=False)
-        self.input_scale = nn.Parameter(steps.column_steps, requires_grad=False)
+        device = coded.packed.device
+        self.scale = nn.Parameter(steps.row_steps.to(device), requires_grad=False)
+        self.input_scale = nn.Parameter(steps.column_steps.to(device), requires_grad=False)
         self.bias = constant(bias)
         self.n_out, self.n_in = n_out, n_in
         self.decoder = decoder
@@ -47,7 +48,7 @@ class ResidentLinear(StaysCoded):
     def decoded(self) -> Int8[Tensor, "out padded"]:
         """Codes as the kernels want them."""
         coded = self._read_as.with_bytes(self.packed.data)
-        return pad_columns(coded.decoded(self.n_out, self.n_in)[0])
+        return pad_columns(coded.decoded(self.n_out, self.n_in)[0].to(self.packed.device))
 
     def expanded(self) -> Int8Linear:
         """The layer with its codes decoded, for good."""

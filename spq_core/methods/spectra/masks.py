@@ -24,6 +24,12 @@ def next_scores(scores: Float[Tensor, " k"], mask: Float[Tensor, " k"]) -> Float
     return torch.where(mask > 0, mask, torch.where(scores > 0, 0.0, scores - 1.0))
 
 
+def without_ties(scores: Float[Tensor, " k"], energy: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+    """Scores in which masks that closed in one step are ordered by the energy of their directions; all else stands as it was."""
+    least = torch.finfo(energy.dtype).tiny
+    return torch.where(scores <= 0, scores + 0.5 * energy / energy.max().clamp(min=least), scores)
+
+
 def relative_energy(directions: Directions) -> Float[Tensor, " k"]:
     """Squared singular values over their sum: an order of all matrices' directions without any training."""
     squared = directions.singular_values.square()

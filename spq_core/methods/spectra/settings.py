@@ -60,6 +60,10 @@ class SpectrumSettings(TrainedSettings):
             raise ValueError(
                 "method largest trains adapters alone; give adapter_rank, or take a stage of type svd"
             )
+        if self.weight_decay and self.method != "largest":
+            raise ValueError(
+                f"weight_decay would shrink the masks of method {self.method}, too; leave it 0"
+            )
         if self.any_size and self.method == "soco":
             raise ValueError(
                 "any_size needs an order of all directions, which method soco does not give; use acip"

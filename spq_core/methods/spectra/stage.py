@@ -21,6 +21,8 @@ from spq_core.streaming.inputs import LayerInputs
 from spq_core.streaming.run_state import StateFolder
 
 SCORES = "scores/"
+WHOLE = "a pair would not be smaller"
+CHANGED = f"{WHOLE}; one matrix, with what was trained merged into it"
 
 
 @dataclass(slots=True)
@@ -54,6 +56,8 @@ class SpectrumStage:
         if isinstance(self.training.rules, AcipSteps | SocoSteps):
             self.training.rules.begin(self._first_gradients(student))
         self.training.run(student, states)
+        if self.settings.method == "acip":
+            self.trained.break_ties()
         for index in range(skeleton.n_layers):
             states.inner(f"directions-{skeleton.layer_path(index)}").remove()
 
@@ -119,7 +123,7 @@ class SpectrumStage:
             layer=full,
             stage=self.name,
             applied=is_pair,
-            reason="" if is_pair else "a pair would not be smaller",
+            reason="" if is_pair else WHOLE if whole is weight else CHANGED,
             figures=self._figures(order[:rank] if is_pair else order),
         )
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from spq_core.errors import NumericalError
 from spq_core.methods.spectra.masks import next_scores
 from spq_core.methods.spectra.settings import SpectrumSettings
 from spq_core.methods.spectra.sizes import Factored
@@ -52,7 +53,10 @@ class _Steps:
     def begin(self, gradients: Mapping[str, Tensor]) -> None:
         """Set the penalty by gradients of the masks."""
         sizes = torch.cat([part.abs() for part in gradients.values()])
-        self.penalty = float(sizes.sort().values[int(FIRST_QUANTILE * len(sizes))])
+        sizes = sizes[sizes > 0].sort().values  # directions of zeros have none
+        if not len(sizes):
+            raise NumericalError("recovery", "the gradients of all masks, which are zero")
+        self.penalty = float(sizes[int(FIRST_QUANTILE * len(sizes))])
 
 
 @dataclass(slots=True)
@@ -126,7 +130,7 @@ class SocoSteps(_Steps):
         del step
         for name, mask in self.trained.masks.items():
             mask.data.clamp_(min=0.0)
-            self.trained.scores[name] = mask.data
+            self.trained.scores[name] = mask.data.clone()
 
     def state(self) -> dict[str, Tensor]:
         """The penalty, and where the last phase began."""
@@ -136,7 +140,9 @@ class SocoSteps(_Steps):
         """Take them up."""
         self.penalty = float(state["now"][0])
         self.anchors = {name: part for name, part in state.items() if name != "now"}
-        self.trained.scores |= {name: mask.data for name, mask in self.trained.masks.items()}
+        self.trained.scores |= {
+            name: mask.data.clone() for name, mask in self.trained.masks.items()
+        }
 
     def _is_open(self, mask: Tensor) -> Tensor:
         return mask.data > HALF

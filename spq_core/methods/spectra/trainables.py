@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from spq_core.formats.slicing import bias_of, float_weight, linear_at
 from spq_core.methods.spectra.directions import Directions, directions_of
-from spq_core.methods.spectra.masks import relative_energy, straight_through
+from spq_core.methods.spectra.masks import relative_energy, straight_through, without_ties
 from spq_core.methods.spectra.settings import SpectrumSettings
 from spq_core.methods.spectra.sizes import Factored, ranks_within
 from spq_core.methods.training.adapters import DOWN, UP, adapter_of
@@ -61,6 +61,8 @@ class DirectionParameters:
     """By matrix, (n_out, n_in)."""
     store: StateFolder | None = None
     """Where directions lie: those of a whole model are half as large again as it is."""
+    energies: dict[str, Tensor] = field(default_factory=dict)
+    """By matrix, those of its directions over their sum."""
     fixed: dict[str, Tensor] = field(default_factory=dict)
     """Masks that nothing trains."""
 
@@ -89,8 +91,9 @@ class DirectionParameters:
             tensors |= {f"{name}.{part}": one for part, one in found._asdict().items()}
             self.shapes[full] = (weight.shape[0], weight.shape[1])
             ones = torch.ones_like(found.singular_values)
+            self.energies[full] = relative_energy(found)
             if self.settings.method == "largest":
-                self.scores[full] = relative_energy(found)
+                self.scores[full] = self.energies[full]
             else:
                 self.scores[full] = ones
                 self.parameters[f"{full}.{MASK}"] = nn.Parameter(ones.clone())
@@ -105,6 +108,11 @@ class DirectionParameters:
             mask = torch.zeros_like(self.scores[full])
             mask[:rank] = 1.0  # by falling singular value
             self.fixed[full] = mask
+
+    def break_ties(self) -> None:
+        """Order what closed in one step; there are hundreds of steps and a hundred times as many directions."""
+        for full, scores in self.scores.items():
+            self.scores[full] = without_ties(scores, self.energies[full])
 
     def attach(self, path: str, block: nn.Module) -> dict[str, nn.Parameter]:
         """Put a layer's matrices in terms of their directions; return its trained tensors."""

@@ -5,7 +5,15 @@ import torch
 
 from spq_core.data.calibration import Calibration, Layers
 from spq_core.data.samples import calibration_samples, shuffled
-from spq_core.data.texts import Text, builtin_code, builtin_text, find_text, mixture, texts_for
+from spq_core.data.texts import (
+    Text,
+    builtin_code,
+    builtin_text,
+    find_text,
+    mixture,
+    refuse_shared_lines,
+    texts_for,
+)
 from spq_core.errors import CalibrationLeakError, DatasetError
 from spq_core.models.tokenizer import load_tokenizer
 from tests.models import save_tiny
@@ -114,6 +122,24 @@ def test_evaluation_text_is_not_mixed_in(model):
         calibration_samples(settings, main, model, LAYERS)
 
 
+def test_a_text_whose_own_parts_overlap_is_not_mixed_in(model):
+    leaked = Text(name="b", calibration="b" * 60 + "\n", evaluation="b" * 60, origin="b")
+    settings = Calibration.model_validate(MIX | {"mixed_with": ["b"]})
+    main = mixture(settings, {"a": text("a", "a"), "b": leaked})
+    with pytest.raises(CalibrationLeakError):
+        calibration_samples(settings, main, model, LAYERS)
+
+
+def test_a_text_too_short_for_a_window_is_left_out_and_named(model):
+    settings = Calibration.model_validate(MIX | {"mixed_with": ["b"]})
+    short = Text(name="b", calibration="b\n", evaluation="z", origin="b")
+    samples = calibration_samples(
+        settings, mixture(settings, {"a": text("a", "a"), "b": short}), model, LAYERS
+    )
+    assert set(letters(samples, model)) == {"a"}
+    assert samples.description["left_out"] == ["b"]
+
+
 def test_a_needed_text_that_is_not_there_is_an_error(tmp_path):
     settings = Calibration.model_validate(MIX | {"mixed_with": ["builtin"]})
     with pytest.raises(DatasetError, match="'a'"):
@@ -131,6 +157,5 @@ def test_the_built_in_code_has_parts_that_share_no_distinctive_line():
     code = builtin_code()
     assert "def " in code.calibration
     assert "import" in code.evaluation
-    shared = set(code.calibration.splitlines()) & set(code.evaluation.splitlines())
-    assert not [line for line in shared if len(line.strip()) >= 40]
+    refuse_shared_lines(code.calibration.splitlines(), code.evaluation)
     assert code.fingerprint != builtin_text().fingerprint

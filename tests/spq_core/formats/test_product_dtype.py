@@ -27,7 +27,7 @@ def packed_layer(generator):
 @pytest.mark.parametrize("make", [int8_layer, packed_layer])
 @pytest.mark.parametrize("native", [True, False])
 def test_results_are_rounded_once_whatever_the_processor(monkeypatch, make, native):
-    monkeypatch.setattr(chosen, "has_bfloat16_products", lambda: native)
+    monkeypatch.setattr(chosen, "NATIVE_BFLOAT16", native)
     generator = torch.Generator().manual_seed(0)
     layer = make(generator)
     x = torch.randn(ROWS, 64, generator=generator).to(torch.bfloat16)
@@ -48,5 +48,5 @@ def test_results_are_rounded_once_whatever_the_processor(monkeypatch, make, nati
     ],
 )
 def test_which_dtype_is_used(monkeypatch, dtype, native, used):
-    monkeypatch.setattr(chosen, "has_bfloat16_products", lambda: native)
+    monkeypatch.setattr(chosen, "NATIVE_BFLOAT16", native)
     assert chosen.product_dtype(torch.zeros(2, dtype=dtype)) == used

@@ -13,7 +13,7 @@ from spq_core.data.texts import builtin_text
 from spq_core.errors import ArtifactError, RecipeError
 from spq_core.formats.low_rank.linear import LowRankLinear
 from spq_core.methods.spectra.directions import chosen, directions_of, with_adapter
-from spq_core.methods.spectra.masks import next_scores, straight_through
+from spq_core.methods.spectra.masks import next_scores, straight_through, without_ties
 from spq_core.methods.spectra.settings import SpectrumSettings
 from spq_core.methods.spectra.steps import AcipSteps
 from spq_core.methods.spectra.trainables import DirectionParameters
@@ -196,6 +196,47 @@ def test_an_artifact_has_the_size_it_was_asked_for(source, tmp_path, method):
         assert any(one.figures.get("not_largest") for one in report.modules)
 
 
+def test_what_was_trained_stays_where_a_matrix_does(source, tmp_path):
+    """Another stage behind it sees the blocks again."""
+    stage = STAGE | {"method": "largest", "keep": 1.0}
+    still = {
+        "type": "recover",
+        "steps": 1,
+        "batch": 1,
+        "length": 48,
+        "rank": 1,
+        "learning_rate": 1e-12,
+    }
+    for name, stages in {"alone": [stage], "followed": [stage, still]}.items():
+        document = {"stages": stages, "calibration": {"dataset": "builtin"}, "floats": "source"}
+        run(source, tmp_path / name, parse_recipe(document))
+    alone, followed = (load_artifact(tmp_path / name) for name in ("alone", "followed"))
+    plain = blocked_source(load_skeleton(source), open_checkpoint(source)).layer(1)
+    name = "mlp.up_proj"
+    one, other = (model.model.layers[1].get_submodule(name).weight for model in (alone, followed))
+    assert not torch.allclose(one, plain.get_submodule(name).weight, atol=1e-4)
+    assert torch.allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["acip", "soco"])
+def test_another_stage_may_follow(source, tmp_path, method):
+    stage = STAGE | {"method": method, "steps": 4, "adapter_rank": 0}
+    document = {
+        "stages": [stage, {"type": "quantize", "method": "gptq", "bits": 8}],
+        "calibration": {"dataset": "builtin", "form": "windows", "samples": 8, "length": 48},
+    }
+    run(source, tmp_path / "out", parse_recipe(document))
+    assert load_artifact(tmp_path / "out") is not None
+
+
+def test_masks_that_close_together_go_by_energy():
+    scores = torch.tensor([0.7, -1.0, -1.0, -2.0, 0.0])
+    energy = torch.tensor([0.1, 0.2, 0.4, 0.9, 0.3])
+    found = without_ties(scores, energy)
+    assert found.argsort(descending=True).tolist() == [0, 4, 2, 1, 3]
+    assert found[0] == scores[0]
+
+
 def test_a_killed_training_goes_on(source, tmp_path):
     whole = tmp_path / "whole"
     run(source, whole, recipe(any_size=True))
@@ -279,6 +320,7 @@ def test_loaders_leave_directions_alone(any_size):
     [
         ({"method": "largest", "adapter_rank": 0}, "trains adapters alone"),
         ({"method": "soco", "any_size": True}, "needs an order of all directions"),
+        ({"weight_decay": 0.1}, "would shrink the masks of method acip"),
     ],
 )
 def test_settings_that_make_no_sense_say_so(changed, words):
