@@ -137,10 +137,13 @@ def sweep_command(
             stopped_like_by_hand(),
             scratch_folder(out) as scratch,
         ):
+            needed = {dataset or DATASET} | {
+                one.recipe.calibration.dataset for one in members(chosen, dataset)
+            }
 
             @cache
             def text(name: str) -> Text:
-                find = named_text if name == (dataset or DATASET) else text_to_mix_in
+                find = named_text if name in needed else text_to_mix_in
                 return find(name, data_dir, scratch)
 
             settings = settings.model_copy(update={"perplexity": (text(dataset or DATASET).name,)})
