@@ -292,11 +292,8 @@ class _Compression:
         device = self.checkpoint.device
         name = findings_name(self.recipe, self.samples.rows, device)
         source = weights_digest(self.source.folder)
-        target = self.recipe.target
-        tries_models = target is not None and target.allocation == "evolution"
-        shelf = (
-            NO_SHELF if tries_models else self.shelf
-        )  # a model at all widths is too large to keep
+        # A model at all widths is too large to keep.
+        shelf = NO_SHELF if self.recipe.tries_models else self.shelf
         kept = kept_findings(shelf, source, name, self.skeleton, self.recipe, device)
         if kept is not None:
             return kept

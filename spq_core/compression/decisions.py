@@ -13,15 +13,16 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from spq_core.compression.survey import Survey
+from spq_core.compression.width_choice import chosen_widths, width_database
 from spq_core.compression.width_database import WidthDatabase
 from spq_core.data.calibration import sensitivity_tokens
+from spq_core.data.windows import evenly
 from spq_core.errors import RecipeError, UnsupportedModelError
 from spq_core.formats.profiles.format import BYTES_PER_MATRIX, FIXED_BYTES
 from spq_core.models.checkpoint import Checkpoint
 from spq_core.models.skeleton import Skeleton
 from spq_core.planning.budget import Budget, token_weights
 from spq_core.planning.curve import Curve
-from spq_core.planning.evolution import Effort, evolve, total_bytes
 from spq_core.planning.plan import Plan
 from spq_core.planning.rank_rules import ranks_for
 from spq_core.planning.rules import (
@@ -43,17 +44,13 @@ from spq_core.planning.structure import (
     structure_bytes,
 )
 from spq_core.planning.target import Target
-from spq_core.planning.widths import choose_widths, fit_path
-from spq_core.progress import Phase, PhaseKind, Progress
+from spq_core.progress import Progress
 from spq_core.recipe.document import Recipe
 from spq_core.streaming.sensitivity import (
     EmbeddingStatistics,
     LayerStatistics,
     measure_sensitivity,
 )
-
-TRIED_TOKENS = 2048
-"""Of the calibration text, that whole models are compared with the source on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +78,9 @@ def look(
     """
     survey = Survey(skeleton, recipe)
     picked = windows[
-        _evenly(len(windows), max(1, sensitivity_tokens(windows.numel()) // windows.shape[1]))
+        evenly(len(windows), max(1, sensitivity_tokens(windows.numel()) // windows.shape[1]))
     ]
-    database = _database(recipe, skeleton, checkpoint, windows, scratch.parent)
+    database = width_database(recipe, skeleton, checkpoint, windows, scratch.parent)
 
     def visit(index: int, layer: nn.Module, found: LayerStatistics) -> None:
         survey.visit(index, layer, found)
@@ -237,49 +234,7 @@ def _by_widths(
     )
     fixed = kept + FIXED_BYTES + BYTES_PER_MATRIX * len(survey.widths)
     wanted = (target.bytes_ratio or 0.0) * source_bytes - fixed
-    if target.allocation == "fit":
-        return Structure(widths=fit_path(survey.widths, wanted, fixed))
-    widths = choose_widths(survey.widths, wanted, fixed)
-    if database is not None:
-        widths = widths | _evolved(survey, widths, target, database, progress)
-    return Structure(widths=widths)
-
-
-def _evolved(
-    survey: Survey,
-    widths: Mapping[str, int],
-    target: Target,
-    database: WidthDatabase,
-    progress: Progress,
-) -> dict[str, int]:
-    """Widths of the layers' matrices, in as many bytes as those they have; embedding and head keep theirs."""
-    inside = f"{survey.skeleton.layers_path}."
-    start = {name: bits for name, bits in widths.items() if name.startswith(inside)}
-    options = {name: survey.widths[name] for name in start}
-    effort = Effort(target.generations, all_rows=len(database.rows))
-    searching = Phase(PhaseKind.SENSITIVITY, "search", "widths tried")
-    progress.begin(searching, target.generations, "generations")
-    found = evolve(
-        start, options, total_bytes(start, options), database.divergences, effort,
-        lambda best: progress.advance(f"KL {best:.4f}"),
-    )  # fmt: skip
-    progress.record("evolution", {"kl": list(found.divergences)})
-    database.remove()
-    return found.widths
-
-
-def _database(
-    recipe: Recipe,
-    skeleton: Skeleton,
-    checkpoint: Checkpoint,
-    windows: Int64[Tensor, "n length"],
-    folder: Path,
-) -> WidthDatabase | None:
-    """Where to put all matrices at all widths, if whole models are to be tried."""
-    if recipe.quantize is None or recipe.target is None or recipe.target.allocation != "evolution":
-        return None
-    rows = windows[_evenly(len(windows), max(1, TRIED_TOKENS // windows.shape[1]))]
-    return WidthDatabase(folder / "widths", skeleton, checkpoint, recipe.quantize, rows)
+    return Structure(widths=chosen_widths(survey, target, wanted, fixed, database, progress))
 
 
 def _by_structure_alone(
@@ -367,7 +322,3 @@ def _stored_bytes(skeleton: Skeleton, checkpoint: Checkpoint, dtype: torch.dtype
 def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies that share no memory, as the state of a run stores them; embedding and head have one."""
     return {name: part.clone() for name, part in weights.items()}
-
-
-def _evenly(total: int, count: int) -> Tensor:
-    return torch.linspace(0, total - 1, min(count, total)).long()

@@ -69,7 +69,12 @@ def spread_windows(
         raise DatasetError(
             f"calibration asks for {count} windows of {length} tokens, the text has {len(windows)}"
         )
-    return windows[torch.linspace(0, len(windows) - 1, count).long()]
+    return windows[evenly(len(windows), count)]
+
+
+def evenly(total: int, count: int) -> Int64[Tensor, " count"]:
+    """Indices of `count` of `total` things, evenly spaced, the first and the last among them; all if there are fewer."""
+    return torch.linspace(0, total - 1, min(count, total)).long()
 
 
 def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

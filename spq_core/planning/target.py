@@ -13,7 +13,7 @@ class Target(Document):
     bytes_ratio: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     """Artifact bytes over the source's, with 16 bits a weight at most: float32 sources count half."""
     max_kl: Annotated[float, Field(gt=0.0, le=10.0)] | None = None
-    """KL divergence from the source, in nats per token of the calibration text."""
+    """KL divergence from the source, in nats per token of the calibration dataset; not of what is mixed in."""
     allocation: Literal["loss", "uniform", "pgsvd", "mgaa", "theoretical", "fit", "evolution"] = (
         "loss"
     )

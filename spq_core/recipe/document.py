@@ -191,6 +191,11 @@ class Recipe(Document):
         return self.calibration if self.needs_calibration else None
 
     @property
+    def tries_models(self) -> bool:
+        """Whether whole models are compared with the source before it is decided."""
+        return self.target is not None and self.target.allocation == "evolution"
+
+    @property
     def fits_to_inputs(self) -> bool:
         """Whether anything is fitted to what matrices receive."""
         return self.target is not None or any(stage.fits_to_inputs for stage in self.stages)

@@ -7,10 +7,9 @@ from pydantic import Field, model_validator
 
 from spq_core.estimated_range import Range
 from spq_core.formats.profiles.profile import Profile
-from spq_core.methods.settings import ALL, Kept, StageSettings, Toy
-from spq_core.methods.svd.settings import FACTORIZED_PER_SECOND
+from spq_core.methods.pairs import PairSettings
+from spq_core.methods.settings import Kept, StageSettings, Toy
 from spq_core.methods.training.settings import TrainedSettings
-from spq_core.models.family import Family
 from spq_core.models.shapes import ModelShapes
 
 LEAST_KEPT = 0.9
@@ -18,7 +17,7 @@ LEAST_KEPT = 0.9
 MARGIN = 1.02
 
 
-class SpectrumSettings(TrainedSettings):
+class SpectrumSettings(PairSettings, TrainedSettings):
     """Learn which singular directions of projections are worth keeping, and cut the others.
 
     Scores of all directions are learned on the whole model, for all its matrices together (ACIP, arXiv:2502.01717; SoCo,
@@ -70,11 +69,6 @@ class SpectrumSettings(TrainedSettings):
             )
         return self
 
-    @property
-    def removes_weights(self) -> bool:
-        """Pairs have fewer weights than the matrix."""
-        return True
-
     def order_error(self, before: Sequence[StageSettings], after: Sequence[StageSettings]) -> str:
         """Directions are those of whole matrices in floating point."""
         if late := [stage.type for stage in after if stage.type in {"prune", "prune-heads", "svd"}]:
@@ -92,37 +86,15 @@ class SpectrumSettings(TrainedSettings):
         """Its own `keep` says how much stays."""
         return "spectrum has its own size, keep; leave out the target"
 
-    def profile_error(self, profile: Profile) -> str:
-        """Pairs are a form of their own."""
-        if "low_rank" in profile.forms:
-            return ""
-        return f"pairs of low-rank matrices have no form in {profile.format_name}"
-
     def kept(self, shapes: ModelShapes, profile: Profile) -> Kept:
         """As `keep` says, for all projections together."""
         del shapes, profile
-        range_ = Range(LEAST_KEPT * self.keep, self.keep, min(1.0, MARGIN * self.keep))
-        return Kept(
-            attention=ALL if self.modules == "mlp" else range_,
-            mlp=ALL if self.modules == "attention" else range_,
-        )
-
-    def matrices(self, family: Family) -> tuple[str, ...]:
-        """Those of a decoder layer that may become pairs."""
-        return (
-            *(family.attention if self.modules != "mlp" else ()),
-            *((*family.mlp_in, family.mlp_out) if self.modules != "attention" else ()),
-        )
+        share = Range(LEAST_KEPT * self.keep, self.keep, min(1.0, MARGIN * self.keep))
+        return self.kept_of_modules(share)
 
     def seconds(self, shapes: ModelShapes) -> float:
         """Its steps, through twice as many products; and two decompositions of each matrix."""
-        sides = sum(
-            min(matrix.n_out, matrix.n_in) ** 3
-            for layer in shapes.layers
-            for name, matrix in layer.items()
-            if name in self.matrices(shapes.family)
-        )
-        return 1.5 * super().seconds(shapes) + 2 * sides / FACTORIZED_PER_SECOND
+        return 1.5 * super().seconds(shapes) + 2 * self.decomposing_seconds(shapes)
 
     def for_preflight(self, toy: Toy, *, fixed: bool) -> Self:
         """Two short steps."""

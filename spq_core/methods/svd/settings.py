@@ -7,20 +7,18 @@ from pydantic import Field, model_validator
 
 from spq_core.estimated_range import Range, between
 from spq_core.formats.profiles.profile import Profile
-from spq_core.methods.settings import ALL, AUTO, Kept, PlannedPart, StageSettings, Toy
-from spq_core.models.family import Family
+from spq_core.methods.pairs import PairSettings
+from spq_core.methods.settings import AUTO, Kept, PlannedPart, StageSettings, Toy
 from spq_core.models.shapes import ModelShapes
 
 KEPT_BY_VARIANCE = ((0.0, 0.05), (0.84, 0.608), (0.90, 0.750), (0.96, 0.948), (1.0, 1.0))
 """Share of attention's weights that stays when matrices become pairs (SmolLM2-135M); those of MLPs fall more slowly, so more may stay."""
 LEAST_KEPT = 0.5
 """Of what stays there, in a model whose spectra fall faster."""
-FACTORIZED_PER_SECOND = 1e9
-"""Cubed short sides of matrices that become pairs."""
 TOY_VARIANCE = 0.9
 
 
-class SvdSettings(StageSettings):
+class SvdSettings(PairSettings):
     """Replace projections by low-rank pairs, as published those of attention.
 
     With `objective: weight` as published (arXiv:2602.18420, section on SVD); with `output` the
@@ -36,8 +34,6 @@ class SvdSettings(StageSettings):
     type: Literal["svd"]
     objective: Literal["weight", "output", "loss"] = "weight"
     """`loss`: of the output, each row counting by how much the loss depends on it."""
-    modules: Literal["attention", "mlp", "all"] = "attention"
-    """Whose projections may become pairs."""
     variance: Annotated[float, Field(gt=0.0, le=1.0)] | Literal["auto"] = 0.96
     """Share of the squared singular values to keep: of the weight, or of the output. `auto` lets
     the target choose a rank per matrix, by loss per byte."""
@@ -63,11 +59,6 @@ class SvdSettings(StageSettings):
         return self.variance == AUTO
 
     @property
-    def removes_weights(self) -> bool:
-        """Pairs have fewer weights than the matrix."""
-        return True
-
-    @property
     def needs_calibration(self) -> bool:
         """Whether factors follow the outputs."""
         return self.objective != "weight"
@@ -89,40 +80,17 @@ class SvdSettings(StageSettings):
         late = [stage.type for stage in after if cut.get(stage.type)]
         return f"{late[0]} must come before svd" if late else ""
 
-    def profile_error(self, profile: Profile) -> str:
-        """Pairs are a form of their own."""
-        if "low_rank" in profile.forms:
-            return ""
-        return f"pairs of low-rank matrices have no form in {profile.format_name}"
-
     def kept(self, shapes: ModelShapes, profile: Profile) -> Kept:
         """By how fast spectra fall."""
         del shapes, profile
         if isinstance(self.variance, str):
             return Kept()
         expected = between(KEPT_BY_VARIANCE, self.variance)
-        range_ = Range(LEAST_KEPT * expected, expected, 1.0)
-        return Kept(
-            attention=ALL if self.modules == "mlp" else range_,
-            mlp=ALL if self.modules == "attention" else range_,
-        )
-
-    def matrices(self, family: Family) -> tuple[str, ...]:
-        """Those of a decoder layer that may become pairs."""
-        return (
-            *(family.attention if self.modules != "mlp" else ()),
-            *((*family.mlp_in, family.mlp_out) if self.modules != "attention" else ()),
-        )
+        return self.kept_of_modules(Range(LEAST_KEPT * expected, expected, 1.0))
 
     def seconds(self, shapes: ModelShapes) -> float:
-        """One eigendecomposition a matrix."""
-        sides = sum(
-            min(matrix.n_out, matrix.n_in) ** 3
-            for layer in shapes.layers
-            for name, matrix in layer.items()
-            if name in self.matrices(shapes.family)
-        )
-        return sides / FACTORIZED_PER_SECOND
+        """One decomposition of each matrix."""
+        return self.decomposing_seconds(shapes)
 
     def for_preflight(self, toy: Toy, *, fixed: bool) -> Self:
         """With a share of the variance where there is no target."""
