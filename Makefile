@@ -6,7 +6,7 @@ export OMP_WAIT_POLICY := PASSIVE
 FAST := tests/spq_core/recipe tests/spq_core/planning tests/spq_core/data tests/spq_core/models tests/spq_core/formats \
   tests/spq_core/evaluation tests/spq_core/streaming tests/spq_core/methods tests/spq_core/estimate tests/worker/children/test_messages.py
 
-.PHONY: help faults docs pictures demo test test-fast quality check bench bench-gpu up migrate clean
+.PHONY: help models faults docs pictures demo test test-extended test-fast quality check bench bench-gpu up migrate clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -25,14 +25,25 @@ pictures: $(VENV)/.ready ## Take docs/pictures again: every page of the dashboar
 demo: $(VENV)/.ready ## Compress a real model through the service on this machine, and show what it cost
 	TQDM_DISABLE=1 $(BIN)/python -m worker.standalone.demo
 
+# Tests share the machine's cores; one that gave up waiting beside others is tried again alone. Both outcomes are printed.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+BESIDE := -n 3 --dist loadfile --no-loadscope-reorder
+ALONE := --last-failed --last-failed-no-failures none --maxfail 5
+
 test: $(VENV)/.ready ## Run all tests, with real Postgres, Valkey and Celery workers
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) $(BESIDE) || $(PYTEST) $(ALONE)
+
+test-extended: $(VENV)/.ready ## Run all tests, with every case
+	$(PYTEST) $(BESIDE) -m "not quality" || $(PYTEST) $(ALONE) -m "not quality"
 
 test-fast: $(VENV)/.ready ## Run what needs no server and no training, for the edit loop
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not gpu and not quality and not slow" $(FAST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not gpu and not quality and not slow and not extended" $(FAST)
 
 quality: $(VENV)/.ready ## Compress a real model by every recipe of the catalog, and compare with recorded figures
 	$(BIN)/python -m pytest -q -m quality tests/quality tests/e2e/test_parity_with_the_paper.py
+
+models: $(VENV)/.ready ## Compress a toy of every supported type of model, and compare it with what its layers say
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m quality tests/model_types
 
 N ?= 20
 faults: $(VENV)/.ready ## Let N schedules of faults happen to a whole deployment, and check what must hold

@@ -1,6 +1,6 @@
 """The shipped sweeps on SmolLM2-135M through the service with two workers, and what sharing saves.
 
-    python benchmarks/sweeps.py single-methods baselines orders joint frontier ranks
+    python benchmarks/sweeps.py single-methods baselines orders joint frontier ranks double
     python benchmarks/sweeps.py --sharing        # frontier once as it is, once with every member by itself
 
 Postgres, Valkey, one API process and two workers of one thread each, all on this machine. Results go into
@@ -37,7 +37,7 @@ from worker.standalone.broker import embedded_broker
 mpl.use("agg")
 RESULTS = Path(__file__).parent / "results" / "sweeps"
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-NAMES = ("single-methods", "baselines", "orders", "joint", "frontier", "ranks")
+NAMES = ("single-methods", "baselines", "orders", "joint", "frontier", "ranks", "double")
 ENDED = {"finished", "failed", "canceled"}
 WORKERS = 2
 

@@ -75,7 +75,7 @@ def served(database_url: str, folder: Path, models: Path) -> Iterator[str]:
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 100
     while time.monotonic() < deadline:
         with socket.socket() as probe:
             if not probe.connect_ex(("127.0.0.1", port)):

@@ -11,7 +11,7 @@ from app.http.problems import documented
 from app.settings import ApiSettings
 from spq_core.data.texts import BUILT_IN, HUB_DATASETS
 from spq_core.errors import RecipeError
-from spq_core.models.architectures import SUPPORTED_MODEL_TYPES
+from spq_core.models.architectures import ALL_MODEL_TYPES
 from spq_core.recipe.catalog import catalog, resolve
 from spq_core.recipe.document import Recipe
 
@@ -58,7 +58,7 @@ def capabilities(request: Request, _caller: Reader) -> dict[str, Any]:
         ]
     return {
         "version": version("spq"),
-        "model_types": list(SUPPORTED_MODEL_TYPES),
+        "model_types": list(ALL_MODEL_TYPES),
         "recipes": list(catalog()),
         "datasets": [*HUB_DATASETS, *BUILT_IN],
         "local_models": models,

@@ -18,9 +18,9 @@ from spq_core.formats.conversion import to_runtime
 from spq_core.formats.layer import Layout
 from spq_core.formats.layouts import install, parse_layouts
 from spq_core.formats.profiles.format import METHOD
-from spq_core.models.architectures import ARTIFACT_PREFIX, SUPPORTED_MODEL_TYPES
+from spq_core.models.architectures import ALL_MODEL_TYPES, ARTIFACT_PREFIX
 from spq_core.models.blocked import BlockedModel
-from spq_core.models.blocks import blocked_source, fill
+from spq_core.models.blocks import blocked_source, fill, open_model
 from spq_core.models.checkpoint import Checkpoint, open_checkpoint
 from spq_core.models.model_folder import read_json_object
 from spq_core.models.skeleton import Skeleton, load_skeleton
@@ -35,10 +35,10 @@ def open_blocked(folder: Path) -> BlockedModel | None:
     config = read_json_object(folder / "config.json")
     kind = str(config.get("model_type")).removeprefix(ARTIFACT_PREFIX)
     quantization = config.get("quantization_config") or config.get("compression_config")
-    if kind not in SUPPORTED_MODEL_TYPES:
+    if kind not in ALL_MODEL_TYPES:
         return None
     if not quantization:
-        return blocked_source(load_skeleton(folder), open_checkpoint(folder))
+        return blocked_source(*open_model(folder))
     if not isinstance(quantization, dict) or quantization.get("quant_method") != METHOD:
         return None
     skeleton, checkpoint = load_skeleton(folder), open_checkpoint(folder)

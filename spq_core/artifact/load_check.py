@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 import spq_core  # noqa: F401 - teaches transformers the format
 from spq_core.artifact.same_text import differences
 from spq_core.errors import TokenizerError
 from spq_core.machine import machine_failure
+from spq_core.models.auto_class import auto_class_of
 from spq_core.models.tokenizer import load_tokenizer
 
 SHOWN = 3
@@ -37,9 +37,13 @@ def compare(folder: Path, probe_file: Path, source: Path | None = None) -> dict[
     with safe_open(probe_file, "pt") as handle:
         probe = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a dict
         first_layer = handle.metadata()["first_layer"]
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
-    ).eval()
+    model = (
+        auto_class_of(folder)
+        .from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+        )
+        .eval()
+    )
     embedded = model.get_input_embeddings()(probe["ids"])
     found: dict[str, Any] = {
         "embedding": difference(embedded, probe["embedded"]),

@@ -19,6 +19,7 @@ from spq_core.formats.conversion import stored_state, tied_parts, to_runtime
 from spq_core.formats.layouts import install, parse_layouts
 from spq_core.formats.profiles.format import FORMAT_VERSION, METHOD
 from spq_core.formats.residency import fraction_asked_for
+from spq_core.models.experts import separate_experts
 
 
 class SpqConfig(QuantizationConfigMixin):  # type: ignore[misc]
@@ -54,6 +55,7 @@ class SpqQuantizer(HfQuantizer):  # type: ignore[misc]
         checkpoint_files: list[str] | None = None,
         **_: Any,
     ) -> PreTrainedModel:
+        separate_experts(model)
         layouts = parse_layouts(self.quantization_config.modules)
         install(model, layouts, dtype or torch.get_default_dtype())
         tied = dict(self.quantization_config.tied)

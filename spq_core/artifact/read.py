@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from spq_core.artifact.manifest import read_manifest, verify_files
 from spq_core.errors import WeightsMismatchError
 from spq_core.formats.residency import kept_coded
+from spq_core.models.auto_class import auto_class_of
 
 SHOWN = 3
 
@@ -39,7 +40,7 @@ def load_model(
         WeightsMismatchError: a tensor is missing, or has another shape than the model's.
     """
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = auto_class_of(folder).from_pretrained(
             folder,
             dtype=dtype or "auto",
             local_files_only=True,

@@ -3,10 +3,11 @@
 import json
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import torch
@@ -34,6 +35,13 @@ from spq_core.models.model_folder import side_files
 from spq_core.models.skeleton import Skeleton
 from spq_core.models.weight_files import INDEX_FILE, flush_to_disk
 
+NO_CHANGES: Mapping[str, Any] = MappingProxyType({})
+
+
+def no_name(_name: str) -> bool:
+    """None is."""
+    return False
+
 
 def require_unused(folder: Path) -> None:
     """Refuse to write where something is.
@@ -57,6 +65,8 @@ class ArtifactWriter:
     resumed: bool = False
     """Go on with what a killed run has written."""
     layouts: dict[str, Layout] = field(default_factory=dict)
+    foreign: Callable[[str], bool] = no_name
+    """Which tensors outside decoder layers are carried along bit by bit."""
     weight_map: dict[str, str] = field(default_factory=dict)
     tensor_bytes: int = 0
 
@@ -85,7 +95,8 @@ class ArtifactWriter:
         """Write a finished block as shard `number` (from 1) and note how it differs from `original`."""
         self.layouts.update(self._writing().store_block(path, block, original, self.dtype))
         tensors: dict[str, torch.Tensor] = {}
-        exact = exact_names(block)
+        foreign = {name for name in block.state_dict() if not path and self.foreign(name)}
+        exact = exact_names(block) | foreign
         for name, tensor in distinct_tensors(block).tensors.items():
             as_it_is = name in exact or not tensor.is_floating_point()
             stored = tensor if as_it_is else tensor.to(self.dtype)
@@ -132,9 +143,19 @@ class ArtifactWriter:
         }
         self.write_json(INDEX_FILE, index)
 
-    def write_config(self, skeleton: Skeleton, *, head_shares_codes: bool) -> None:
-        """Write config.json, when all blocks are written."""
-        stored = StoredModel(skeleton, self.layouts, self.dtype, head_shares_codes)
+    def write_config(
+        self,
+        skeleton: Skeleton,
+        *,
+        head_shares_codes: bool,
+        changes: Mapping[str, Any] = NO_CHANGES,
+    ) -> None:
+        """Write config.json, when all blocks are written.
+
+        Args:
+            changes: entries of the text part's that are others than the source's.
+        """
+        stored = StoredModel(skeleton, self.layouts, self.dtype, head_shares_codes, changes)
         self.write_json("config.json", self._writing().config(stored))
 
     def _writing(self) -> Any:
@@ -173,7 +194,9 @@ def _write(tensors: dict[str, torch.Tensor], path: Path) -> None:
     flush_to_disk(path)
 
 
-def round_floats(block: nn.Module, dtype: torch.dtype) -> None:
+def round_floats(
+    block: nn.Module, dtype: torch.dtype, foreign: Callable[[str], bool] = no_name
+) -> None:
     """Give a finished block the values it will be stored with.
 
     Low-rank factors are computed in float32. Rounded to bfloat16 they can make another model of a
@@ -181,7 +204,7 @@ def round_floats(block: nn.Module, dtype: torch.dtype) -> None:
     """
     exact = exact_names(block)
     for name, parameter in block.named_parameters():
-        rounds = parameter.is_floating_point() and name not in exact
+        rounds = parameter.is_floating_point() and name not in exact and not foreign(name)
         if rounds and parameter.dtype != dtype:
             rounded = parameter.data.to(dtype).to(parameter.dtype)
             if not torch.equal(rounded, parameter.data):  # else the block is as it was

@@ -13,6 +13,7 @@ from spq_core.formats.conversion import to_stored, to_working
 from spq_core.formats.layer import Layout
 from spq_core.formats.layouts import changed_layouts, install, parse_layouts
 from spq_core.models.blocks import fill
+from spq_core.models.experts import cut_experts, modules_of_experts
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,16 @@ class BlockCache:
 
     def restore(self, path: str, empty: nn.Module, dtype: torch.dtype) -> nn.Module:
         """Fill an empty block with the state it was kept with."""
-        install(empty, self.layouts[path], dtype)
         tensors = load_file(self.folder / self.files[path])
+        for name, experts in list(modules_of_experts(empty)):
+            numbers = {
+                key.removeprefix(f"{name}.").partition(".")[0]
+                for key in tensors
+                if key.startswith(f"{name}.")
+            }
+            if len(numbers) < experts.num_experts:
+                cut_experts(empty, name, torch.arange(len(numbers)))
+        install(empty, self.layouts[path], dtype)
         aliases = self.aliases[path]
         fill(empty, tensors | {alias: tensors[kept] for alias, kept in aliases.items()})
         tie(empty, aliases)

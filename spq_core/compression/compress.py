@@ -35,11 +35,11 @@ from spq_core.formats.profiles.registry import profile_named
 from spq_core.memory import peak_rss_bytes, reset_peak_rss
 from spq_core.methods.making import make_stage
 from spq_core.methods.stage import Stage, StageContext
-from spq_core.models.blocks import blocked_source
-from spq_core.models.checkpoint import Checkpoint, open_checkpoint
+from spq_core.models.blocks import blocked_source, open_model
+from spq_core.models.checkpoint import Checkpoint
 from spq_core.models.clean_copy import SourceModel, clean_copy
 from spq_core.models.fit import check_fit
-from spq_core.models.skeleton import Skeleton, load_skeleton
+from spq_core.models.skeleton import Skeleton
 from spq_core.models.weight_files import sixteen_bit_bytes, stored_bytes
 from spq_core.planning.budget import empty_budget
 from spq_core.planning.plan import Plan
@@ -103,7 +103,7 @@ def _compressed(
     """`compress` with a clean copy of the source."""
     started = time.monotonic()
     reset_peak_rss()
-    skeleton, checkpoint = load_skeleton(source.folder), open_checkpoint(source.folder, device)
+    skeleton, checkpoint = open_model(source.folder, device)
     notes = (*source.notes, *check_fit(skeleton, checkpoint, source.name))
     if source.lost_tokenizer_code and source.original is not None:
         require_same_tokenizer(source.folder, source.original, source.name)
@@ -270,7 +270,10 @@ class _Compression:
                     ModuleReport(layer="model", stage="target", applied=True, figures=figures)
                 )
             writer.write_index()
-            writer.write_config(self.skeleton, head_shares_codes=run.head_shares_codes)
+            changes = self.recipe.changed_config(self.skeleton.text_config.to_dict())
+            writer.write_config(
+                self.skeleton, head_shares_codes=run.head_shares_codes, changes=changes
+            )
             writer.carry_files(self.source.folder)
             writer.finish(
                 manifest_of(
@@ -282,7 +285,7 @@ class _Compression:
     def _writer(self, found: RunState | None) -> ArtifactWriter:
         return ArtifactWriter(
             self.out, self.skeleton.n_layers + 1, self.stored_dtype,
-            profile=profile_named(self.recipe.profile), resumed=found is not None,
+            profile=profile_named(self.recipe.profile), resumed=found is not None, foreign=self.skeleton.is_foreign,
         )  # fmt: skip
 
     def _look(self) -> Findings | None:
@@ -299,7 +302,7 @@ class _Compression:
             return kept
         found = look(
             self.recipe, self.skeleton, self.checkpoint, self.samples.rows,
-            self.scratch / "sensitivity", self.progress,
+            self.scratch / "sensitivity", self.progress, item_bytes=self.stored_dtype.itemsize,
         )  # fmt: skip
         keep_findings(found, shelf, source, name)
         return found

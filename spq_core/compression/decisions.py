@@ -4,6 +4,7 @@ Bits come from curves of bytes and loss (`planning.curve`), ranks and neurons fr
 them out would cost (`planning.structure`); one price joins them.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,9 +13,14 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
+from spq_core.compression.level_choice import (
+    chosen_levels,
+    level_database,
+    matrices_of_levels,
+    structure_of_levels,
+)
+from spq_core.compression.level_database import LevelDatabase
 from spq_core.compression.survey import Survey
-from spq_core.compression.width_choice import chosen_widths, width_database
-from spq_core.compression.width_database import WidthDatabase
 from spq_core.data.calibration import sensitivity_tokens
 from spq_core.data.windows import evenly
 from spq_core.errors import RecipeError, UnsupportedModelError
@@ -59,8 +65,8 @@ class Findings:
 
     survey: Survey
     statistics: EmbeddingStatistics
-    database: WidthDatabase | None = None
-    """All matrices at all widths, where whole models are to be tried."""
+    database: LevelDatabase | None = None
+    """All parts at all levels, where whole models are to be tried."""
 
 
 def look(
@@ -70,17 +76,22 @@ def look(
     windows: Int64[Tensor, "n length"],
     scratch: Path,
     progress: Progress,
+    *,
+    item_bytes: int,
 ) -> Findings:
     """Measure what the source's loss depends on, in one walk forward and one back.
+
+    Args:
+        item_bytes: of what stays in floating point.
 
     Raises:
         UnsupportedModelError: the embedding is narrower than the layers, and bits are to be shared out.
     """
-    survey = Survey(skeleton, recipe)
+    survey = Survey(skeleton, recipe, item_bytes)
     picked = windows[
         evenly(len(windows), max(1, sensitivity_tokens(windows.numel()) // windows.shape[1]))
     ]
-    database = width_database(recipe, skeleton, checkpoint, windows, scratch.parent)
+    database = level_database(recipe, skeleton, checkpoint, windows, scratch.parent)
 
     def visit(index: int, layer: nn.Module, found: LayerStatistics) -> None:
         survey.visit(index, layer, found)
@@ -120,18 +131,23 @@ def make_plan(
         RecipeError: the target is out of reach.
     """
     survey, recipe = findings.survey.copied(), findings.survey.recipe
+    wanted_bytes = source_bytes
+    if recipe.target is not None:
+        stored = _stored_bytes(survey.skeleton, checkpoint, dtype)
+        foreign = sum(size for name, size in stored.items() if survey.skeleton.is_foreign(name))
+        wanted_bytes = recipe.target.bytes_of(source_bytes, foreign)
     structure = _with_fixed_shares(survey, Structure())
     if recipe.by_entropy:
         return _by_entropy(
-            survey, checkpoint, dtype, findings.statistics, source_bytes, kl_inflation, structure
+            survey, checkpoint, dtype, findings.statistics, wanted_bytes, kl_inflation, structure
         )
-    if recipe.target is not None and recipe.quantize is not None:
-        structure = _by_widths(
-            survey, recipe.target, checkpoint, dtype, source_bytes, findings.database, progress
+    if recipe.target is not None and (recipe.quantize is not None or recipe.target.is_of_levels):
+        structure = _by_levels(
+            survey, recipe.target, checkpoint, dtype, wanted_bytes, findings.database, progress
         )
     elif recipe.target is not None:
         structure = _by_structure_alone(
-            survey, recipe.target, checkpoint, dtype, source_bytes, structure
+            survey, recipe.target, checkpoint, dtype, wanted_bytes, structure
         )
     return Plan(structure, survey.output_weights, None)
 
@@ -185,7 +201,7 @@ def _by_entropy(
     checkpoint: Checkpoint,
     dtype: torch.dtype,
     statistics: EmbeddingStatistics,
-    source_bytes: float,
+    wanted_bytes: float,
     kl_inflation: float,
     structure: Structure,
 ) -> Plan:
@@ -196,7 +212,7 @@ def _by_entropy(
     fixed = _fixed_bytes(survey.skeleton, checkpoint, dtype, curves)
     rule = rule_named(target.allocation, survey.block_influence)
     if target.bytes_ratio is not None:
-        wanted = target.bytes_ratio * source_bytes - fixed
+        wanted = wanted_bytes - fixed
     else:
         wanted = bytes_for_loss(rule, curves, (target.max_kl or 0.0) / kl_inflation)
     check_reachable(curves, wanted, fixed)
@@ -218,23 +234,25 @@ def _by_entropy(
     )  # fmt: skip
 
 
-def _by_widths(
+def _by_levels(
     survey: Survey,
     target: Target,
     checkpoint: Checkpoint,
     dtype: torch.dtype,
-    source_bytes: float,
-    database: WidthDatabase | None,
+    wanted_bytes: float,
+    database: LevelDatabase | None,
     progress: Progress,
 ) -> Structure:
-    """A width for each matrix."""
+    """A width, a rank or a number of neurons for each part."""
     stored = _stored_bytes(survey.skeleton, checkpoint, dtype)
-    kept = sum(
-        size for name, size in stored.items() if name.removesuffix(".weight") not in survey.widths
-    )
-    fixed = kept + FIXED_BYTES + BYTES_PER_MATRIX * len(survey.widths)
-    wanted = (target.bytes_ratio or 0.0) * source_bytes - fixed
-    return Structure(widths=chosen_widths(survey, target, wanted, fixed, database, progress))
+    planned = matrices_of_levels(survey)
+    kept = sum(size for name, size in stored.items() if name.removesuffix(".weight") not in planned)
+    fixed = kept + FIXED_BYTES + BYTES_PER_MATRIX * len(survey.options)
+    wanted = wanted_bytes - fixed
+    levels = chosen_levels(survey, target, wanted, fixed, database, progress)
+    if survey.recipe.quantize is not None:
+        return Structure(widths=levels)
+    return structure_of_levels(survey, levels)
 
 
 def _by_structure_alone(
@@ -242,7 +260,7 @@ def _by_structure_alone(
     target: Target,
     checkpoint: Checkpoint,
     dtype: torch.dtype,
-    source_bytes: float,
+    wanted_bytes: float,
     structure: Structure,
 ) -> Structure:
     """Ranks, neurons and heads that make the stored bytes fit, with nothing quantized."""
@@ -253,7 +271,7 @@ def _by_structure_alone(
     whole = structure_bytes(left_open.parts, 0.0)
     stored = sum(_stored_bytes(survey.skeleton, checkpoint, dtype).values())
     kept = stored - whole + FIXED_BYTES + BYTES_PER_MATRIX * len(survey.directions)
-    wanted = target.bytes_ratio * source_bytes - kept
+    wanted = wanted_bytes - kept
     least = structure_bytes(left_open.parts, 2.0**20)
     if wanted < least:
         raise RecipeError(
@@ -274,9 +292,8 @@ def _shrink_curves(curves: dict[str, Curve], survey: Survey, structure: Structur
         part = survey.directions[name]
         curves[name] = replace(curves[name], elements=rank * (part.n_out + part.n_in))
     family = survey.skeleton.family
-    mlp = (*family.mlp_in, family.mlp_out)
     for kept, units, members in (
-        (structure.neurons, survey.neurons, mlp),
+        (structure.neurons, survey.neurons, family.mlp),
         (structure.heads, survey.heads, family.attention),
     ):
         for path, count in kept.items():
@@ -315,8 +332,8 @@ def _stored_bytes(skeleton: Skeleton, checkpoint: Checkpoint, dtype: torch.dtype
     names = set(skeleton.model.state_dict())
     if skeleton.tied:
         names.discard(f"{skeleton.head_path}.weight")
-    headers = {name: checkpoint.tensors[checkpoint.stored_name(name)] for name in names}
-    return {name: header.n_elements * dtype.itemsize for name, header in headers.items()}
+    shapes = checkpoint.shapes(names)
+    return {name: math.prod(shape) * dtype.itemsize for name, shape in shapes.items()}
 
 
 def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

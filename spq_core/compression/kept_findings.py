@@ -22,15 +22,15 @@ from spq_core.compression.survey import Survey
 from spq_core.evaluation.known import Shelf, digest, versions
 from spq_core.models.skeleton import Skeleton
 from spq_core.planning.curve import Curve
+from spq_core.planning.levels import Options
 from spq_core.planning.structure import PrunableUnits, SingularDirections
-from spq_core.planning.widths import WidthOptions
 from spq_core.recipe.document import Recipe
 from spq_core.streaming.sensitivity import EmbeddingStatistics
 
 SUFFIX = ".findings"
 TENSORS = ("row_weights", "output_weights")
 PARTS: Mapping[str, Any] = {
-    "curves": Curve, "directions": SingularDirections, "neurons": PrunableUnits, "heads": PrunableUnits, "widths": WidthOptions,
+    "curves": Curve, "directions": SingularDirections, "neurons": PrunableUnits, "heads": PrunableUnits, "options": Options,
 }  # fmt: skip
 STATISTICS = ("head_inputs", "probabilities", "gradients")
 
@@ -40,6 +40,7 @@ def findings_name(recipe: Recipe, rows: Int64[Tensor, "n length"], device: str) 
     document = recipe.document()
     key = {
         "stages": document["stages"],
+        "floats": document["floats"],
         "allocation": None if recipe.target is None else recipe.target.allocation,
         "rows": hashlib.sha256(rows.numpy().tobytes()).hexdigest(),
         "shape": list(rows.shape),

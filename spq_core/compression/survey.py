@@ -9,15 +9,17 @@ from spq_core.formats.profiles.registry import profile_named
 from spq_core.formats.slicing import float_weight, linear_at
 from spq_core.methods.head_pruning.heads import groups_of, score_groups
 from spq_core.methods.pruning.compensation import score_neurons
+from spq_core.methods.pruning.levels import neuron_options
 from spq_core.methods.quantization.gptq import hessian_factor
 from spq_core.methods.quantization.levels import width_options
 from spq_core.methods.svd.factorize import decompose, decompose_output
+from spq_core.methods.svd.levels import rank_options
 from spq_core.methods.svd.settings import SvdSettings
 from spq_core.models.skeleton import Skeleton
 from spq_core.planning.budget import tempered
 from spq_core.planning.curve import Curve, curve_of
+from spq_core.planning.levels import Options
 from spq_core.planning.structure import PrunableUnits, SingularDirections
-from spq_core.planning.widths import WidthOptions
 from spq_core.recipe.document import Recipe
 from spq_core.streaming.inverse import DAMPING
 from spq_core.streaming.sensitivity import LayerStatistics, MatrixStatistics
@@ -30,6 +32,8 @@ class Survey:
 
     skeleton: Skeleton
     recipe: Recipe
+    item_bytes: float = 2.0
+    """Of what stays in floating point."""
     curves: dict[str, Curve] = field(default_factory=dict)
     row_weights: dict[str, Tensor] = field(default_factory=dict)
     """Of matrices that will be quantized by entropy."""
@@ -39,7 +43,8 @@ class Survey:
     directions: dict[str, SingularDirections] = field(default_factory=dict)
     neurons: dict[str, PrunableUnits] = field(default_factory=dict)
     heads: dict[str, PrunableUnits] = field(default_factory=dict)
-    widths: dict[str, WidthOptions] = field(default_factory=dict)
+    options: dict[str, Options] = field(default_factory=dict)
+    """By part that gets one of a few levels: matrices, and for an MLP's neurons the matrix behind them."""
     last_steps: tuple[Tensor, Tensor] | None = None
     """Of the layer being entered: the last second moment and its column steps."""
 
@@ -57,10 +62,10 @@ class Survey:
                 full, weight, tempered(statistics.output_weights), statistics.inputs.second_moment
             )
             if name in factorized:
-                self.directions[full] = _directions(weight, statistics, by_rule=self._by_rule)
+                self._enter_directions(full, weight, statistics)
         self.last_steps = None  # in a wide layer a second moment is hundreds of megabytes
-        if "neurons" in planned:
-            self.neurons[path] = self._neurons(layer, found.matrices[family.mlp_out])
+        if "neurons" in planned and family.mlp_out in found.matrices:
+            self._enter_neurons(path, layer, found.matrices[family.mlp_out])
         if "heads" in planned:
             self.heads[path] = self._heads(layer, found.matrices[family.attention[-1]])
 
@@ -74,6 +79,11 @@ class Survey:
         """Whether ranks go by something else than expected loss."""
         target = self.recipe.target
         return target is not None and target.allocation != "loss" and not self.recipe.by_entropy
+
+    @property
+    def _by_levels(self) -> bool:
+        """Whether ranks and numbers of neurons are some of a few."""
+        return self.recipe.target is not None and self.recipe.target.is_of_levels
 
     @property
     def wants_tables(self) -> bool:
@@ -90,7 +100,7 @@ class Survey:
         return replace(
             self, curves=dict(self.curves), row_weights=dict(self.row_weights),
             output_weights=dict(self.output_weights), directions=dict(self.directions),
-            neurons=dict(self.neurons), heads=dict(self.heads), widths=dict(self.widths),
+            neurons=dict(self.neurons), heads=dict(self.heads), options=dict(self.options),
         )  # fmt: skip
 
     def enter(self, name: str, weight: Tensor, weights: Tensor, second_moment: Tensor) -> None:
@@ -98,7 +108,7 @@ class Survey:
         settings, target = self.recipe.quantize, self.recipe.target
         if settings is not None and settings.levels:
             profile = profile_named(self.recipe.profile)
-            self.widths[name] = width_options(weight, weights, second_moment, settings, profile)
+            self.options[name] = width_options(weight, weights, second_moment, settings, profile)
             return
         if settings is None or target is None or not settings.by_entropy:
             return
@@ -113,6 +123,23 @@ class Survey:
         self.curves[name] = curve_of(
             weight, self.row_weights[name], self.last_steps[1], settings.trellis_states
         )
+
+    def _enter_directions(self, full: str, weight: Tensor, statistics: MatrixStatistics) -> None:
+        if self._by_levels:
+            counts, inputs = statistics.output_weights, statistics.inputs
+            self.options[full] = rank_options(weight, counts, inputs, self.item_bytes)
+        else:
+            self.directions[full] = _directions(weight, statistics, by_rule=self._by_rule)
+
+    def _enter_neurons(self, path: str, layer: nn.Module, statistics: MatrixStatistics) -> None:
+        found = self._neurons(layer, statistics)
+        self.neurons[path] = found
+        if self._by_levels:
+            name = self.skeleton.family.mlp_out
+            self.options[f"{path}.{name}"] = neuron_options(
+                float_weight(linear_at(layer, name)), statistics.output_weights, statistics.inputs,
+                self.item_bytes * found.parameters,
+            )  # fmt: skip
 
     def _neurons(self, layer: nn.Module, statistics: MatrixStatistics) -> PrunableUnits:
         family = self.skeleton.family

@@ -19,7 +19,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from spq_core.artifact.writer import ArtifactWriter, round_floats
+from spq_core.artifact.writer import ArtifactWriter, no_name, round_floats
 from spq_core.compression.block_cache import BlockCache
 from spq_core.compression.passes import Pass, plan_passes
 from spq_core.data.samples import CalibrationSamples
@@ -34,6 +34,7 @@ from spq_core.progress import Phase, PhaseKind, Progress
 from spq_core.report import ModuleReport
 from spq_core.streaming.head import Head, mean_divergence
 from spq_core.streaming.inputs import LayerInputs
+from spq_core.streaming.order import steps_of
 from spq_core.streaming.reference import ReferenceActivations, begin_reference
 from spq_core.streaming.run_state import RunState, StateFolder
 from spq_core.streaming.settled import Settled, SettledInput
@@ -112,7 +113,8 @@ class BlockWalk:
                 self.progress.record("layer", asdict(report))
             self.reports += found
             if one.is_last:
-                round_floats(block, self.writer.dtype)
+                foreign = self.writer.foreign if path == NON_LAYER else no_name
+                round_floats(block, self.writer.dtype, foreign)
             self._send_on(stream, one, position, path, block, inputs)
             if one.is_last and path == NON_LAYER and stream is not None:
                 self._measure_divergence(stream, block)
@@ -173,18 +175,19 @@ class BlockWalk:
         settled, settled_input = None, None
         if position < self.skeleton.n_layers:
             family = self.skeleton.family
-            settled = Settled(block, family.attention_module, (*family.mlp_in, family.mlp_out))
-            settled_input = SettledInput(block, family.mlp_out, family.mlp_in)
-            groups = family.shared_inputs
+            present = {name for name, _ in block.named_modules()}
+            if family.attention_module in present:
+                settled = Settled(block, family.attention_module, family.behind_attention)
+            if family.mlp_out in present - {""}:
+                settled_input = SettledInput(block, family.mlp_out, family.mlp_in)
             run = partial(stream.through_layer, position, block)
+            steps = steps_of(family, block, partial(run, range(1)))
         else:
             widen_small_parts(block, self.skeleton)
-            groups = ((self.skeleton.head_path,),)
+            steps = (((self.skeleton.head_path,),),)
             run = partial(stream.through_rest, self.skeleton, block)
         batches = stream.batches(range(self._n_fitted()))
-        return LayerInputs(
-            block, groups, run, batches, settled=settled, settled_input=settled_input
-        )
+        return LayerInputs(block, steps, run, batches, settled=settled, settled_input=settled_input)
 
     def _n_fitted(self) -> int:
         """Samples that stages may look at; those behind them in the stream are for measuring."""

@@ -32,7 +32,7 @@ def artifact_bytes(recipe: Recipe, shapes: ModelShapes) -> Range:
     target, quantize = recipe.target, recipe.quantize
     if target is not None:
         wanted = (
-            exactly(target.bytes_ratio * shapes.reference_bytes)
+            exactly(target.bytes_of(shapes.reference_bytes, shapes.carried_bytes))
             if target.bytes_ratio is not None
             else _bytes_for_divergence(target.max_kl or 0.0, shapes)
         )

@@ -6,11 +6,10 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from spq_core.errors import EvaluationError
-from spq_core.models.architectures import SUPPORTED_MODEL_TYPES, check_architectures
-from spq_core.models.checkpoint import open_checkpoint
+from spq_core.models.architectures import ALL_MODEL_TYPES, check_architectures
+from spq_core.models.blocks import open_model
 from spq_core.models.fit import check_fit
 from spq_core.models.model_folder import read_json_object, side_files
-from spq_core.models.skeleton import load_skeleton
 from spq_core.models.tokenizer import load_tokenizer
 
 COMPARED_CHARACTERS = 20_000
@@ -28,8 +27,8 @@ def require_whole(folder: Path) -> None:
     config = read_json_object(folder / "config.json")
     check_architectures(config)
     quantized = config.get("quantization_config") or config.get("compression_config")
-    if not quantized and config.get("model_type") in SUPPORTED_MODEL_TYPES:
-        check_fit(load_skeleton(folder), open_checkpoint(folder), folder.name)
+    if not quantized and config.get("model_type") in ALL_MODEL_TYPES:
+        check_fit(*open_model(folder), folder.name)
 
 
 def common_tokenizer(folders: Mapping[str, Path], texts: Iterable[str]) -> PreTrainedTokenizerBase:

@@ -157,7 +157,7 @@ class StreamedPredictor(StatePredictor):
     @property
     def vocabulary(self) -> int:
         """As configured."""
-        return int(self._model.skeleton.config.vocab_size)
+        return int(self._model.skeleton.text_config.vocab_size)
 
     def steps(self, windows: Int64[Tensor, "n length"]) -> int:
         """A layer for each group."""
@@ -165,7 +165,7 @@ class StreamedPredictor(StatePredictor):
         return groups * self._model.skeleton.n_layers
 
     def _group_size(self, windows: Int64[Tensor, "n length"]) -> int:
-        width = int(self._model.skeleton.config.hidden_size)
+        width = int(self._model.skeleton.text_config.hidden_size)
         return max(1, GROUP_BYTES // (windows.shape[1] * width * FLOAT_BYTES))
 
     @torch.no_grad()

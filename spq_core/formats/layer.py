@@ -144,6 +144,15 @@ class CompressedLinear(CompressedLayer):
         del kept
         raise TypeError(f"rows of a {type(self).__name__} are not cut; prune first")
 
+    def scale_rows(self, factors: Float[Tensor, " out"]) -> "CompressedLinear":
+        """The layer with its outputs multiplied by powers of two, which changes no code.
+
+        Raises:
+            TypeError: this form is not scaled.
+        """
+        del factors
+        raise TypeError(f"rows of a {type(self).__name__} are not scaled")
+
     def keep_columns(self, kept: Int64[Tensor, " k"]) -> "CompressedLinear":
         """The layer with only the input columns `kept`; bias and scales are unchanged.
 

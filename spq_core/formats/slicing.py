@@ -56,6 +56,24 @@ def keep_columns(layer: AnyLinear, kept: Int64[Tensor, " k"]) -> AnyLinear:
     return dense_linear(layer.weight.data[:, kept].contiguous(), bias_of(layer))
 
 
+def scale_rows(layer: AnyLinear, factors: Float[Tensor, " out"]) -> AnyLinear:
+    """Return the layer with its outputs multiplied by powers of two.
+
+    Raises:
+        TypeError: its form is not scaled.
+    """
+    if isinstance(layer, CompressedLinear):
+        return layer.scale_rows(factors)
+    bias = bias_of(layer)
+    weight = layer.weight.data * factors[:, None]
+    return dense_linear(weight, None if bias is None else bias * factors)
+
+
+def is_linear(module: object) -> TypeGuard[AnyLinear]:
+    """Whether a module is a linear layer, in any form."""
+    return isinstance(module, AnyLinear)
+
+
 def is_float(module: object) -> TypeGuard[nn.Linear]:
     """Whether a module is a linear layer with a floating-point weight of its own."""
     return isinstance(module, nn.Linear)
@@ -103,8 +121,9 @@ def shares_matrix(head: nn.Module, embedding: nn.Module) -> bool:
 
 
 def output_scale_of(embedding: nn.Embedding) -> float:
-    """What the model multiplies looked-up rows by (Gemma: the root of its width)."""
-    return float(getattr(embedding, "scalar_embed_scale", 1.0))
+    """What the model multiplies looked-up rows by (Gemma, BioGPT: the root of its width)."""
+    scale = getattr(embedding, "scalar_embed_scale", None)
+    return float(getattr(embedding, "embed_scale", 1.0) if scale is None else scale)
 
 
 def linear_at(block: nn.Module, name: str) -> AnyLinear:

@@ -33,7 +33,7 @@ class PairSettings(StageSettings):
         """Those of a decoder layer that may become pairs."""
         return (
             *(family.attention if self.modules != "mlp" else ()),
-            *((*family.mlp_in, family.mlp_out) if self.modules != "attention" else ()),
+            *(family.mlp if self.modules != "attention" else ()),
         )
 
     def kept_of_modules(self, share: Range) -> Kept:

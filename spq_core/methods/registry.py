@@ -6,6 +6,8 @@ stage is imported when one is made (`making`), so that recipes can be read where
 
 from typing import NamedTuple, get_args
 
+from spq_core.methods.double_compression.settings import DoubleCompressionSettings
+from spq_core.methods.expert_pruning.settings import PruneExpertsSettings
 from spq_core.methods.head_pruning.settings import PruneHeadsSettings
 from spq_core.methods.pruning.settings import PruneSettings
 from spq_core.methods.quantization.settings import QuantizeSettings
@@ -33,6 +35,8 @@ METHODS = (
     Method(SpectrumSettings, "spq_core.methods.spectra.stage"),
     Method(PruneSettings, "spq_core.methods.pruning.stage"),
     Method(PruneHeadsSettings, "spq_core.methods.head_pruning.stage"),
+    Method(PruneExpertsSettings, "spq_core.methods.expert_pruning.stage"),
     Method(QuantizeSettings, "spq_core.methods.quantization.stages"),
+    Method(DoubleCompressionSettings, "spq_core.methods.double_compression.stage"),
     Method(RecoverSettings, "spq_core.methods.recovery.stage"),
 )

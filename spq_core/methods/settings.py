@@ -4,9 +4,9 @@ Each method derives its settings from `StageSettings` and answers only what is n
 changes weights in place, needs no text and has no rules of order answers nothing. Free of torch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from spq_core.documents import Document
 from spq_core.estimated_range import Range
@@ -88,6 +88,11 @@ class StageSettings(Document):
         return ""
 
     @property
+    def target_error(self) -> str:
+        """Why no target can count on what it leaves; empty if one can."""
+        return ""
+
+    @property
     def added_bytes_error(self) -> str:
         """Why a target in bytes has no room for what it adds; empty if it adds nothing."""
         return ""
@@ -140,6 +145,17 @@ class StageSettings(Document):
         """Why a model with these matrices cannot become this; empty if it can."""
         del shapes, profile
         return ""
+
+    # What it changes beside weights
+
+    def changed_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Entries of the text part's configuration that are others afterwards.
+
+        Args:
+            config: as it is before.
+        """
+        del config
+        return {}
 
     # What it costs
 

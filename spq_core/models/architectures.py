@@ -13,14 +13,28 @@ from spq_core.models.unsafe_keys import refuse_unsafe_keys
 
 SUPPORTED_MODEL_TYPES = (
     "llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma2", "gemma3_text", "phi3", "opt",
-    "gpt_neox", "gpt2",
+    "gpt_neox", "gpt2", "cohere", "cohere2", "cwm", "ernie4_5", "exaone4", "gemma", "granite", "granite_swa", "helium",
+    "hyperclovax", "internlm3", "iquestcoder", "ministral", "ministral3", "olmo", "olmo2", "olmo3", "seed_oss", "stablelm", "vaultgemma", "xglm", "biogpt", "gpt_bigcode", "diffllama", "arcee", "apertus", "jais2", "nemotron", "glm", "glm4", "starcoder2", "phi", "bloom", "falcon", "gptj", "gpt_neo", "codegen", "mpt", "persimmon", "nanochat", "hunyuan_v1_dense", "gpt_neox_japanese", "minicpm3", "youtu",
+    "mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss", "deepseek_v2", "deepseek_v3", "phimoe", "granitemoe",
+    "granitemoeshared", "granitemoe_swa", "afmoe", "aria_text", "cohere2_moe", "dots1", "ernie4_5_moe", "exaone_moe", "flex_olmo",
+    "flint", "glm4_moe", "hy_v3", "kolibri1", "laguna", "mellum", "mimo_v2_flash", "minimax", "minimax_m2", "minimax_m3_vl_text",
+    "nemotron_h", "qwen3_5_moe_text", "qwen3_next", "solar_open", "jamba",
+    "qwen3_5_text", "olmo_hybrid", "lfm2", "lfm3", "gemma4_text", "gemma4_unified_text", "beam", "doge", "modernbert-decoder",
 )  # fmt: skip
+WRAPPER_TYPES = (
+    "gemma3", "mistral3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "llava", "llava_next",
+    "llava_onevision", "internvl", "paligemma", "smolvlm", "idefics3", "aya_vision", "cohere2_vision", "glm4v", "glm4v_moe",
+    "got_ocr2", "lfm2_vl", "ovis2", "video_llava", "vipllava", "exaone4_5", "lighton_ocr", "aria", "janus", "deepseek_vl",
+)  # fmt: skip
+"""Models of several towers, of which the one that writes text is compressed and the others are carried along."""
+ALL_MODEL_TYPES = (*SUPPORTED_MODEL_TYPES, *WRAPPER_TYPES)
 DTYPES = (None, "float32", "float16", "bfloat16")
-EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 ARTIFACT_PREFIX = "spq_"
+EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 CAUSAL_SUFFIXES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
+TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
 LARGEST = {
     "num_hidden_layers": 512,
     "hidden_size": 1 << 16,
@@ -37,11 +51,27 @@ LARGEST = {
     "n_inner": 1 << 20,
     "n_head": 1 << 12,
     "n_positions": 1 << 24,
+    "n_layers": 512,
+    "num_layers": 512,
+    "d_model": 1 << 16,
+    "n_heads": 1 << 12,
 }
 """Larger numbers in a config.json are a mistake or a trap: building the model would take all memory."""
 
 
+def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a config.json says about the part that writes text; all of it where there are no others."""
+    for name in TEXT_PARTS:
+        part = config.get(name)
+        if isinstance(part, dict):
+            return part
+    return config
+
+
 def _check_sizes(config: Mapping[str, Any]) -> None:
+    for part in config.values():
+        if isinstance(part, dict):
+            _check_sizes(part)
     for name, largest in LARGEST.items():
         value = config.get(name)
         if value is not None and (type(value) is not int or not 0 < value <= largest):
@@ -57,11 +87,17 @@ def check_stored_sizes(config: Mapping[str, Any], stored: int) -> None:
     Raises:
         UnsafeModelError: the model would be larger than its weights, by embedding, MLPs and attention alone.
     """
+    config = text_part(config)
     hidden = _size(config, "hidden_size", "n_embd")
     layers = _size(config, "num_hidden_layers", "n_layer")
     mlp = _size(config, "intermediate_size", "ffn_dim", "n_inner")
     attention = _size(config, "num_attention_heads", "n_head") * _size(config, "head_dim")
     embedding = _size(config, "vocab_size") * (_size(config, "word_embed_proj_dim") or hidden)
+    others = config.get("layer_types") or ()
+    if any(config.get(name) for name in EXPERT_COUNTS) or any(
+        "attention" not in str(kind) or "linear" in str(kind) for kind in others
+    ):
+        mlp = attention = 0  # sizes of some layers only
     least = embedding + layers * hidden * (2 * mlp + 2 * attention)
     if least > stored:
         raise UnsafeModelError(
@@ -110,19 +146,15 @@ def check_config(config: Mapping[str, Any]) -> str:
             "already_quantized",
             "config.json has a quantization_config: compressing quantized weights again hurts; name the base model",
         )
-    refuse_unsafe_keys(config, "config.json")
-    experts = next((name for name in EXPERT_COUNTS if config.get(name)), None)
-    if experts is not None:
+    refuse_unsafe_keys(config, "config.json", towers=model_type in WRAPPER_TYPES)
+    if model_type not in ALL_MODEL_TYPES:
         raise UnsupportedModelError(
-            f"config.json has {experts} {str(config[experts])[:20]}: mixture-of-experts models are not supported"
-        )
-    if model_type not in SUPPORTED_MODEL_TYPES:
-        raise UnsupportedModelError(
-            f"model type {model_type!r} is not supported; supported are {', '.join(SUPPORTED_MODEL_TYPES)}"
+            f"model type {model_type!r} is not supported; supported are {', '.join(ALL_MODEL_TYPES)}"
         )
     check_architectures(config)
     _check_sizes(config)
-    padding, rows = config.get("pad_token_id"), config.get("vocab_size")
+    text = text_part(config)
+    padding, rows = text.get("pad_token_id"), text.get("vocab_size")
     if isinstance(padding, int) and isinstance(rows, int) and padding >= rows:
         raise UnsafeModelError(
             "unsafe_config",

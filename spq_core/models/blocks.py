@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,22 @@ from transformers.pytorch_utils import Conv1D
 
 from spq_core.errors import ArtifactError, NumericalError, WeightsMismatchError
 from spq_core.models.blocked import BlockedModel
-from spq_core.models.checkpoint import Checkpoint
+from spq_core.models.checkpoint import Checkpoint, open_checkpoint
 from spq_core.models.finite import all_finite
-from spq_core.models.skeleton import Skeleton
+from spq_core.models.skeleton import Skeleton, load_skeleton
+
+
+def open_model(folder: Path, device: str = "cpu") -> tuple[Skeleton, Checkpoint]:
+    """The structure of a model folder, and where its weights are.
+
+    Args:
+        device: where tensors go that are read later.
+
+    Raises:
+        SpqError: see `load_skeleton` and `open_checkpoint`.
+    """
+    skeleton = load_skeleton(folder)
+    return skeleton, open_checkpoint(folder, device).of_model(skeleton.model)
 
 
 def load_layer(skeleton: Skeleton, checkpoint: Checkpoint, index: int) -> nn.Module:

@@ -35,9 +35,9 @@ def check_fit(skeleton: Skeleton, checkpoint: Checkpoint, name: str) -> tuple[st
     wanted = {key: tuple(part.shape) for key, part in skeleton.model.state_dict().items()}
     if skeleton.tied:
         wanted.pop(f"{skeleton.head_path}.weight", None)
-    places = {key: checkpoint.place_of(key) for key in wanted}
-    missing = [key for key, stored in places.items() if stored is None]
-    used = {stored for stored in places.values() if stored is not None}
+    places = {key: checkpoint.stored_names(key) for key in wanted}
+    missing = [key for key, stored in places.items() if not stored]
+    used = {one for stored in places.values() for one in stored}
     unread = sorted(set(checkpoint.tensors) - used)
     if missing:
         stale = ""
@@ -49,18 +49,19 @@ def check_fit(skeleton: Skeleton, checkpoint: Checkpoint, name: str) -> tuple[st
                 "one that is left over"
             )
         raise WeightsMismatchError(_missing(name, missing, unread, skeleton) + stale)
+    shapes = checkpoint.shapes(wanted)
     for key, shape in wanted.items():
-        header = checkpoint.tensors[checkpoint.stored_name(key)]
-        if header.shape != shape:
+        if shapes[key] != shape:
             raise WeightsMismatchError(
-                f"{name}: {key!r} has shape {list(header.shape)}, config.json asks for {list(shape)}"
+                f"{name}: {key!r} has shape {list(shapes[key])}, config.json asks for {list(shape)}"
                 f"{_hint(key, skeleton)}; the weights and config.json belong to different models"
             )
-        if header.dtype not in DTYPES:
-            raise UnsafeModelError(
-                "already_quantized",
-                f"tensor {key!r} is stored as {header.dtype}; only float weights are compressed",
-            )
+        for stored in places[key]:
+            if (dtype := checkpoint.tensors[stored].dtype) not in DTYPES:
+                raise UnsafeModelError(
+                    "already_quantized",
+                    f"tensor {stored!r} is stored as {dtype}; only float weights are compressed",
+                )
     return _judge_unread(name, unread, skeleton, checkpoint)
 
 
@@ -98,13 +99,17 @@ def _layers_hint(skeleton: Skeleton) -> str:
 
 def _hint(key: str, skeleton: Skeleton) -> str:
     tables = {f"{skeleton.embedding_path}.weight", f"{skeleton.head_path}.weight"}
-    return f" (vocab_size {skeleton.config.vocab_size})" if key in tables else ""
+    return f" (vocab_size {skeleton.text_config.vocab_size})" if key in tables else ""
 
 
 def _judge_unread(
     name: str, unread: Iterable[str], skeleton: Skeleton, checkpoint: Checkpoint
 ) -> tuple[str, ...]:
     """Let constants, a tied head and integers go, with a note; refuse what would be lost."""
+    passed_over = [
+        re.compile(one)
+        for one in skeleton.model._keys_to_ignore_on_load_unexpected or ()  # noqa: SLF001
+    ]
     head = f"{skeleton.head_path}.weight"
     copies = {head, FORMER_NAMES.get(head, head)} if skeleton.tied else set()
     notes, lost = [], []
@@ -115,7 +120,8 @@ def _judge_unread(
         )  # a mask has more axes, or one number
         if key in copies or (CONSTANT.fullmatch(key) and not (learned and header.n_elements > 1)):
             continue
-        if checkpoint.tensors[key].dtype in DTYPES:
+        ignored = any(one.search(key) for one in passed_over)
+        if checkpoint.tensors[key].dtype in DTYPES and not ignored:
             lost.append(key)
         else:
             notes.append(key)

@@ -8,7 +8,7 @@ from typing import Any
 
 from spq_core.errors import UnsafeModelError
 from spq_core.models.architectures import (
-    SUPPORTED_MODEL_TYPES,
+    ALL_MODEL_TYPES,
     check_config,
     check_stored_sizes,
 )
@@ -27,7 +27,7 @@ SIDE_FILE = re.compile(
     r"|tokenizer(_config)?\.json|(tokenizer|spiece|spm|sentencepiece(\.bpe)?)\.model|tekken\.json"
     r"|vocab\.(json|txt)|merges\.txt|[\w.\-]{1,64}\.tiktoken"
     r"|chat_template\.(jinja|json)|" + TEMPLATE_FOLDER + r"/[\w.\-]{1,100}\.jinja"
-    r"|(processor|preprocessor)_config\.json"
+    r"|(processor|(video_)?preprocessor)_config\.json"
 )
 """Tokenizer, chat templates and generation settings, as transformers names them."""
 TERMS_FILE = re.compile(
@@ -72,7 +72,7 @@ def names_in(folder: Path) -> list[str]:
 SETTINGS_FILES = frozenset(
     {
         "config.json", "generation_config.json", "tokenizer_config.json", "processor_config.json",
-        "preprocessor_config.json", "special_tokens_map.json",
+        "preprocessor_config.json", "video_preprocessor_config.json", "special_tokens_map.json",
     }
 )  # fmt: skip
 """Files that transformers reads settings from, in which a key can name code."""
@@ -87,7 +87,7 @@ def check_settings(name: str, document: Mapping[str, Any]) -> dict[str, Any]:
         UnsafeModelError, UnsupportedModelError: it is not one we are willing to open.
     """
     if name == "config.json":
-        known = document.get("model_type") in SUPPORTED_MODEL_TYPES
+        known = document.get("model_type") in ALL_MODEL_TYPES
         cleaned = without_leftovers(document).document if known else dict(document)
         check_config(cleaned)
         return cleaned

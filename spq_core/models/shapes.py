@@ -1,18 +1,19 @@
 """The matrices of a model, from the headers of its weight files and its config.json. Free of torch."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from spq_core.errors import UnsupportedModelError
-from spq_core.models.architectures import check_config
+from spq_core.models.architectures import check_config, text_part
+from spq_core.models.composed import family_of_parts
 from spq_core.models.family import FAMILIES, Family
 from spq_core.models.weight_files import ITEM_BYTES, WeightHeader, sixteen_bit_bytes
 
-LAYER = re.compile(r"(?:.*\.)?(?:layers|h)\.(\d+)\.(.+)")
+LAYER = re.compile(r"(?:.*\.)?(?:layers|h|blocks)\.(\d+)\.(.+)")
 WEIGHT = ".weight"
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 HEADS = ("lm_head.weight", "embed_out.weight")
 NOT_STORED = (
     "attn.bias",
@@ -22,9 +23,10 @@ NOT_STORED = (
     "inv_freq",
 )
 """Endings of masks and tables that some checkpoints hold, and artifacts do not."""
+EXPERT = re.compile(r"(.*experts)\.\d+\.")
 MATRIX_AXES = 2
 SIXTEEN_BITS = 2
-LAYER_COUNTS = ("num_hidden_layers", "n_layer")
+LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class ModelShapes:
     """Of the weight files."""
     reference_bytes: float
     """Of the weight files with 16 bits a weight at most: what ratios are against."""
+    carried_bytes: int = 0
+    """Of `other_bytes`, what belongs to towers for other inputs than text."""
     kv_heads: int
     """Key-value heads of a layer."""
 
@@ -107,32 +111,37 @@ def read_shapes(
         UnsafeModelError, UnsupportedModelError: the model could not be compressed.
     """
     check_config(config)
+    text = text_part(config)
+    towers = "" if text is config else _text_tower(text, tensors)
+    text_prefix = towers.rstrip(".").rpartition(".")[0]
     by_layer: dict[int, dict[str, WeightHeader]] = {}
     rest: dict[str, WeightHeader] = {}
     for name, tensor in tensors.items():
         found = LAYER.fullmatch(name)
         if name.endswith(NOT_STORED):
             continue
-        if found:
+        if found and (not towers or name.startswith(towers)):
             by_layer.setdefault(int(found[1]), {})[found[2]] = tensor
         else:
             rest[name] = tensor
-    _check_layers(config, by_layer)
+    _check_layers(text, by_layer)
     family = _family_of(by_layer)
     embedding = _named(rest, EMBEDDINGS)
     if embedding is None:
         raise UnsupportedModelError(
             f"no tensor is named like an embedding: {', '.join(EMBEDDINGS)}"
         )
-    head = None if config.get("tie_word_embeddings") else _named(rest, HEADS)
-    if head is None and config.get("tie_word_embeddings") is False:
+    is_tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings"))
+    head = None if is_tied else _named(rest, HEADS)
+    if head is None and is_tied is False:
         raise UnsupportedModelError("the head is not tied, and no tensor is named like one")
-    matrices = {f"{name}{WEIGHT}" for name in (*family.attention, *family.mlp_in, family.mlp_out)}
-    layers = tuple(
-        {name.removesuffix(WEIGHT): _matrix(layer[name], family) for name in matrices}
-        for _, layer in sorted(by_layer.items())
-    )
-    in_matrices = {id(layer[name]) for layer in by_layer.values() for name in matrices}
+    layers = tuple(_matrices_of(layer, family) for _, layer in sorted(by_layer.items()))
+    in_matrices = {
+        id(tensor)
+        for layer, found in zip((by_layer[i] for i in sorted(by_layer)), layers, strict=True)
+        for name, tensor in layer.items()
+        if any(part in found for part in _parts_of(name, tensor))
+    }
     tables = {id(one) for one in (embedding, _named(rest, HEADS)) if one is not None}
     others = [*rest.values(), *(one for layer in by_layer.values() for one in layer.values())]
     return ModelShapes(
@@ -144,8 +153,27 @@ def read_shapes(
         other_bytes=sum(one.n_bytes for one in others if id(one) not in in_matrices | tables),
         source_bytes=source_bytes,
         reference_bytes=sixteen_bit_bytes(tensors.values(), source_bytes),
-        kv_heads=_kv_heads(config),
+        carried_bytes=sum(
+            one.n_bytes
+            for name, one in rest.items()
+            if towers and not name.startswith(text_prefix) and id(one) not in tables
+        ),
+        kv_heads=_kv_heads(text),
     )
+
+
+def _text_tower(text: Mapping[str, Any], tensors: Iterable[str]) -> str:
+    """What names of the text tower's layers begin with: of the lists with the right number, the one named like it."""
+    lists: dict[str, set[int]] = {}
+    for name in tensors:
+        found = LAYER.fullmatch(name)
+        if found:
+            lists.setdefault(name[: found.start(1)], set()).add(int(found[1]))
+    count = next((text[key] for key in LAYER_COUNTS if key in text), None)
+    fitting = [one for one, layers in lists.items() if len(layers) == count] or list(lists)
+    named = [one for one in fitting if "language" in one or "text" in one]
+    others = [one for one in fitting if "vis" not in one]
+    return (named or others or fitting or [""])[0]
 
 
 def _check_layers(config: Mapping[str, Any], layers: Mapping[int, Any]) -> None:
@@ -157,15 +185,61 @@ def _check_layers(config: Mapping[str, Any], layers: Mapping[int, Any]) -> None:
 
 
 def _family_of(layers: Mapping[int, Mapping[str, WeightHeader]]) -> Family:
+    found = [
+        {
+            part: shape
+            for name, tensor in layer.items()
+            for part, shape in _parts_of(name, tensor).items()
+        }
+        for layer in layers.values()
+    ]
+    union = {name for layer in found for name in layer}
     for family in FAMILIES:
-        names = {f"{name}{WEIGHT}" for name in (*family.attention, *family.mlp_in, family.mlp_out)}
-        if layers and all(
-            name in layer and _is_matrix(layer[name])
-            for layer in layers.values() for name in names
-        ):  # fmt: skip
+        if union == family.matrices:
+            _require_all(found, family)
             return family
-    known = ", ".join(family.name for family in FAMILIES)
-    raise UnsupportedModelError(f"the tensors are not those of a known family ({known})")
+    if not any(found):
+        raise UnsupportedModelError("no tensor is a matrix of a decoder layer")
+    experts = {one[1] for layer in found for name in layer if (one := EXPERT.match(name))}
+    return family_of_parts(found, experts)
+
+
+def _require_all(layers: Iterable[Mapping[str, Any]], family: Family) -> None:
+    """Layers of one kind have the same matrices.
+
+    Raises:
+        UnsupportedModelError: one lacks some.
+    """
+    for index, layer in enumerate(layers):
+        if missing := sorted(family.matrices - layer.keys()):
+            raise UnsupportedModelError(
+                f"decoder layer {index} lacks {', '.join(missing[:3])}, which other layers have; the weight files are "
+                "incomplete: fetch them again"
+            )
+
+
+def _parts_of(name: str, tensor: WeightHeader) -> dict[str, tuple[int, int]]:
+    """The matrices of a tensor: itself, or each expert's."""
+    if not tensor.n_elements:
+        return {}
+    if len(tensor.shape) == MATRIX_AXES and name.endswith(WEIGHT):
+        n_out, n_in = tensor.shape
+        return {name.removesuffix(WEIGHT): (n_out, n_in)}
+    if len(tensor.shape) == MATRIX_AXES + 1 and "experts" in name:
+        count, n_out, n_in = tensor.shape
+        path, _, matrix = name.removesuffix(WEIGHT).rpartition(".")
+        return {f"{path}.{number}.{matrix}": (n_out, n_in) for number in range(count)}
+    return {}
+
+
+def _matrices_of(layer: Mapping[str, WeightHeader], family: Family) -> dict[str, Matrix]:
+    """Those that are quantized, in the orientation of a linear layer."""
+    return {
+        part: Matrix(*(reversed(shape) if family.input_major else shape))
+        for name, tensor in layer.items()
+        for part, shape in _parts_of(name, tensor).items()
+        if part in family.matrices
+    }
 
 
 def _named(tensors: Mapping[str, WeightHeader], endings: tuple[str, ...]) -> WeightHeader | None:
@@ -177,11 +251,6 @@ def _named(tensors: Mapping[str, WeightHeader], endings: tuple[str, ...]) -> Wei
 
 def _is_matrix(tensor: WeightHeader) -> bool:
     return len(tensor.shape) == MATRIX_AXES and tensor.n_elements > 0
-
-
-def _matrix(tensor: WeightHeader, family: Family) -> Matrix:
-    first, second = tensor.shape
-    return Matrix(second, first) if family.input_major else Matrix(first, second)
 
 
 def _kv_heads(config: Mapping[str, Any]) -> int:

@@ -3,15 +3,19 @@
 import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from torch.overrides import TorchFunctionMode
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from spq_core.errors import UnsupportedModelError
+from spq_core.models.auto_class import auto_class, text_config
 from spq_core.models.config import no_model_of, read_config
+from spq_core.models.experts import separate_experts
 from spq_core.models.family import Family
 from spq_core.models.structure import match_family
 
@@ -34,9 +38,26 @@ class Skeleton:
         return self.model.config
 
     @property
+    def text_config(self) -> PretrainedConfig:
+        """That of the part that reads and writes text."""
+        return text_config(self.model.config)
+
+    @property
+    def text_path(self) -> str:
+        """The module that holds embedding and decoder layers."""
+        return self.layers_path.rpartition(".")[0]
+
+    def is_foreign(self, name: str) -> bool:
+        """Whether a module or tensor belongs to a part that is neither embedding, layers nor head: towers for images."""
+        if self.text_config is self.config:
+            return False
+        own = (f"{self.text_path}.", f"{self.embedding_path}.", f"{self.head_path}.")
+        return not f"{name}.".startswith(own)
+
+    @property
     def n_layers(self) -> int:
         """Number of decoder layers."""
-        return int(self.config.num_hidden_layers)
+        return int(self.text_config.num_hidden_layers)
 
     @property
     def widest_input(self) -> int:
@@ -79,20 +100,34 @@ def load_skeleton(folder: Path) -> Skeleton:
     """
     config = read_config(folder)
     try:
-        with init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        with init_empty_weights(include_buffers=False), _EmptyOnMeta():
+            model = auto_class(config).from_config(config, dtype=torch.float32)
     except Exception as error:  # whatever a value of a stranger's configuration makes happen there
         raise no_model_of(folder, error) from error
     model.eval()
+    separate_experts(model)
     layers_path = find_layers(model)
+    layers = model.get_submodule(layers_path)
     return Skeleton(
         model=model,
-        family=match_family(model.get_submodule(f"{layers_path}.0")),
+        family=match_family([layers.get_submodule(name) for name, _ in layers.named_children()]),
         layers_path=layers_path,
         embedding_path=_name_of(model, model.get_input_embeddings()),
         head_path=_name_of(model, model.get_output_embeddings()),
-        tied=bool(config.tie_word_embeddings),
+        tied=_is_tied(model),
     )
+
+
+class _EmptyOnMeta(TorchFunctionMode):
+    """Tensors that parameters are made of take no memory even for a moment: all experts of a layer are gigabytes."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """`torch.empty`, elsewhere."""
+        del types
+        kwargs = kwargs or {}
+        return func(*args, **(kwargs | {"device": "meta"} if func is torch.empty else kwargs))
 
 
 def find_layers(model: PreTrainedModel) -> str:
@@ -101,11 +136,23 @@ def find_layers(model: PreTrainedModel) -> str:
     Raises:
         UnsupportedModelError: there is none.
     """
-    count = model.config.num_hidden_layers
+    count = text_config(model.config).num_hidden_layers
+    decoder = model.get_decoder()
     for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
+        inside = (
+            module in decoder.modules() if text_config(model.config) is not model.config else True
+        )
+        if isinstance(module, nn.ModuleList) and len(module) == count and inside:
             return str(name)
     raise UnsupportedModelError(f"{type(model).__name__} has no list of {count} decoder layers")
+
+
+def _is_tied(model: PreTrainedModel) -> bool:
+    """Whether head and embedding are one matrix."""
+    if text_config(model.config) is model.config:
+        return bool(model.config.tie_word_embeddings)
+    head = _name_of(model, model.get_output_embeddings())
+    return f"{head}.weight" in model.all_tied_weights_keys
 
 
 def _name_of(model: PreTrainedModel, wanted: nn.Module | None) -> str:

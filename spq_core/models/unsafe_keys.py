@@ -6,6 +6,7 @@ config was handed on to a nested load (CVE-2026-5241), a `sparsity_config` named
 that has one is refused before a library reads it.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -31,6 +32,8 @@ PATHS = frozenset({"tokenizer_file", "vocab_file", "merges_file", "spm_file"})
 FORMER_PATHS = PATHS | {"special_tokens_map_file", "added_tokens_file", "name_or_path"}
 """Where files were on another machine."""
 LONGEST = 80
+TOWER = re.compile(r"\w+_config")
+WORD = re.compile(r"[\w\-]{1,64}", re.ASCII)
 
 
 class Cleaned(NamedTuple):
@@ -77,19 +80,36 @@ def _is_path(value: str) -> bool:
     return bool({"/", "\\"} & set(value))
 
 
-def refuse_unsafe_keys(document: Mapping[str, Any], file: str) -> None:
+def refuse_unsafe_keys(document: Mapping[str, Any], file: str, *, towers: bool = False) -> None:
     """Look at every key of a config, nested ones too.
+
+    Args:
+        towers: the model has several, each with a type of its own that is known by a word.
 
     Raises:
         UnsafeModelError: one of them could have code run or other files opened.
     """
     for path, key, value in _items(document, ""):
+        if towers and _is_tower(path, key, value):
+            continue
         reason = next((why for why, holds in _dangers(path, key, value) if holds), None)
         if reason is not None:
             raise UnsafeModelError(
                 "unsafe_config",
                 f"{file}: {path[:LONGEST]} {reason}; we never do that. Remove it, or name another model.",
             )
+
+
+def _is_tower(path: str, key: str, value: Any) -> bool:
+    """Whether this is the type of a tower right within the document, and names nothing but a type."""
+    parent, _, _ = path.rpartition(".")
+    words = [value] if isinstance(value, str) else value
+    return (
+        key in {"model_type", "architectures"}
+        and bool(TOWER.fullmatch(parent))
+        and isinstance(words, list)
+        and all(isinstance(word, str) and WORD.fullmatch(word) for word in words)
+    )
 
 
 def _dangers(path: str, key: str, value: Any) -> Iterator[tuple[str, bool]]:

@@ -1,13 +1,14 @@
-"""A width for each matrix, found by trying whole models (EvoPress, arXiv:2410.14649)."""
+"""A level for each part of a model, found by trying whole models (EvoPress, arXiv:2410.14649)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from spq_core.planning.widths import WidthOptions
+from spq_core.planning.levels import Options
 
-Widths = dict[str, int]
-Fitness = Callable[[Sequence[Widths], int], list[float]]
+Levels = dict[str, int]
+"""By part: see `Options`."""
+Fitness = Callable[[Sequence[Levels], int], list[float]]
 """KL of each candidate from the source, on so many of the rows there are to measure on."""
 
 
@@ -30,22 +31,22 @@ class Effort:
 class Evolved:
     """What came out."""
 
-    widths: Widths
+    levels: Levels
     divergences: tuple[float, ...]
     """Of the best so far, on all rows: first of what it began with, then behind each generation."""
 
 
 def evolve(
-    start: Widths,
-    options: Mapping[str, WidthOptions],
+    start: Levels,
+    options: Mapping[str, Options],
     wanted_bytes: float,
     fitness: Fitness,
     effort: Effort,
     after_each: Callable[[float], None] = lambda _best: None,
 ) -> Evolved:
-    """Change a few widths at a time, and keep what is closest to the source; never above `wanted_bytes`.
+    """Change a few levels at a time, and keep what is closest to the source; never above `wanted_bytes`.
 
-    A swap takes one matrix a width up and others down until the bytes fit again. Every generation, one to three swaps make each
+    A swap takes one part a level up and others down until the bytes fit again. Every generation, one to three swaps make each
     of the offspring; those that are best on few rows are measured on all, beside their parent (elitism, as published).
 
     Args:
@@ -76,19 +77,21 @@ def evolve(
     return Evolved(best, tuple(history))
 
 
-def total_bytes(widths: Mapping[str, int], options: Mapping[str, WidthOptions]) -> float:
-    """Of all matrices."""
-    return sum(options[name].bytes[options[name].bits.index(bits)] for name, bits in widths.items())
+def total_bytes(levels: Mapping[str, int], options: Mapping[str, Options]) -> float:
+    """Of all parts."""
+    return sum(
+        options[name].bytes[options[name].levels.index(level)] for name, level in levels.items()
+    )
 
 
 def _mutated(
-    parent: Widths,
-    options: Mapping[str, WidthOptions],
+    parent: Levels,
+    options: Mapping[str, Options],
     wanted_bytes: float,
     random: Random,
     *,
     swaps: int,
-) -> Widths:
+) -> Levels:
     child = dict(parent)
     for _ in range(swaps):
         raised = [name for name in child if _moved(child[name], options[name], 1) is not None]
@@ -109,8 +112,8 @@ def _mutated(
     return child
 
 
-def _moved(bits: int, options: WidthOptions, by: int) -> int | None:
-    """The next width up or down; None where there is none."""
-    ordered = sorted(options.bits)
-    place = ordered.index(bits) + by
+def _moved(level: int, options: Options, by: int) -> int | None:
+    """The next level up or down; None where there is none."""
+    ordered = sorted(options.levels)
+    place = ordered.index(level) + by
     return ordered[place] if 0 <= place < len(ordered) else None

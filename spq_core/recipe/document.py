@@ -6,7 +6,7 @@ The JSON Schema is `Recipe.model_json_schema()`; the service publishes it. Free 
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
@@ -22,7 +22,7 @@ from spq_core.methods.recovery.settings import RecoverSettings
 from spq_core.methods.registry import METHODS
 from spq_core.methods.settings import StageSettings
 from spq_core.methods.training.settings import TrainedSettings
-from spq_core.planning.target import Target
+from spq_core.planning.target import OF_LEVELS, Target
 
 if TYPE_CHECKING:
     AnyStage = StageSettings
@@ -30,10 +30,6 @@ else:
     AnyStage = Annotated[
         Union[*(method.settings for method in METHODS)], Field(discriminator="type")
     ]
-
-
-OF_WIDTHS = ("fit", "evolution")
-"""Allocations that choose one of a few widths for each matrix."""
 
 
 class Metadata(Document):
@@ -93,10 +89,18 @@ class Recipe(Document):
             )
         if self.target is not None and not self.by_entropy:
             self._check_structural_target(self.target)
-        elif self.target is not None and self.target.allocation in {"theoretical", *OF_WIDTHS}:
+        elif self.target is not None and self.target.allocation in {"theoretical", *OF_LEVELS}:
             raise ValueError(
                 f"allocation {self.target.allocation} does not share out bits by entropy; use loss"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_what_a_target_counts_on(self) -> Self:
+        """No stage may take away what has been planned for."""
+        errors = [stage.target_error for stage in self.stages if stage.target_error]
+        if self.target is not None and errors:
+            raise ValueError(errors[0])
         return self
 
     def _check_structural_target(self, target: Target) -> None:
@@ -121,20 +125,36 @@ class Recipe(Document):
                 raise ValueError(stage.added_bytes_error)
 
     def _check_rank_rule(self, target: Target) -> None:
-        """Rules but our own are of ranks, where nothing has widths."""
-        if target.allocation in OF_WIDTHS:
-            raise ValueError(
-                f"allocation {target.allocation} shares out widths: give quantize levels"
-            )
+        """Rules but our own are of ranks, where nothing has widths; two are of neurons, too."""
+        if target.is_of_levels:
+            self._check_parts(target)
+            return
         others = [stage.type for stage in self.stages if stage.is_auto and stage.planned != "ranks"]
         if target.allocation != "loss" and others:
             raise ValueError(
                 f"allocation {target.allocation} shares out ranks alone; {others[0]} set to auto needs allocation loss"
             )
 
+    def _check_parts(self, target: Target) -> None:
+        """Each part has a level of one kind."""
+        planned = {stage.planned: stage for stage in self.stages if stage.is_auto}
+        if "heads" in planned:
+            raise ValueError(
+                f"allocation {target.allocation} shares out widths, ranks and neurons; leave out {planned['heads'].type} set to auto"
+            )
+        ranks = planned.get("ranks")
+        if (
+            "neurons" in planned
+            and ranks is not None
+            and getattr(ranks, "modules", "") != "attention"
+        ):
+            raise ValueError(
+                f"allocation {target.allocation} gives an MLP ranks or a number of neurons, not both; set svd.modules to attention"
+            )
+
     def _check_levels(self, target: Target) -> None:
         """A width for each matrix of the source, and nothing else."""
-        if target.allocation not in {"loss", *OF_WIDTHS}:
+        if target.allocation not in {"loss", *OF_LEVELS}:
             raise ValueError(
                 f"allocation {target.allocation} does not share out levels; leave it out"
             )
@@ -199,6 +219,13 @@ class Recipe(Document):
     def fits_to_inputs(self) -> bool:
         """Whether anything is fitted to what matrices receive."""
         return self.target is not None or any(stage.fits_to_inputs for stage in self.stages)
+
+    def changed_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Entries of the text part's configuration that are others after all stages."""
+        changes: dict[str, Any] = {}
+        for stage in self.stages:
+            changes |= stage.changed_config({**config, **changes})
+        return changes
 
     @property
     def needs_sensitivity(self) -> bool:

@@ -22,6 +22,11 @@ def refuse_family(recipe: Recipe, family: Family) -> None:
             f"profile {profile.name}: {family.name} models store their matrices transposed, which "
             f"{profile.format_name} does not know; use profile compact"
         )
+    if family.experts and not profile.experts:
+        raise UnsupportedModelError(
+            f"profile {profile.name}: {profile.format_name} names the matrices of experts otherwise than they are held "
+            "here; use profile compact"
+        )
     for stage in recipe.stages:
         if error := stage.family_error(family):
             raise UnsupportedModelError(error)

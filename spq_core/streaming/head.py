@@ -33,7 +33,7 @@ class Head:
     def __init__(self, rest: nn.Module, skeleton: Skeleton) -> None:
         """Take the head of `rest`, the model without its decoder layers."""
         self.linear = linear_at(rest, skeleton.head_path)
-        self.cap: float | None = getattr(skeleton.config, "final_logit_softcapping", None)
+        self.cap: float | None = getattr(skeleton.text_config, "final_logit_softcapping", None)
         """Some models bound logits z by cap · tanh(z / cap)."""
 
     @property

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spq_core.errors import NumericalError
-from spq_core.models.finite import all_finite
+from spq_core.formats.slicing import linear_at
+from spq_core.models.family import Group, Step
+from spq_core.streaming.experts import finite, moments_of_experts
 from spq_core.streaming.moments import InputMoments, RunningMoments
 from spq_core.streaming.settled import Settled, SettledInput
 
-Group = tuple[str, ...]
+TOGETHER_BYTES = 1 << 30
+"""Of second moments of experts that are measured in one pass over the samples."""
 
 
 class _Reached(Exception):  # noqa: N818 - a signal, not an error
@@ -26,12 +28,14 @@ class LayerInputs:
 
     Matrices that receive the same input share one measurement, and a measurement is kept until a
     matrix in front of it changes. So each distinct input is measured once per state, and a stage
-    that works through a block in order sees what its own changes do to later inputs.
+    that works through a block in order sees what its own changes do to later inputs. What experts
+    receive is measured together, some at a time.
     """
 
     block: nn.Module
-    groups: tuple[Group, ...]
-    """Names of matrices in the order data meets them; those of one group receive the same input."""
+    steps: tuple[Step, ...]
+    """Names of matrices in the order data meets them; those of one group receive the same input, and groups
+    of one step change nothing for one another."""
     run: Callable[[Sequence[int]], Any]
     """Send some samples through the block, once."""
     batches: Sequence[Sequence[int]]
@@ -44,21 +48,45 @@ class LayerInputs:
 
     def moments(self, name: str) -> InputMoments:
         """Moments of what the matrix `name` receives."""
-        group = next(group for group in self.groups if name in group)
-        if group not in self.measured:
+        step = next(step for step in self.steps if any(name in group for group in step))
+        position = next(i for i, group in enumerate(step) if name in group)
+        group = step[position]
+        if group in self.measured:
+            return self.measured[group]
+        if len(step) == 1:
             self.measured[group] = self._measure(group[0])
+        else:
+            for other in step:  # those before it have been asked for; all at once may be gigabytes
+                self.measured.pop(other, None)
+            some = _together(self.block, step[position:])
+            self.measured |= moments_of_experts(self.block, some, self._run_all)
         return self.measured[group]
 
     def changed(self, name: str) -> None:
         """Forget what was measured behind a matrix."""
-        position = next(i for i, group in enumerate(self.groups) if name in group)
-        for group in self.groups[position + 1 :]:
-            self.measured.pop(group, None)
+        position = next(
+            i for i, step in enumerate(self.steps) if any(name in group for group in step)
+        )
+        for step in self.steps[position + 1 :]:
+            for group in step:
+                self.measured.pop(group, None)
 
     def cut(self, name: str) -> None:
         """Forget also what the matrix itself receives: its input became narrower."""
-        self.measured.pop(next(group for group in self.groups if name in group), None)
+        groups = (group for step in self.steps for group in step)
+        self.measured.pop(next(group for group in groups if name in group), None)
         self.changed(name)
+
+    def removed(self) -> None:
+        """Matrices are gone, whole: forget them, and what was measured."""
+        present = {name for name, _ in self.block.named_modules()}
+        steps = (tuple(group for group in step if present.issuperset(group)) for step in self.steps)
+        self.steps = tuple(step for step in steps if step)
+        self.measured.clear()
+
+    def _run_all(self) -> None:
+        for batch in self.batches:
+            self.forward(batch)
 
     @torch.no_grad()
     def forward(self, batch: Sequence[int]) -> Any:
@@ -87,10 +115,19 @@ class LayerInputs:
                     running.add(arrived)
         if running is None:
             raise RuntimeError(f"no sample reached {name}")
-        moments = running.moments()
-        if not all_finite(moments.second_moment):
-            raise NumericalError("calibration", f"the input of {name}")
-        return moments
+        return finite(running.moments(), name)
+
+
+def _together(block: nn.Module, groups: Step) -> Step:
+    """As many of the first groups as have room for their moments."""
+    some: list[Group] = []
+    taken = 0
+    for group in groups:
+        taken += 4 * linear_at(block, group[0]).in_features ** 2
+        if some and taken > TOGETHER_BYTES:
+            break
+        some.append(group)
+    return tuple(some)
 
 
 @contextmanager

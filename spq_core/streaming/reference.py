@@ -69,7 +69,7 @@ def begin_reference(
         states: where the tokens have come to, in a run that goes on.
     """
     generator = torch.Generator().manual_seed(0)
-    vocabulary = int(skeleton.config.vocab_size)
+    vocabulary = int(skeleton.text_config.vocab_size)
     ids = torch.randint(vocabulary, (1, TOKENS), generator=generator)
     stream = begin_stream(skeleton, rest, ids)
     entered = stream.hidden[0].clone()

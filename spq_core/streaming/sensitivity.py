@@ -20,17 +20,21 @@ from jaxtyping import Float, Int64
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 
 from spq_core.errors import NumericalError
 from spq_core.models.blocks import load_layer, load_rest
 from spq_core.models.checkpoint import Checkpoint
+from spq_core.models.family import Family, Group, Step
 from spq_core.models.finite import all_finite
 from spq_core.models.skeleton import Skeleton
 from spq_core.progress import PhaseKind, Progress, phase
 from spq_core.streaming.draw import draw_tokens
+from spq_core.streaming.experts import weighed_experts
 from spq_core.streaming.head import TOKENS, Head
 from spq_core.streaming.inputs import input_of
 from spq_core.streaming.moments import InputMoments, RunningMoments
+from spq_core.streaming.order import steps_of
 from spq_core.streaming.stream import CalibrationStream, begin_stream, widen_small_parts
 
 
@@ -175,21 +179,13 @@ def _back_through(
 ) -> tuple[LayerStatistics, list[Tensor]]:
     """Run a layer again, this time with gradients, and pass them on."""
     family = skeleton.family
-    groups = family.shared_inputs
-    sums: dict[tuple[str, ...], RunningMoments] = {}
+    again = partial(_run_all, stream, index, layer, states.detach())
+    steps = steps_of(family, layer, partial(again, stream.batches()[:1]))
+    sums: dict[Group, RunningMoments] = {}
     squares: dict[str, Tensor] = {}
-    handles = []
-    for group in groups:
-        handles.append(
-            layer.get_submodule(group[0]).register_forward_pre_hook(_collector(sums, group))
-        )
-        handles += [
-            layer.get_submodule(name).register_full_backward_hook(_squarer(squares, name))
-            for name in group
-        ]
-    passed: list[Tensor] = []
     turned = _Turned()
-    handles.append(layer.get_submodule(family.mlp_out).register_forward_hook(turned.keep))
+    passed: list[Tensor] = []
+    handles = _watching(layer, family, steps, sums, squares, turned)
     for batch in stream.batches():
         some = states[batch.start : batch.stop].requires_grad_()
         stream.hidden[batch.start : batch.stop] = torch.split(some, 1)
@@ -200,13 +196,53 @@ def _back_through(
     for handle in handles:
         handle.remove()
     found: dict[str, MatrixStatistics] = {}
-    for group in groups:
-        moments = sums[group].moments()
-        for name in group:
-            found[name] = MatrixStatistics(moments, squares[name] / moments.tokens)
+    for step in steps:
+        if len(step) > 1:
+            tokens, run = states.shape[:2].numel(), partial(again, stream.batches())
+            of_experts = weighed_experts(layer, step, sums, squares, tokens, run)
+            found |= {name: MatrixStatistics(*one) for name, one in of_experts.items()}
+        else:
+            moments = sums[step[0]].moments()
+            found |= {
+                name: MatrixStatistics(moments, squares[name] / moments.tokens) for name in step[0]
+            }
     attention, mlp = turned.influence()
     influence = {name: attention if name in family.attention else mlp for name in found}
     return LayerStatistics(found, influence), passed
+
+
+def _watching(
+    layer: nn.Module,
+    family: Family,
+    steps: tuple[Step, ...],
+    sums: dict[Group, RunningMoments],
+    squares: dict[str, Tensor],
+    turned: "_Turned",
+) -> list[RemovableHandle]:
+    """Hooks that collect what matrices receive, how much their outputs count, and what the MLP makes of states."""
+    handles = []
+    for group in (group for step in steps for group in step):
+        first = layer.get_submodule(group[0])
+        handles.append(first.register_forward_pre_hook(_collector(sums, group)))
+        handles += [
+            layer.get_submodule(name).register_forward_hook(_squarer(squares, name))
+            for name in group
+        ]
+    present = {name for name, _ in layer.named_modules() if name}
+    turning = next((name for name in (family.mlp_out, *family.experts) if name in present), None)
+    if turning is not None:
+        handles.append(layer.get_submodule(turning).register_forward_hook(turned.keep))
+    return handles
+
+
+@torch.no_grad()
+def _run_all(
+    stream: CalibrationStream, index: int, layer: nn.Module, states: Tensor, batches: list[range]
+) -> None:
+    """Send samples through a layer once more."""
+    for batch in batches:
+        stream.hidden[batch.start : batch.stop] = torch.split(states[batch.start : batch.stop], 1)
+        stream.through_layer(index, layer, batch)
 
 
 @dataclass(slots=True)
@@ -220,7 +256,9 @@ class _Turned:
         self.by_mlp = output.detach()
 
     def add(self, before: Tensor, after: Tensor) -> None:
-        between = after - self.by_mlp.view_as(after)
+        between = (
+            after - self.by_mlp.view_as(after) if self.by_mlp.numel() == after.numel() else before
+        )
         pairs = ((before, between), (between, after))
         attention, mlp = (functional.cosine_similarity(*pair, dim=-1).flatten() for pair in pairs)
         self.cosines.append((attention, mlp))
@@ -232,7 +270,7 @@ class _Turned:
 
 
 def _collector(
-    sums: dict[tuple[str, ...], RunningMoments], group: tuple[str, ...]
+    sums: dict[Group, RunningMoments], group: Group
 ) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def collect(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         received = arguments[0].detach()
@@ -243,11 +281,14 @@ def _collector(
     return collect
 
 
-def _squarer(
-    squares: dict[str, Tensor], name: str
-) -> Callable[[nn.Module, object, tuple[Tensor, ...]], None]:
-    def square(_module: nn.Module, _into: object, out: tuple[Tensor, ...]) -> None:
-        total = out[0].detach().flatten(0, -2).square().sum(dim=0)
+def _squarer(squares: dict[str, Tensor], name: str) -> Callable[[nn.Module, object, Tensor], None]:
+    """Has the gradient of an output squared when it comes: by a hook of the tensor, which may be added to in place afterwards."""
+
+    def square(gradient: Tensor) -> None:
+        total = gradient.detach().flatten(0, -2).square().sum(dim=0)
         squares[name] = squares[name] + total if name in squares else total
 
-    return square
+    def watch(_module: nn.Module, _arguments: object, output: Tensor) -> None:
+        output.register_hook(square)  # type: ignore[no-untyped-call]
+
+    return watch

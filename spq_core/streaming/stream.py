@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from spq_core.errors import UnsupportedModelError
 from spq_core.formats.slicing import is_table
+from spq_core.machine import machine_failure
 from spq_core.models.blocked import BlockedModel
 from spq_core.models.skeleton import Skeleton
 from spq_core.streaming.inputs import input_of
@@ -19,6 +21,7 @@ from spq_core.streaming.inputs import input_of
 TOKENS_AT_ONCE = 2048
 """Samples go through a layer together up to this many tokens: enough for a processor's products to be
 at their fastest, few enough for the widest layer's activations."""
+MASK_AXES = 4
 LayerArguments = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and named ones, behind the states."""
 
@@ -35,6 +38,12 @@ class CalibrationStream:
     """Per decoder layer, what the model calls it with behind the states (masks, rotations)."""
     attributes: dict[str, Any]
     """Plain attributes of the first layer, for whoever stands in its place."""
+    own_arguments: dict[int, list[LayerArguments]] = field(default_factory=dict)
+    """`arguments` for samples whose layers receive more of a text than its states (embeddings for each layer)."""
+    as_tuples: bool = False
+    """Whether the model takes the first of what a layer returns."""
+    one_by_one: bool = False
+    """Whether layers receive something that is made for a number of samples (ALiBi's biases)."""
     in_place: bool = False
     """Whether outputs are written over the states, which nobody else holds. Else each batch leaves its outputs between what it needed for
     a moment, and freed memory in pieces: with a hundred windows that came to gigabytes."""
@@ -67,15 +76,22 @@ class CalibrationStream:
         if not positions:
             return []
         size = max(1, TOKENS_AT_ONCE // self.hidden[positions[0]].shape[1])
+        if self.one_by_one or self.own_arguments:
+            size = 1
         return [positions[start : start + size] for start in range(0, len(positions), size)]
 
     def through_layer(
         self, index: int, layer: nn.Module, positions: Sequence[int]
     ) -> Float[Tensor, "batch length dim"]:
         """Outputs of decoder layer `index` for some samples; their states stay as they are."""
-        positional, named = self.arguments[index]
-        output: Tensor = layer(self._states(positions), *positional, **named)
-        return output
+        positional, named = self.own_arguments.get(positions[0], self.arguments)[index]
+        batch = len(positions)
+        named = {name: _for_batch(value, batch) for name, value in named.items()}
+        output: Any = layer(
+            self._states(positions), *(_for_batch(value, batch) for value in positional), **named
+        )
+        states: Tensor = output[0] if isinstance(output, tuple) else output
+        return states
 
     def _states(self, positions: Sequence[int]) -> Tensor:
         states = [self.hidden[position] for position in positions]
@@ -90,6 +106,7 @@ class CalibrationStream:
         """
         states = self._states(positions)
         replay = _Recorder(self.attributes, answer=states)
+        replay.as_tuple = self.as_tuples
         rest.set_submodule(skeleton.layers_path, nn.ModuleList([replay]))
         embedding = rest.get_submodule(skeleton.embedding_path)
         widening = embedding.register_forward_hook(lambda _module, _inputs, output: output.float())
@@ -119,14 +136,23 @@ class _Recorder(nn.Module):
     def __init__(self, attributes: dict[str, Any], answer: Tensor | None = None) -> None:
         super().__init__()
         self.arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
-        self.answer = answer
+        self.answer, self.as_tuple, self.is_called = answer, False, False
         # Some models choose a layer's mask by an attribute of the layer itself.
         for name, value in attributes.items():
             setattr(self, name, value)
 
-    def forward(self, hidden_states: Tensor, *positional: Any, **named: Any) -> Tensor:
-        self.arguments = (positional, named)
-        return hidden_states if self.answer is None else self.answer
+    def forward(
+        self, hidden_states: Tensor, *positional: Any, **named: Any
+    ) -> Tensor | tuple[Tensor]:
+        self.arguments, self.is_called = (positional, named), True
+        output = hidden_states if self.answer is None else self.answer
+        return (output,) if self.as_tuple else output
+
+
+def _for_batch(value: Any, batch: int) -> Any:
+    """Masks that were noted of one sample, for several: not every attention broadcasts them."""
+    is_mask = isinstance(value, Tensor) and value.ndim == MASK_AXES and value.shape[0] == 1
+    return value.expand(batch, -1, -1, -1) if is_mask else value
 
 
 @torch.no_grad()
@@ -157,16 +183,115 @@ def embed(
     embedding = rest.get_submodule(skeleton.embedding_path)
     widening = embedding.register_forward_hook(lambda _module, _inputs, output: output.float())
     hidden: list[Tensor] = []
+    rows = windows.to(next(embedding.parameters()).device)
     try:
-        for window in windows.to(next(embedding.parameters()).device):
-            with _inputs_of(recorders[0]) as seen:
-                rest.base_model(input_ids=window[None], use_cache=False)
-            hidden.extend(seen)
+        hidden.append(_embedded(rest, recorders, rows[:1]))
+        _require_called(recorders)
+        arguments = [recorder.arguments for recorder in recorders]
+        own: dict[int, list[LayerArguments]] = {}
+        for at in range(1, len(rows)):
+            hidden.append(_embedded(rest, recorders, rows[at : at + 1]))
+            found = [recorder.arguments for recorder in recorders]
+            if not _are_same(arguments, found):
+                own[at] = _sharing(arguments, found)
+        one_by_one = len(rows) > 1 and not (
+            own or _serves_several(rest, recorders, rows[:2], arguments)
+        )
     finally:
         widening.remove()
         rest.set_submodule(skeleton.layers_path, nn.ModuleList())
-    arguments = [recorder.arguments for recorder in recorders]
-    return CalibrationStream(hidden, arguments, _simple_attributes(skeleton, 0))
+    attributes = _simple_attributes(skeleton, 0)
+    return CalibrationStream(
+        hidden, arguments, attributes, own, as_tuples=recorders[0].as_tuple, one_by_one=one_by_one
+    )
+
+
+def _require_called(recorders: Sequence[_Recorder]) -> None:
+    """All layers must take part where there is only text.
+
+    Raises:
+        UnsupportedModelError: some do not.
+    """
+    left_out = [str(index) for index, one in enumerate(recorders) if not one.is_called]
+    if left_out:
+        raise UnsupportedModelError(
+            f"decoder layers {', '.join(left_out[:8])} take no part where there is only text (cross attention to images, "
+            "say), so nothing can be measured of them"
+        )
+
+
+def _are_same(some: Sequence[LayerArguments], others: Sequence[LayerArguments]) -> bool:
+    """Whether layers receive the same of two samples, but for their states."""
+    return all(
+        one.shape == other.shape and torch.equal(one, other)
+        for one, other in zip(_tensors(some), _tensors(others), strict=True)
+    )
+
+
+def _sharing(some: Any, others: Any) -> Any:
+    """The others, with the tensors of the first where they are equal: masks are large."""
+    if isinstance(others, Tensor):
+        same = isinstance(some, Tensor) and some.shape == others.shape and torch.equal(some, others)
+        return some if same else others
+    if isinstance(others, dict):
+        return {name: _sharing(some[name], value) for name, value in others.items()}
+    if type(others) in (list, tuple):
+        return type(others)(_sharing(one, other) for one, other in zip(some, others, strict=True))
+    return others
+
+
+def _serves_several(
+    rest: PreTrainedModel,
+    recorders: Sequence[_Recorder],
+    ids: Int64[Tensor, "2 length"],
+    arguments: Sequence[LayerArguments],
+) -> bool:
+    """Whether what one sample's layers receive serves several: as it is, or as a mask for each."""
+    hidden = _embedded(rest, recorders, ids)
+    found = [recorder.arguments for recorder in recorders]
+    return len(hidden) == len(ids) and all(
+        one.shape == several.shape or _for_batch(one, len(ids)).shape == several.shape
+        for one, several in zip(_tensors(arguments), _tensors(found), strict=True)
+    )
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """All of them, wherever they are in tuples, lists and dictionaries."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return [tensor for part in value for tensor in _tensors(part)]
+    return []
+
+
+def _embedded(
+    rest: PreTrainedModel, recorders: Sequence[_Recorder], ids: Int64[Tensor, "n length"]
+) -> Tensor:
+    """What the first layer receives. Whether the model takes what a layer returns, or the first of it, is tried."""
+    with _inputs_of(recorders[0]) as seen:
+        trouble = _trouble(rest, ids)
+        if trouble is not None and not recorders[0].as_tuple:
+            for recorder in recorders:
+                recorder.as_tuple = True
+            trouble = trouble if _trouble(rest, ids) is not None else None
+        if trouble is not None:
+            raise trouble
+    return seen[-1]
+
+
+def _trouble(rest: PreTrainedModel, ids: Int64[Tensor, "n length"]) -> Exception | None:
+    """What keeps states from coming out as they should: the first of a tensor is one without its batch."""
+    try:
+        output = rest.base_model(input_ids=ids, use_cache=False)[0]
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
+        if machine_failure(error) is not None:
+            raise
+        return error
+    if output.shape[: ids.ndim] == ids.shape:
+        return None
+    return RuntimeError(f"states of {tuple(ids.shape)} tokens came out as {tuple(output.shape)}")
 
 
 @torch.no_grad()
@@ -184,8 +309,8 @@ def final_states(
 def widen_small_parts(rest: PreTrainedModel, skeleton: Skeleton) -> None:
     """Make everything but embedding and head float32, in place; scales of codes are theirs."""
     tables = [rest.get_submodule(path) for path in (skeleton.embedding_path, skeleton.head_path)]
-    for module in rest.modules():
-        if not is_table(module) and module not in tables:
+    for name, module in rest.named_modules():
+        if not is_table(module) and module not in tables and not skeleton.is_foreign(name):
             for parameter in module.parameters(recurse=False):
                 if parameter.is_floating_point():
                     parameter.data = parameter.data.float()

@@ -22,10 +22,9 @@ from spq_core.evaluation.known import NO_SHELF, Shelf
 from spq_core.evaluation.measure import NO_TASKS
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.windows import require_measurable
-from spq_core.models.checkpoint import open_checkpoint
+from spq_core.models.blocks import open_model
 from spq_core.models.clean_copy import SourceModel, clean_copy
 from spq_core.models.fit import check_fit
-from spq_core.models.skeleton import load_skeleton
 from spq_core.progress import PhaseKind, Progress, phase
 from spq_core.recipe.document import Recipe
 from spq_core.recipe.suitable import require_gated_tasks
@@ -174,7 +173,7 @@ def check_source(source: SourceModel) -> None:
     Raises:
         SpqError: the weights are not those of the model that config.json describes.
     """
-    check_fit(load_skeleton(source.folder), open_checkpoint(source.folder), source.name)
+    check_fit(*open_model(source.folder), source.name)
     if source.lost_tokenizer_code and source.original is not None:
         require_same_tokenizer(source.folder, source.original, source.name)
 

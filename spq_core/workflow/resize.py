@@ -98,8 +98,9 @@ def resize(
     probe = probe_path(out)
     skeleton = old.model.skeleton
     writer = ArtifactWriter(
-        out, skeleton.n_layers + 1, old.dtype, profile=profile_named(old.manifest.profile)
-    )
+        out, skeleton.n_layers + 1, old.dtype, profile=profile_named(old.manifest.profile),
+        foreign=skeleton.is_foreign,
+    )  # fmt: skip
     try:
         with writer:
             _write_blocks(old, chosen.ranks, writer, probe, progress)

@@ -32,6 +32,7 @@ def browser():
     if CHROMIUM is None:
         pytest.skip("there is no Chromium here (apt-get install chromium)")
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    sync_api.expect.set_options(timeout=40_000)
     with sync_api.sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield found
@@ -75,7 +76,7 @@ def watched(browser, site, request):
     def make(**options):
         width = options.pop("width", 1280)
         context = browser.new_context(viewport={"width": width, "height": 900}, **options)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(40_000)  # of a machine with other things to do
         found = Watched(context, site.url)
         made.append((context, found))
         return found

@@ -139,8 +139,8 @@ def whole_course():
     return progress(0.99) | {"stage_id": "measure", "stages": times}
 
 
-def seed(database: Database) -> dict[str, str]:
-    """One job of each kind; returns their ids by what they are."""
+def note_seeded_worker(database: Database) -> None:
+    """A worker was heard of just now."""
     note_presence(
         database,
         "w1",
@@ -153,6 +153,11 @@ def seed(database: Database) -> dict[str, str]:
             "max_run_disk_bytes": None,
         },
     )
+
+
+def seed(database: Database) -> dict[str, str]:
+    """One job of each kind; returns their ids by what they are."""
+    note_seeded_worker(database)
     found = {}
     found["succeeded"] = add(database, labels={"team": "search"})
     attempt = take(database, found["succeeded"])

@@ -55,6 +55,7 @@ def test_a_step_fails_where_the_gate_does_and_is_one_job_however_often_it_runs(s
     assert refused.returncode == 5
 
 
+@pytest.mark.extended
 def test_the_best_of_several_is_published(stack, tmp_path):
     command = [
         sys.executable,

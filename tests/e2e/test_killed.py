@@ -2,6 +2,7 @@
 
 import shutil
 
+import pytest
 from transformers import AutoModelForCausalLM
 
 from app.artifacts.object_store import connect as connect_store
@@ -35,6 +36,7 @@ def test_a_killed_worker_loses_nothing(stack):
     wait_until(stack.nothing_left, 15, "scratch and processes gone")
 
 
+@pytest.mark.extended
 def test_another_worker_goes_on_from_the_last_finished_layer(stack):
     # Three blocks, and training of the last one that takes long enough to be interrupted.
     job_id = stack.submit(recipe=LONG)
@@ -54,6 +56,7 @@ def test_another_worker_goes_on_from_the_last_finished_layer(stack):
     assert not list(stack.root.glob("artifacts/.work/*"))
 
 
+@pytest.mark.extended
 def test_a_worker_on_another_machine_goes_on_with_what_is_in_the_object_store(
     stack, s3, object_store
 ):
@@ -113,6 +116,7 @@ def kill_while_measuring(stack, job_id, stage="perplexity"):
     wait_until(lambda: stack.job(job_id)["attempt"] > attempt, 60, "the next attempt")
 
 
+@pytest.mark.extended
 def test_a_finished_artifact_survives_every_kill_of_what_measures_it(stack):
     """Once: the next attempt measures and compresses nothing again. Twice: a result that says what it lacks."""
     once = stack.submit(evaluation=MEASURED)

@@ -39,7 +39,7 @@ def served(tmp_path, tiny_llama):
     yield home, url, process
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
-        process.wait(20)
+        process.wait(100)
 
 
 def jobs(home, url, *arguments, check=True):
@@ -103,7 +103,7 @@ def test_a_job_through_the_client(served, tmp_path):
     assert second.returncode == 1
     assert "another spq serve uses" in second.stderr
     process.send_signal(signal.SIGTERM)
-    process.wait(20)
+    process.wait(100)
     wait_until(
         lambda: not any(child.is_running() for child in children), 10, "no process left behind"
     )
@@ -117,7 +117,7 @@ def test_nothing_outlives_a_service_that_is_killed(served):
         lambda: any("celery" in " ".join(child.cmdline()) for child in children), 5, "the worker"
     )
     process.kill()
-    process.wait(10)
+    process.wait(100)
     wait_until(lambda: not any(alive(child) for child in children), 20, "no process left behind")
 
 
@@ -130,7 +130,7 @@ def test_a_taken_port_is_named_before_anything_is_started(tmp_path):
         port = other.getsockname()[1]
         done = subprocess.run(
             [sys.executable, "-m", "worker.cli", "serve", "--home", str(tmp_path / "h"), "--port", str(port)],
-            capture_output=True, text=True, check=False, timeout=60,
+            capture_output=True, text=True, check=False, timeout=300,
         )  # fmt: skip
     assert done.returncode == 1
     assert f"port_in_use: port {port} of 127.0.0.1" in done.stderr

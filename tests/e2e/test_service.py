@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import pytest
 from transformers import AutoModelForCausalLM
 
 from spq_core.artifact.manifest import read_manifest, verify_files
@@ -129,6 +130,7 @@ def test_an_artifact_is_measured_again_without_being_made_again(stack, tmp_path)
     assert {one["stage"] for one in layers} == {"svd", "prune", "quantize"}
 
 
+@pytest.mark.extended
 def test_questions_of_a_task_come_from_the_hub(stack):
     """The fetcher brings them; the run, which has no network, puts them."""
     rows = [
@@ -159,6 +161,7 @@ def test_questions_of_a_task_come_from_the_hub(stack):
     assert (lost["status"], lost["error"]["code"]) == ("failed", "model_not_found"), lost
 
 
+@pytest.mark.extended
 def test_figures_of_the_source_are_measured_once_for_all_jobs(stack):
     first = stack.finish(stack.submit(recipe=PAPER))
     again = stack.finish(stack.submit(recipe="gptq-4"))

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import pytest
 from sqlalchemy import select
 
 from app.db.models import JobEvent
@@ -72,6 +73,7 @@ def test_two_workers_make_a_sweep_and_measure_the_source_once(stack):
     wait_until(stack.nothing_left, 10, "an empty scratch folder")
 
 
+@pytest.mark.extended
 def test_a_killed_worker_loses_no_member(stack):
     stack.start_worker("second")
     sweep = submit(stack, SIZES | {"recipes": []}, evaluation=EVALUATION | {"reuse": False})
@@ -94,6 +96,7 @@ def spq(stack, *arguments):
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
+@pytest.mark.extended
 def test_a_sweep_through_the_command_line(stack, tmp_path):
     document = tmp_path / "sizes.yaml"
     limits = {"minimize": "kl", "subject_to": {"bytes_ratio": {"max": 0.28}}}

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 
 from app.openapi import document
-from worker.reference import api, commands, recipes, settings, sweeps
+from worker.reference import api, commands, models, recipes, settings, sweeps
 
 NOTE = "<!-- Written by `make docs` from the code: change it there. -->"
 
@@ -13,7 +13,7 @@ def pages() -> dict[str, str]:
     """The files' texts, by their paths below docs/."""
     found = document()
     written = {
-        "recipes": recipes.page(), "sweeps": sweeps.page(), "api": api.page(found), "settings": settings.page(), "commands": commands.page(),
+        "models": models.page(), "recipes": recipes.page(), "sweeps": sweeps.page(), "api": api.page(found), "settings": settings.page(), "commands": commands.page(),
     }  # fmt: skip
     return {f"reference/{name}.md": _text(lines) for name, lines in written.items()} | {
         "openapi.json": json.dumps(found, indent=1, sort_keys=True) + "\n"

@@ -38,6 +38,8 @@ class Profile:
     """Whether a group's columns must divide the row."""
     input_major: bool = True
     """Whether models whose matrices are stored transposed can be written."""
+    experts: bool = True
+    """Whether models with experts can be written."""
     width_multiple: int = 1
     """Of neurons: what kernels of its readers want, and what tensor parallelism can divide."""
     scale_bytes: int | None = None

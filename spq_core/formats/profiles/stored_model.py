@@ -1,6 +1,7 @@
 """What a profile writes config.json from."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,19 @@ class StoredModel(NamedTuple):
     """Of floating-point tensors other than scales."""
     head_shares_codes: bool
     """Whether the head's tensors are the embedding's."""
+    changes: Mapping[str, Any] = MappingProxyType({})
+    """Entries of the text part's configuration that are others than the source's."""
+
+    def document(self) -> dict[str, Any]:
+        """The source's config.json with the changes."""
+        config = self.skeleton.config
+        document = source_document(config)
+        if self.skeleton.text_config is config:
+            return {**document, **self.changes}
+        for name, part in document.items():
+            if getattr(config, name, None) is self.skeleton.text_config:
+                document[name] = {**part, **self.changes}
+        return document
 
 
 def source_document(config: PretrainedConfig) -> dict[str, Any]:
@@ -37,7 +51,7 @@ def source_document(config: PretrainedConfig) -> dict[str, Any]:
 def stock_document(stored: StoredModel) -> dict[str, Any]:
     """config.json for the source's own classes; MLPs of another width have one width in all layers."""
     skeleton = stored.skeleton
-    document = source_document(skeleton.config) | {
+    document = stored.document() | {
         "architectures": [type(skeleton.model).__name__],
         "dtype": str(stored.dtype).removeprefix("torch."),
     }

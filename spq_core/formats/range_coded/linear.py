@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Int8
+from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
 from spq_core.formats.decoding_ahead import AheadDecoder
@@ -16,7 +16,7 @@ from spq_core.formats.lattice.layers import (
     CodedLinearLayout,
     codes_of,
 )
-from spq_core.formats.lattice.steps import Steps
+from spq_core.formats.lattice.steps import Steps, on_grid
 from spq_core.formats.layer import StoredParts
 from spq_core.formats.range_coded.coding import RangeCoded, encode
 from spq_core.formats.range_coded.resident import ResidentLinear
@@ -115,6 +115,15 @@ class LatticeLinear(Int8Linear):
             in_features=codes.shape[1], input_scale=steps.column_steps,
         )  # fmt: skip
         self.coded = coded
+
+    def scale_rows(self, factors: Float[Tensor, " out"]) -> "LatticeLinear":
+        """The same codes with other steps of rows."""
+        codes, steps = codes_of(self, self.coded.base)
+        base, rows = on_grid(steps.row_steps * factors.cpu())
+        changed = Steps(base, rows, steps.columns)
+        bias = None if self.bias is None else self.bias.data * factors
+        coded = encode(codes, changed, self.coded.states)
+        return LatticeLinear(codes, changed, bias, coded).to(self.codes.device)
 
     def to_stored(self) -> CodedLinear:
         """Its coded twin."""

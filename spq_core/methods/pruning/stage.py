@@ -81,7 +81,7 @@ class PruneStage:
     def apply(self, path: str, block: nn.Module, inputs: LayerInputs | None) -> list[ModuleReport]:
         """Cut the block's MLP to its strongest neurons, and let the matrix behind them adapt."""
         if not self._has_mlp(block):
-            return []
+            return self._left_whole(path, block)
         scores = self._scores(path, block, inputs)
         ratio = self._ratio(path, scores.numel())
         kept = strongest_neurons(scores, ratio, self.multiple)
@@ -103,7 +103,20 @@ class PruneStage:
                 reason="" if applied else "the layer's ratio removes no neuron",
                 figures=figures,
             )
-            for name in (*self.family.mlp_in, self.family.mlp_out)
+            for name in self.family.mlp
+        ]
+
+    def _left_whole(self, path: str, block: nn.Module) -> list[ModuleReport]:
+        """A layer of experts says why nothing goes."""
+        present = {name for name, _ in block.named_modules()}
+        experts = next((name for name in self.family.experts if name in present), None)
+        if experts is None:
+            return []
+        reason = (
+            "the layer's neurons are those of its experts, which are removed whole or not at all"
+        )
+        return [
+            ModuleReport(layer=f"{path}.{experts}", stage=self.name, applied=False, reason=reason)
         ]
 
     def state(self) -> StageState:
@@ -163,7 +176,9 @@ class PruneStage:
         return dict(zip(self.scores, chosen, strict=True))
 
     def _has_mlp(self, block: nn.Module) -> bool:
-        return any(name == self.family.mlp_out for name, _ in block.named_modules())
+        return bool(self.family.mlp_out) and any(
+            name == self.family.mlp_out for name, _ in block.named_modules()
+        )
 
 
 def make_stage(settings: PruneSettings, context: StageContext) -> PruneStage:

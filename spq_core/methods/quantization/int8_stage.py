@@ -51,7 +51,7 @@ class Int8Stage:
         self.shapes.update(
             {
                 _join(path, name): (linear.out_features, linear.in_features)
-                for name, linear in float_linears(block)
+                for name, linear in self._matrices(path, block)
             }
         )
 
@@ -63,14 +63,14 @@ class Int8Stage:
         per_channel = per_channel_names(
             self.settings.mode,
             self.shapes,
-            mlp=(*self.family.mlp_in, self.family.mlp_out),
+            mlp=tuple(self.family.matrices.difference(self.family.attention)),
             single_scale=(*self.family.attention, self.head_path),
         )
         reports: list[ModuleReport] = []
         embedding = self._embedding_of(path, block)
         if embedding is not None:
             reports.append(self._quantize_embedding(path, block, embedding))
-        for name, linear in list(float_linears(block)):  # a tied head is none any more
+        for name, linear in self._matrices(path, block):
             full = _join(path, name)
             quantized = _quantize(linear, per_channel=full in per_channel)
             replacement = Int8Linear.of(quantized.codes, quantized.scale, bias_of(linear))
@@ -87,6 +87,19 @@ class Int8Stage:
         self.shapes.update(
             {name: (rows, columns) for name, (rows, columns) in state.values.items()}
         )
+
+    def _matrices(self, path: str, block: nn.Module) -> list[tuple[str, nn.Linear]]:
+        """Of a layer those that its family names, or factors of them; routers and gates stay. A tied head is none any more."""
+        found = list(float_linears(block))
+        if not path:  # towers for images are none of our business
+            text = self.embedding_path.rpartition(".")[0]
+            return [
+                (name, one)
+                for name, one in found
+                if name == self.head_path or name.startswith(f"{text}.")
+            ]
+        known = self.family.matrices
+        return [(name, one) for name, one in found if known & {name, name.rpartition(".")[0]}]
 
     def _embedding_of(self, path: str, block: nn.Module) -> nn.Embedding | None:
         if not self.settings.embedding or path:

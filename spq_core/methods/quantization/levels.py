@@ -11,7 +11,7 @@ from spq_core.methods.quantization.grid import choose_grid, round_to_grid
 from spq_core.methods.quantization.settings import QuantizeSettings
 from spq_core.models.shapes import Matrix
 from spq_core.planning.curve import sample_rows
-from spq_core.planning.widths import WidthOptions
+from spq_core.planning.levels import Options
 
 ITEM_BYTES = 2
 """Of a scale, where a profile does not say otherwise."""
@@ -23,7 +23,7 @@ def width_options(
     second_moment: Float[Tensor, "n_in n_in"],
     settings: QuantizeSettings,
     profile: Profile,
-) -> WidthOptions:
+) -> Options:
     """Round some rows at each width, as the stage will round all of them.
 
     Rows that `obc` would round by themselves are rounded in one order for all: with it they lose as much within some percent.
@@ -44,7 +44,7 @@ def width_options(
         distances.append(scale * float((counts * moved).mean()))
         sizes.append(settings.bytes_of(matrix, bits, ITEM_BYTES, profile))
     length = scale * float((counts * (rows.double().square() @ energy)).mean())
-    return WidthOptions(settings.levels, tuple(sizes), tuple(losses), tuple(distances), length)
+    return Options(settings.levels, tuple(sizes), tuple(losses), tuple(distances), length)
 
 
 def rounded_at(

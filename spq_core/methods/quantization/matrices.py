@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from spq_core.formats.low_rank.linear import factors_of
 from spq_core.formats.slicing import float_weight, is_float, linear_at
-from spq_core.models.family import Family
+from spq_core.models.family import Family, steps_in
 from spq_core.streaming.inputs import LayerInputs
 
 
@@ -33,7 +33,15 @@ def matrices(
 
     The caller replaces what it was given before it asks for the next.
     """
-    for group in family.shared_inputs:
+    if inputs is None:
+        present = {name for name, _ in block.named_modules()}
+        steps = (
+            *steps_in(family, present),
+            *(((name,),) for name in family.others if name in present),
+        )
+    else:
+        steps = inputs.steps
+    for group in (group for step in steps for group in step):
         modules = {name: linear_at(block, name) for name in group}
         second_moment = None if inputs is None else inputs.moments(group[0]).second_moment
         pairs = {name: pair for name, one in modules.items() if (pair := factors_of(one))}

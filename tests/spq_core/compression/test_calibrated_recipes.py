@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from itertools import product
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from spq_core.progress import Silent
 from spq_core.recipe.catalog import resolve
 from spq_core.recipe.document import parse_recipe
 from tests import forked
+from tests.marks import every
 from tests.models import FAMILIES, save_tiny, some_ids
 from tests.spq_core.compression.test_compress import dense_twin, relative_difference
 
@@ -61,20 +63,18 @@ def computes_what_its_weights_say(out, folder):
     return compressed
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(
-    "what",
-    [
-        recipe(SVD, PRUNE, RATE, target={"bytes_ratio": 0.4}),
-        recipe(SVD, PRUNE | {"layer_ratios": "uniform"}, GPTQ4),
-        recipe(SVD | {"objective": "loss"}, PRUNE | {"layer_ratios": "loss"}),
-        recipe(GPTQ3),
-    ],
-    ids=["svd+prune+rate", "svd+prune+gptq4", "svd+prune by loss", "gptq3"],
-)
-def test_every_family_loads_and_computes_what_its_weights_say(tmp_path, family, what):
+WHAT = {
+    "svd+prune+rate": recipe(SVD, PRUNE, RATE, target={"bytes_ratio": 0.4}),
+    "svd+prune+gptq4": recipe(SVD, PRUNE | {"layer_ratios": "uniform"}, GPTQ4),
+    "svd+prune by loss": recipe(SVD | {"objective": "loss"}, PRUNE | {"layer_ratios": "loss"}),
+    "gptq3": recipe(GPTQ3),
+}
+
+
+@pytest.mark.parametrize(("what", "family"), every(5, list(product(WHAT, FAMILIES))))
+def test_every_family_loads_and_computes_what_its_weights_say(tmp_path, what, family):
     folder = save_tiny(tmp_path / "source", family)
-    run(folder, tmp_path / "out", what)
+    run(folder, tmp_path / "out", WHAT[what])
     verify_files(tmp_path / "out", read_manifest(tmp_path / "out"))
     compressed = computes_what_its_weights_say(tmp_path / "out", folder)
     assert compressed.generate(some_ids(4), max_new_tokens=4, do_sample=False).shape[1] >= 5
@@ -476,6 +476,7 @@ def test_samples_longer_than_the_model_has_positions_are_cut(tmp_path, family):
     run(folder, tmp_path / "lines", what)
 
 
+@pytest.mark.extended
 def test_a_killed_training_leaves_one_state_and_goes_on_from_it(tmp_path):
     folder = save_tiny(tmp_path / "source")
     steps = []

@@ -19,9 +19,9 @@ def walks(monkeypatch):
     seen = []
     real = module.look
 
-    def counted(recipe, *rest):
+    def counted(recipe, *rest, **named):
         seen.append(recipe.metadata.name)
-        return real(recipe, *rest)
+        return real(recipe, *rest, **named)
 
     monkeypatch.setattr(module, "look", counted)
     return seen

@@ -1,5 +1,7 @@
 """Predictions of a model that is never whole in memory, against transformers' own forward pass."""
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from spq_core.evaluation import predictor
 from spq_core.evaluation.predictor import StreamedPredictor, WholePredictor
 from spq_core.models.clean_copy import SourceModel
 from spq_core.recipe.catalog import resolve
+from tests.marks import every
 from tests.models import FAMILIES, save_tiny, some_ids
 
 
@@ -44,8 +47,17 @@ def test_a_checkpoint_predicts_layer_by_layer_what_it_predicts_whole(tmp_path, f
     torch.testing.assert_close(predicted(WholePredictor(whole), WINDOWS), wanted, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("recipe", ["int8", "balanced", "small", "spq-paper", "gptq-4"])
-@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
+@pytest.mark.parametrize(
+    ("family", "recipe"),
+    every(
+        4,
+        list(
+            product(
+                ["llama", "gemma3", "gpt2"], ["int8", "balanced", "small", "spq-paper", "gptq-4"]
+            )
+        ),
+    ),
+)
 def test_an_artifact_predicts_layer_by_layer_what_it_predicts_whole(tmp_path, family, recipe):
     folder = artifact(tmp_path, family, recipe)
     with torch.no_grad():

@@ -12,6 +12,7 @@ from spq_core.methods.registry import METHODS
 from spq_core.methods.settings import StageSettings, Toy
 from spq_core.models.clean_copy import SourceModel
 from spq_core.recipe.document import parse_recipe
+from tests.model_types.toys import save_toy
 from tests.models import save_tiny
 
 NAMES = {method.name: method for method in METHODS}
@@ -52,7 +53,9 @@ def test_its_stage_runs_and_reports_on_matrices(tmp_path, name):
     recipe = parse_recipe({"stages": [{"type": name}], "calibration": calibration})
     small = recipe.stages[0].for_preflight(TOY, fixed=True)
     recipe = recipe.model_copy(update={"stages": (small,)})
-    source = SourceModel(folder=save_tiny(tmp_path / "tiny"), name="tiny")
+    mixture = name == "prune-experts"
+    folder = save_toy("mixtral", tmp_path / "tiny") if mixture else save_tiny(tmp_path / "tiny")
+    source = SourceModel(folder=folder, name="tiny")
     report = compress(source, recipe, tmp_path / "out", text=text)
     assert {module.stage for module in report.modules} == {name}
     assert len({module.layer for module in report.modules}) > 1

@@ -18,3 +18,11 @@ def test_sums_over_batches_are_the_moments_of_all_rows(width):
     )
     assert torch.equal(found.second_moment, found.second_moment.T)
     assert found.tokens == 120
+
+
+def test_the_largest_values_are_kept():
+    rows = torch.tensor([[[1.0, -5.0], [2.0, 3.0]], [[-4.0, 0.0], [0.5, 1.0]]])
+    running = RunningMoments(2, rows.device)
+    for batch in rows:
+        running.add(batch)
+    assert running.moments().peak.tolist() == [4.0, 5.0]

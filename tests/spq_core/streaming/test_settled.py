@@ -35,7 +35,7 @@ def at_a_layer(folder):
         if remembering:
             received = SettledInput(layer, family.mlp_out, family.mlp_in)
             known = {"settled": settled, "settled_input": received}
-        return LayerInputs(layer, family.shared_inputs, run, batches, **known)
+        return LayerInputs(layer, family.steps, run, batches, **known)
 
     computed = []
     compute = type(attention).forward

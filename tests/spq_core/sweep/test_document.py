@@ -79,7 +79,7 @@ def test_what_is_wrong_is_said_with_its_place(document, words):
 
 
 @pytest.mark.parametrize(
-    "name", ["single-methods", "baselines", "frontier", "joint", "orders", "ranks"]
+    "name", ["single-methods", "baselines", "frontier", "joint", "orders", "ranks", "double"]
 )
 def test_shipped_sweeps_have_members(name):
     sweep = named_sweep(name)
@@ -89,7 +89,7 @@ def test_shipped_sweeps_have_members(name):
 
 
 def test_a_sweep_that_is_not_there_is_told_what_is(tmp_path):
-    with pytest.raises(RecipeError, match="there are baselines, frontier"):
+    with pytest.raises(RecipeError, match="there are baselines, double, frontier"):
         named_sweep("nowhere")
     with pytest.raises(RecipeError, match="does not exist"):
         named_sweep(str(tmp_path / "x.yaml"))

@@ -21,6 +21,7 @@ from spq_core.recipe.document import parse_recipe
 from spq_core.workflow import blocked_load_check, fresh_process
 from spq_core.workflow.load_gate import LARGEST_DIFFERENCE, LoadGateError, check_loads, judged
 from tests import forked
+from tests.marks import every
 from tests.models import FAMILIES, save_tiny
 
 WINDOWS = {"dataset": "builtin", "form": "windows", "samples": 4, "length": 64}
@@ -62,11 +63,14 @@ def made(tmp_path, family, recipe):
 @pytest.mark.parametrize(
     ("family", "recipe"),
     [
-        *((family, "rate") for family in FAMILIES),
-        *(
-            (one, recipe)
-            for one in ("llama", "gemma2")
-            for recipe in sorted(set(RECIPES) - {"rate"})
+        *every(4, [(family, "rate") for family in FAMILIES]),
+        *every(
+            3,
+            [
+                (one, recipe)
+                for one in ("llama", "gemma2")
+                for recipe in sorted(set(RECIPES) - {"rate"})
+            ],
         ),
     ],
 )
@@ -88,7 +92,7 @@ def test_a_fresh_process_loads_compares_and_generates(tmp_path):
 
 @pytest.mark.parametrize(
     ("family", "recipe"),
-    [("llama", "rate"), ("gemma3", "gptq"), ("gpt2", "int8"), ("opt", "floats"), ("qwen3", "kept-adapters")],
+    every(3, [("gemma3", "gptq"), ("llama", "rate"), ("gpt2", "int8"), ("opt", "floats"), ("qwen3", "kept-adapters")]),
 )  # fmt: skip
 def test_an_artifact_larger_than_memory_is_looked_at_layer_by_layer(tmp_path, family, recipe):
     folder = made(tmp_path, family, recipe)

@@ -78,6 +78,7 @@ def test_reuse_can_be_refused_and_other_settings_are_other_figures(tmp_path, ope
     assert other.rows[0].origin is not None
 
 
+@pytest.mark.extended
 def test_speeds_are_always_measured(tmp_path, opened):
     timed = {"throughput": True, "trials": 1, "prompt_tokens": 8, "new_tokens": 2}
     run(tmp_path, "one", **timed)

@@ -56,9 +56,9 @@ def work(monkeypatch):
     seen = {"walks": 0, "asked": []}
     look, open_predictor = compression.look, scoring.open_predictor
 
-    def counted(*arguments):
+    def counted(*arguments, **named):
         seen["walks"] += 1
-        return look(*arguments)
+        return look(*arguments, **named)
 
     def noted(folder, *rest):
         seen["asked"].append(folder.name)
@@ -69,6 +69,7 @@ def work(monkeypatch):
     return seen
 
 
+@pytest.mark.extended
 def test_members_share_what_they_have_in_common_and_differ_in_nothing_else(tmp_path, work):
     state = run(tmp_path, SIZES | {"keep": "all"})
     assert work["walks"] == 1
@@ -86,6 +87,7 @@ def test_members_share_what_they_have_in_common_and_differ_in_nothing_else(tmp_p
         assert one == other
 
 
+@pytest.mark.extended
 def test_figures_of_all_stay_and_artifacts_as_asked_for(tmp_path):
     beaten = {"extends": "small", "calibration": CALIBRATION, "target": {"bytes_ratio": 0.6}}
     worse = beaten | {"stages": [{"type": "quantize", "method": "entropy", "embedding": False}]}
@@ -187,6 +189,7 @@ def test_members_that_need_not_be_made_are_skipped_and_say_why(tmp_path, work):
     assert [row["stopped"] for row in csv.DictReader(table)] == ["infeasible", "", "target"]
 
 
+@pytest.mark.extended
 def test_the_smallest_that_keeps_a_limit_is_searched_for(tmp_path):
     search = {
         "method": "bisect", "base": SIZES["grid"][0]["base"], "field": "target.bytes_ratio",

@@ -20,6 +20,7 @@ from spq_core.workflow.finished import finished_run, note_path
 from spq_core.workflow.job import compress_and_measure
 from spq_core.workflow.measuring import MOST_MEASURINGS
 from spq_core.workflow.result import UnmeasuredError
+from tests.marks import every
 from tests.models import save_tiny
 
 SETTINGS = EvaluationSettings(perplexity=("builtin",), limit=1, length=64, trials=1, new_tokens=4)
@@ -57,7 +58,7 @@ ERRORS = {
 }
 
 
-@pytest.mark.parametrize("code", ERRORS)
+@pytest.mark.parametrize("code", every(3, list(ERRORS)))
 def test_the_artifact_stays_and_the_result_says_what_is_missing(tmp_path, monkeypatch, code):
     breaks(monkeypatch, ERRORS[code])
     result = go(tmp_path)

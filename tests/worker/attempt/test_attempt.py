@@ -166,11 +166,16 @@ def kept(database, store, job_id):
 
 
 def lose(database, job_id):
-    """Its worker was not heard of for too long."""
-    with database.write() as session:
-        ago = now(session) - timedelta(seconds=1)
-        session.execute(update(Job).where(Job.id == job_id).values(lease_expires_at=ago))
-    free_lost_jobs(database)
+    """Its worker was not heard of for too long, though it may have said something just now."""
+
+    def is_lost():
+        with database.write() as session:
+            ago = now(session) - timedelta(seconds=1)
+            session.execute(update(Job).where(Job.id == job_id).values(lease_expires_at=ago))
+        free_lost_jobs(database)
+        return load(database, job_id).status == "queued"
+
+    wait_until(is_lost, 10, "the lease's end")
 
 
 class Meanwhile:

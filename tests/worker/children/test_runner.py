@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import pytest
 from pydantic import TypeAdapter
 
 from spq_core.data.texts import builtin_text
@@ -58,6 +59,7 @@ def test_tasks_are_put_to_source_and_result(tmp_path):
     assert {"tasks (source)", "tasks (result)"} <= set(phases)
 
 
+@pytest.mark.extended
 def test_tasks_that_need_more_memory_than_there_is_cost_no_other_figure(tmp_path):
     spec = spec_of(tmp_path, tasks=["arc_easy"])
     with_little = (

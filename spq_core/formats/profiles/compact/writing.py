@@ -9,7 +9,7 @@ from spq_core.formats.conversion import to_stored
 from spq_core.formats.layer import Layout
 from spq_core.formats.layouts import changed_layouts
 from spq_core.formats.profiles.format import CLASS_PREFIX, FORMAT_VERSION, METHOD
-from spq_core.formats.profiles.stored_model import StoredModel, source_document
+from spq_core.formats.profiles.stored_model import StoredModel
 from spq_core.models.architectures import ARTIFACT_PREFIX
 
 
@@ -28,7 +28,7 @@ def config(stored: StoredModel) -> dict[str, Any]:
     shared: tuple[str, ...] = ()
     if stored.head_shares_codes and skeleton.head_path in layouts:
         shared = layouts[skeleton.head_path].shared_parts
-    return source_document(skeleton.config) | {
+    return stored.document() | {
         "model_type": f"{ARTIFACT_PREFIX}{skeleton.config.model_type}",
         "architectures": [f"{CLASS_PREFIX}{type(skeleton.model).__name__}"],
         "tie_word_embeddings": stored.head_shares_codes,

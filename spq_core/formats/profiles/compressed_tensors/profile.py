@@ -26,6 +26,7 @@ PORTABLE = Profile(
     zero_points=False,
     whole_groups=True,
     input_major=False,
+    experts=False,
     width_multiple=128,
     widened_by_readers=True,
 )

@@ -22,6 +22,7 @@ from spq_core.formats.profiles.compressed_tensors.writing import PortableLinear
 from spq_core.methods.quantization.grid import choose_grid, round_to_grid
 from spq_core.recipe.catalog import resolve
 from spq_core.recipe.document import parse_recipe
+from tests.marks import every
 from tests.models import FAMILIES, save_tiny
 
 pytestmark = pytest.mark.slow
@@ -91,7 +92,7 @@ print(AutoTokenizer.from_pretrained(sys.argv[1]).decode(made[0]) is not None, ma
 """
 
 
-@pytest.mark.parametrize("name", ["portable-8", "portable-4"])
+@pytest.mark.parametrize("name", every(2, ["portable-4", "portable-8"]))
 def test_it_loads_where_our_package_is_not(tmp_path, name):
     recipe = resolve({"extends": name, "calibration": WINDOWS})
     source = save_tiny(tmp_path / "source", "llama", torch.bfloat16, hidden=192)

@@ -19,7 +19,7 @@ def test_removed_equals_masked(tmp_path):
         model.eval()
         base = model.model.decoder if family_name == "opt" else model.model
         layer = base.layers[1]
-        family = match_family(layer)
+        family = match_family([layer])
         kept = torch.arange(0, 160, 3)
         mask = torch.zeros(160)
         mask[kept] = 1.0

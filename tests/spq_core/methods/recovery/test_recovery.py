@@ -26,6 +26,7 @@ from spq_core.recipe.document import parse_recipe
 from spq_core.streaming.head import Head
 from spq_core.streaming.stream import final_states
 from spq_core.workflow.load_gate import check_loads
+from tests.marks import every
 from tests.models import FAMILIES, save_tiny, some_ids
 from tests.spq_core.compression.test_compress import relative_difference
 
@@ -141,7 +142,9 @@ def test_a_padded_line_counts_its_own_tokens_only(tmp_path):
         assert (row[real] >= 3).all()
 
 
-@pytest.mark.parametrize("family", ["llama", "llama-untied", "gemma3", "opt", "gpt2", "phi3"])
+@pytest.mark.parametrize(
+    "family", every(3, ["llama", "llama-untied", "gemma3", "opt", "gpt2", "phi3"])
+)
 def test_merged_adapters_bring_the_model_back_towards_its_source(tmp_path, family):
     folder = save_tiny(tmp_path / "source", family)
     run(folder, tmp_path / "plain", recipe(SVD, PRUNE))
@@ -207,7 +210,7 @@ BY_ENTROPY = {"type": "quantize", "method": "entropy"}
 
 @pytest.mark.parametrize(
     "after",
-    [{"adapters": "kept"}, {"adapters": "none", "trains": ["norms"]}],
+    every(2, [{"adapters": "kept"}, {"adapters": "none", "trains": ["norms"]}]),
     ids=["adapters", "norms"],
 )
 def test_codes_by_entropy_wait_for_the_training_as_they_are_stored(tmp_path, after):

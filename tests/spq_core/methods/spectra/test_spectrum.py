@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from spq_core.artifact.manifest import BESIDE_FOLDER, read_manifest
 from spq_core.artifact.read import load_artifact
@@ -22,10 +22,12 @@ from spq_core.methods.training.walk import Batch, gradients_of
 from spq_core.models.blocks import blocked_source
 from spq_core.models.checkpoint import open_checkpoint
 from spq_core.models.skeleton import load_skeleton
+from spq_core.models.weight_files import weight_files
 from spq_core.progress import Silent
 from spq_core.recipe.document import parse_recipe
 from spq_core.streaming.run_state import StateFolder
 from spq_core.workflow.resize import resize
+from tests.model_types.toys import save_toy
 from tests.models import save_tiny
 
 STAGE = {
@@ -268,6 +270,7 @@ def equal(one, other):
     )
 
 
+@pytest.mark.extended
 def test_sizes_are_met_and_there_and_back_is_the_same(any_size, tmp_path):
     ratio = {}
     for wanted in (0.6, 0.7, 0.8, 0.9):
@@ -281,6 +284,21 @@ def test_sizes_are_met_and_there_and_back_is_the_same(any_size, tmp_path):
     assert back.directions_bytes > 0
     kept = read_manifest(tmp_path / "back").recipe["stages"][0]["keep"]
     assert kept == read_manifest(tmp_path / "0.8").recipe["stages"][0]["keep"]
+
+
+def test_towers_for_images_stay_bit_by_bit_in_every_size(tmp_path):
+    folder = save_toy("gemma3", tmp_path / "source")
+    (file,) = weight_files(folder)
+    before = load_file(folder / file)
+    small = [name for name, t in before.items() if "vision" in name and t.ndim == 1]
+    tower = {name: torch.randn(before[name].shape) for name in small}
+    save_file(before | tower, folder / file, metadata={"format": "pt"})
+    run(folder, tmp_path / "out", recipe(any_size=True, steps=2))
+    resize(tmp_path / "out", 0.95, tmp_path / "resized", Silent())
+    for made in (tmp_path / "out", tmp_path / "resized"):
+        stored = [t for one in tensors(made).values() for t in one.values()]
+        for name, value in tower.items():
+            assert any(t.shape == value.shape and torch.equal(t, value) for t in stored), name
 
 
 def test_resizing_is_running_again_with_that_size(source, any_size, tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from spq_core.errors import RecipeError
 from spq_core.planning.evolution import Effort, evolve, total_bytes
-from spq_core.planning.widths import WidthOptions, choose_widths, fit_path
+from spq_core.planning.levels import Options, choose_levels, fit_path
 
 MATRICES = st.lists(
     st.tuples(st.integers(1, 50), st.lists(st.floats(0.0, 1.0), min_size=3, max_size=3)),
@@ -20,7 +20,7 @@ BITS = (3, 4, 8)
 
 def database(matrices):
     return {
-        f"m{at}": WidthOptions(
+        f"m{at}": Options(
             BITS,
             tuple(1000.0 * size * bits / 8 for bits in BITS),
             tuple(losses),
@@ -32,7 +32,7 @@ def database(matrices):
 
 
 def taken(options, widths):
-    picks = {name: one.bits.index(widths[name]) for name, one in options.items()}
+    picks = {name: one.levels.index(widths[name]) for name, one in options.items()}
     return (
         sum(one.bytes[picks[name]] for name, one in options.items()),
         sum(one.losses[picks[name]] for name, one in options.items()),
@@ -44,7 +44,7 @@ def test_no_other_choice_loses_less_in_as_many_bytes(matrices, share):
     options = database(matrices)
     least, most = (sum(choose(one.bytes) for one in options.values()) for choose in (min, max))
     wanted = least + share * (most - least)
-    size, loss = taken(options, choose_widths(options, wanted, 0.0))
+    size, loss = taken(options, choose_levels(options, wanted, 0.0))
     assert size <= wanted * (1 + 1e-9)
     # Bytes are counted in steps: what would have fitted into all but the rest of a step per matrix is found.
     sure = wanted - len(options) * (wanted - least) / 10_000
@@ -55,7 +55,7 @@ def test_no_other_choice_loses_less_in_as_many_bytes(matrices, share):
 
 def test_a_size_below_the_least_is_refused_with_the_least():
     with pytest.raises(RecipeError, match="at least 385"):
-        choose_widths(database([(1, [0.1, 0.1, 0.1])]), 374.0, 10.0)
+        choose_levels(database([(1, [0.1, 0.1, 0.1])]), 374.0, 10.0)
 
 
 @given(MATRICES, st.floats(0.0, 1.2))
@@ -74,7 +74,7 @@ def test_the_path_ends_at_the_first_size_that_fits(matrices, share):
 
 def test_the_path_lowers_what_moves_least_in_the_metric():
     options = {
-        name: WidthOptions((4, 8), (4.0, 8.0), (0.0, 0.0), (distance, 0.0), 100.0)
+        name: Options((4, 8), (4.0, 8.0), (0.0, 0.0), (distance, 0.0), 100.0)
         for name, distance in {"near": 1.0, "far": 50.0}.items()
     }
     assert fit_path(options, 12.0, 0.0) == {"near": 4, "far": 8}
@@ -83,7 +83,7 @@ def test_the_path_lowers_what_moves_least_in_the_metric():
 @given(MATRICES, st.integers(0, 5))
 def test_evolution_never_gets_worse_or_larger(matrices, seed):
     options = database(matrices)
-    start = choose_widths(options, sum(one.bytes[1] for one in options.values()), 0.0)
+    start = choose_levels(options, sum(one.bytes[1] for one in options.values()), 0.0)
     wanted = total_bytes(start, options)
 
     def fitness(candidates, rows):
@@ -91,18 +91,18 @@ def test_evolution_never_gets_worse_or_larger(matrices, seed):
         return [taken(options, one)[1] for one in candidates]
 
     found = evolve(start, options, wanted, fitness, Effort(6, offspring=4, seed=seed))
-    assert total_bytes(found.widths, options) <= wanted
+    assert total_bytes(found.levels, options) <= wanted
     assert list(found.divergences) == sorted(found.divergences, reverse=True)
-    assert found.divergences[-1] == pytest.approx(fitness([found.widths], 1)[0])
+    assert found.divergences[-1] == pytest.approx(fitness([found.levels], 1)[0])
 
 
 def test_evolution_finds_what_the_expectation_got_wrong():
     """Expected losses say that `b` needs the bits; whole models say that `a` does."""
     options = {
-        name: WidthOptions((4, 8), (4.0, 8.0), (loss, 0.0))
+        name: Options((4, 8), (4.0, 8.0), (loss, 0.0))
         for name, loss in {"a": 0.1, "b": 0.9, "c": 0.5, "d": 0.5}.items()
     }
-    start = choose_widths(options, 20.0, 0.0)
+    start = choose_levels(options, 20.0, 0.0)
     assert start == {"a": 4, "b": 8, "c": 4, "d": 4}
     truth = {"a": 5.0, "b": 0.1, "c": 0.2, "d": 0.2}
 
@@ -113,4 +113,4 @@ def test_evolution_finds_what_the_expectation_got_wrong():
         ]
 
     found = evolve(start, options, 20.0, fitness, Effort(30))
-    assert found.widths == {"a": 8, "b": 4, "c": 4, "d": 4}
+    assert found.levels == {"a": 8, "b": 4, "c": 4, "d": 4}

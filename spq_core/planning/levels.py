@@ -1,7 +1,8 @@
-"""One width of codes for each matrix, so that all together lose least at so many bytes.
+"""One level for each part of a model, so that all together lose least at so many bytes.
 
-A database has, for each matrix and each width, the bytes it takes and the loss it is expected to cost; dynamic programming over the
-bytes finds the choice with the least sum (Frantar & Alistarh 2022, arXiv:2208.11580, section 5: there over layers and speeds).
+A part is a matrix, or the neurons of an MLP; its levels are widths of codes, ranks, or how many neurons stay. A database has, for each part and
+each level, the bytes it takes and the loss it is expected to cost; dynamic programming over the bytes finds the choice with the least
+sum (Frantar & Alistarh 2022, arXiv:2208.11580, section 5: there over layers and speeds).
 """
 
 import math
@@ -13,28 +14,29 @@ import numpy as np
 from spq_core.errors import RecipeError
 
 BUCKETS = 10_000
-"""Steps that bytes are counted in; each matrix is counted with the bytes of its last, begun step."""
+"""Steps that bytes are counted in; each part is counted with the bytes of its last, begun step."""
 
 
 @dataclass(frozen=True, slots=True)
-class WidthOptions:
-    """What one matrix may become."""
+class Options:
+    """What one part may become."""
 
-    bits: tuple[int, ...]
+    levels: tuple[int, ...]
+    """Widths in bits, ranks (that of the whole matrix for one that stays), or numbers of neurons; more bytes for larger ones."""
     bytes: tuple[float, ...]
-    """Stored, by width."""
+    """Stored, by level."""
     losses: tuple[float, ...]
-    """Expected KL in nats per token, by width."""
+    """Expected KL in nats per token, by level."""
     distances: tuple[float, ...] = ()
-    """Squared distance from the weights in the Fisher metric, by width: the diagonal's part of the loss."""
+    """Squared distance from the weights in the Fisher metric, by level: the diagonal's part of the loss."""
     length: float = 0.0
     """Squared distance of the weights from zero in it."""
 
 
-def choose_widths(
-    options: Mapping[str, WidthOptions], wanted_bytes: float, fixed_bytes: float
+def choose_levels(
+    options: Mapping[str, Options], wanted_bytes: float, fixed_bytes: float
 ) -> dict[str, int]:
-    """A width for each matrix: least expected loss with at most `wanted_bytes` for all of them.
+    """A level for each part: least expected loss with at most `wanted_bytes` for all of them.
 
     Args:
         fixed_bytes: of everything else, in messages.
@@ -54,30 +56,30 @@ def choose_widths(
                 sums[at, more:] = best[: BUCKETS + 1 - more] + loss
         chosen.append((extra, sums.argmin(axis=0)))
         best = sums.min(axis=0)
-    place, widths = BUCKETS, {}
+    place, levels = BUCKETS, {}
     for (name, one), (extra, picks) in reversed(list(zip(options.items(), chosen, strict=True))):
         pick = int(picks[place])
-        widths[name] = one.bits[pick]
+        levels[name] = one.levels[pick]
         place -= extra[pick]
-    return dict(reversed(widths.items()))
+    return dict(reversed(levels.items()))
 
 
 def fit_path(
-    options: Mapping[str, WidthOptions], wanted_bytes: float, fixed_bytes: float
+    options: Mapping[str, Options], wanted_bytes: float, fixed_bytes: float
 ) -> dict[str, int]:
-    """A width for each matrix, by the shortest path from the source to the size (FITCompress, arXiv:2302.07612).
+    """A level for each part, by the shortest path from the source to the size (FITCompress, arXiv:2302.07612).
 
-    All begin at their largest width. Each step lowers one of them to the next, the one of which g + h is least: g is the way so far, in
+    All begin at their largest level. Each step lowers one of them to the next, the one of which g + h is least: g is the way so far, in
     the Fisher metric, and h = (bytes over what is wanted / bytes of all at their largest) · the model's own length in it. The open
     list has the best node only, as in the authors' code; the metric is that of the source all the way, where they measure it again. A
-    step's length is taken from the distances of both widths to the source, as if their errors lay on one line.
+    step's length is taken from the distances of both levels to the source, as if their errors lay on one line.
 
     Raises:
         RecipeError: with the least size that can be reached.
     """
     _least(options, wanted_bytes, fixed_bytes)
     ordered = {
-        name: sorted(range(len(one.bits)), key=one.bits.__getitem__, reverse=True)
+        name: sorted(range(len(one.levels)), key=one.levels.__getitem__, reverse=True)
         for name, one in options.items()
     }
     places = dict.fromkeys(options, 0)
@@ -100,11 +102,11 @@ def fit_path(
         _, step, saved, name = min(steps)
         places[name] += 1
         way, total = way + step, total - saved
-    return {name: one.bits[now(name)] for name, one in options.items()}
+    return {name: one.levels[now(name)] for name, one in options.items()}
 
 
-def _least(options: Mapping[str, WidthOptions], wanted_bytes: float, fixed_bytes: float) -> float:
-    """Bytes of all at their smallest widths.
+def _least(options: Mapping[str, Options], wanted_bytes: float, fixed_bytes: float) -> float:
+    """Bytes of all at their smallest levels.
 
     Raises:
         RecipeError: they are more than what is wanted.
@@ -112,7 +114,7 @@ def _least(options: Mapping[str, WidthOptions], wanted_bytes: float, fixed_bytes
     least = sum(min(one.bytes) for one in options.values())
     if wanted_bytes < least:
         raise RecipeError(
-            f"target asks for {round(wanted_bytes + fixed_bytes):,} bytes; with these widths "
+            f"target asks for {round(wanted_bytes + fixed_bytes):,} bytes; with these levels "
             f"this model takes at least {round(least + fixed_bytes):,}"
         )
     return least
