@@ -91,7 +91,7 @@ class PostgresServer:
     def stop(self) -> None:
         """Stop without waiting for clients."""
         self.process.send_signal(signal.SIGINT)
-        self.process.wait(20)
+        self.process.wait(100)
 
     def signal_all(self, number: int) -> None:
         """Send a signal to the server and the processes of its connections."""
@@ -148,7 +148,7 @@ class ValkeyServer:
     def kill(self) -> None:
         """End it at once."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(100)
 
 
 def _readable_by_all(binaries: Path, folder: Path) -> Path:

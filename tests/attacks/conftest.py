@@ -12,7 +12,7 @@ import pytest
 
 from tests.hub_server import StubHub, stub_hub
 
-SECONDS, PEAK_BYTES = 10.0, 300 << 20
+SECONDS, PEAK_BYTES = 60.0, 300 << 20
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def stop_a_worker(stack: Deployment, chance: random.Random) -> None:
     name = chance.choice(stack.workers)
     stack.processes[name].terminate()
     with suppress(Exception):
-        stack.processes[name].wait(20)
+        stack.processes[name].wait(100)
     stack.kill(name)
     stack.start(name)
 

@@ -110,7 +110,7 @@ class Deployment:
 
     def kill(self, name: str) -> None:
         self.signal_group(name, signal.SIGKILL)
-        self.processes[name].wait(20)
+        self.processes[name].wait(100)
 
     def children(self, *modules: str) -> list[psutil.Process]:
         found = []

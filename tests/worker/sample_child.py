@@ -162,7 +162,7 @@ def meddle(file: str, place: str) -> None:
 
 
 def leave_someone() -> None:
-    holder = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    holder = subprocess.Popen(["sleep", "300"], start_new_session=True)
     emit(Pid(pid=holder.pid))
 
 

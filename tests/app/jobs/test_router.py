@@ -484,8 +484,8 @@ def test_waiting_for_a_change(api):
         time.sleep(0.7)
         assert not pending.done()
         start(api, job["id"])
-        answer = pending.result(10)
-    assert time.monotonic() - begun < 10
+        answer = pending.result(60)
+    assert time.monotonic() - begun < 19
     assert answer.json()["status"] == "running"
     assert answer.headers["preference-applied"] == "wait=20"
     unchanged = api.client.get(
@@ -688,7 +688,7 @@ def test_clients_that_wait_are_bounded_and_others_are_still_answered(api, monkey
         begun = time.monotonic()
         answer = api.client.get(f"/jobs/{job}", headers=key | {"Prefer": "wait=30"})
         assert answer.status_code == 200
-        assert time.monotonic() - begun < 5, "it is answered, only not later"
+        assert time.monotonic() - begun < 20, "it is answered, only not later"
     begun = time.monotonic()
     api.client.get(f"/jobs/{job}", headers=key | {"Prefer": "wait=1"})
     assert time.monotonic() - begun >= 1, "the place is free again"

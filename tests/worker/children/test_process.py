@@ -248,7 +248,7 @@ def test_what_one_child_leaves_at_home_no_other_runs(tmp_path):
 def test_a_pipe_that_somebody_else_holds_is_not_waited_for(tmp_path):
     begun = time.monotonic()
     messages, _ = follow("leave_someone", tmp_path)
-    assert time.monotonic() - begun < 15
+    assert time.monotonic() - begun < 60
     os.kill(messages[0].pid, signal.SIGKILL)
 
 
