@@ -9,6 +9,7 @@ from pydantic import AliasChoices, Field, SecretStr, field_validator, model_vali
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.secrets import make_sealer
+from spq_core.models.reading import AS_IT_IS, Reading
 
 
 class ServiceSettings(BaseSettings):
@@ -67,10 +68,11 @@ class ServiceSettings(BaseSettings):
         """The allow-listed parents of local models."""
         return tuple(Path(part).resolve() for part in self.model_dirs.split(os.pathsep) if part)
 
-    def local_model(self, name: str) -> Path | None:
-        """The model of that name in one of them."""
-        found = (folder / name for folder in self.model_folders())
-        return next((path for path in found if (path / "config.json").is_file()), None)
+    def local_model(self, name: str, reading: Reading = AS_IT_IS) -> Path | None:
+        """The folder of a model: of that name in one of them, or a subfolder of that."""
+        found = (folder / name / reading.subfolder for folder in self.model_folders())
+        file = reading.file or "config.json"
+        return next((path for path in found if (path / file).is_file()), None)
 
 
 class ApiSettings(ServiceSettings):

@@ -235,8 +235,16 @@ def _not_ended(path: str, timeout: float | None) -> str:
 
 def body_of(model: str, *, local: bool, revision: str, **more: Any) -> Document:
     """The body of a job, an estimate or a sweep of a model."""
-    where = {"path": model} if local else {"repo_id": model, "revision": revision}
-    return {"model": where, **_given(more)}
+    where: Document = {"path": model} if local else {"repo_id": model, "revision": revision}
+    where |= {name: more[name] for name in OF_MODEL if more.get(name)}
+    return {
+        "model": where,
+        **_given({name: one for name, one in more.items() if name not in OF_MODEL}),
+    }
+
+
+OF_MODEL = ("subfolder", "file", "allow_requantize")
+"""What a request says of its model beyond where it is."""
 
 
 def _queried(filters: Mapping[str, Any]) -> Document:

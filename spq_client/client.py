@@ -133,7 +133,7 @@ class Client:
         self, model: str, recipe: str | Mapping[str, Any] = "balanced", *, local: bool = False, revision: str = "main",
         evaluation: Mapping[str, Any] | None = None, output: Mapping[str, Any] | None = None, labels: Mapping[str, str] | None = None,
         limits: Mapping[str, int] | None = None, webhook: Mapping[str, Any] | None = None, hub_token: str | None = None,
-        idempotency_key: str | None = None,
+        idempotency_key: str | None = None, subfolder: str | None = None, file: str | None = None, allow_requantize: bool = False,
     ) -> Document:  # fmt: skip
         """Submit a job; return its document.
 
@@ -142,6 +142,8 @@ class Client:
             recipe: a name of the catalog, or a document, which may have `extends`.
             evaluation: `perplexity`, `limit`, `tasks`, `throughput`, … (`EvaluationSettings` in the API's document).
             output: `{"repo_id": …, "private": True}` to publish it.
+            subfolder: folder within it that holds the model. file: a .gguf file that is the model.
+            allow_requantize: weights that are quantized already may be widened and compressed.
             idempotency_key: of the program's own, where the same request may come from two of its runs.
 
         Raises:
@@ -149,7 +151,7 @@ class Client:
         """
         body = body_of(
             model, local=local, revision=revision, recipe=recipe, evaluation=evaluation, output=output, labels=labels, limits=limits,
-            webhook=webhook, hub_token=hub_token,
+            webhook=webhook, hub_token=hub_token, subfolder=subfolder, file=file, allow_requantize=allow_requantize,
         )  # fmt: skip
         return self._run(self._calls.submit(body, idempotency_key))
 
@@ -241,12 +243,12 @@ class Client:
     def submit_sweep(
         self, model: str, sweep: str | Mapping[str, Any], *, local: bool = False, revision: str = "main", evaluation: Mapping[str, Any] | None = None,
         max_parallel: int | None = None, labels: Mapping[str, str] | None = None, publish: Mapping[str, Any] | None = None,
-        idempotency_key: str | None = None,
+        idempotency_key: str | None = None, subfolder: str | None = None, file: str | None = None, allow_requantize: bool = False,
     ) -> Document:  # fmt: skip
         """Submit a sweep: a shipped one by name, or a document."""
         body = body_of(
             model, local=local, revision=revision, sweep=sweep, evaluation=evaluation, max_parallel=max_parallel, labels=labels,
-            publish=publish,
+            publish=publish, subfolder=subfolder, file=file, allow_requantize=allow_requantize,
         )  # fmt: skip
         return self._run(self._calls.submit_sweep(body, idempotency_key))
 

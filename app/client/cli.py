@@ -16,6 +16,7 @@ from app.client.job_list import list_command
 from app.client.job_parts import COMMANDS, JOB
 from app.client.tables import in_bytes, job_page
 from spq_core.cli.completion import complete_recipes
+from spq_core.cli.reading import reading_options
 
 DEFAULT_RECIPE = "balanced"
 EXITS = """
@@ -67,6 +68,7 @@ def jobs_group(context: click.Context, url: str, key_file: Path) -> None:
 @click.option(
     "--length", type=int, help="Tokens per window; 1024, or the model's context if shorter."
 )
+@reading_options
 @click.option("--tasks", help="Tasks by name, separated by commas.")
 @click.option("--task-limit", type=click.IntRange(1), help="Questions of each task.")
 @click.option(
@@ -127,9 +129,10 @@ def _submission(model: str, asked: dict[str, Any]) -> dict[str, Any]:
         **({"trials": asked["trials"]} if asked["trials"] else {}),
     }  # fmt: skip
     body: dict[str, Any] = {
-        "model": {"path": model}
-        if asked["local"]
-        else {"repo_id": model, "revision": asked["revision"]},
+        "model": (
+            {"path": model} if asked["local"] else {"repo_id": model, "revision": asked["revision"]}
+        )
+        | asked["reading"].request(),
         "recipe": read_request(asked["recipe"]),
         "evaluation": evaluation,
         "labels": labels_of(asked["labels"]),

@@ -16,8 +16,10 @@ from app.client.download import download_artifact
 from app.client.http import ApiError, Client
 from app.client.ids import sweep_id_of
 from spq_core.cli.completion import complete_shipped_sweeps
+from spq_core.cli.reading import reading_options
 from spq_core.evaluation.certainty import shown
 from spq_core.evaluation.drawing import require_drawable
+from spq_core.models.reading import Reading
 from spq_core.sweep.document import read_document
 from spq_core.sweep.figure import draw_sweep
 from spq_core.sweep.tables import STOPPED, member_name, sweep_table
@@ -44,6 +46,7 @@ def sweeps_group(context: click.Context, url: str, key_file: Path) -> None:
     is_flag=True,
     help="MODEL is a folder name in the service's SPQ_MODEL_DIRS (spq serve --models).",
 )
+@reading_options
 @click.option("--dataset", help="Text to calibrate and evaluate on in place of the recipes' own.")
 @click.option(
     "--windows", default=32, show_default=True, type=click.IntRange(1), help="Number of windows."
@@ -72,6 +75,7 @@ def submit_command(
     sweep: str,
     revision: str,
     local: bool,
+    reading: Reading,
     dataset: str | None,
     windows: int,
     length: int | None,
@@ -91,7 +95,8 @@ def submit_command(
     spq sweeps submit my-model ./sizes.yaml --local --windows 16 --dry-run
     """
     body = {
-        "model": {"path": model} if local else {"repo_id": model, "revision": revision},
+        "model": ({"path": model} if local else {"repo_id": model, "revision": revision})
+        | reading.request(),
         "sweep": _document(sweep),
         "evaluation": {
             "perplexity": [dataset or "wikitext2"], "limit": windows, "length": length,

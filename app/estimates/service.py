@@ -14,7 +14,7 @@ from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.hub.client import hub_api, require_reachable
 from spq_core.hub.errors import HubError, HubUnavailableError
 from spq_core.hub.headers import fetch_headers
-from spq_core.models.clean_copy import refuse_links_outside
+from spq_core.models.links import refuse_links_outside
 from spq_core.models.shapes import ModelShapes
 from spq_core.recipe.document import Recipe
 from spq_core.recipe.suitable import require_suitable
@@ -38,7 +38,7 @@ class Feasibility:
     places: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_CONCURRENT))
     """Of looks at once."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _known: "OrderedDict[tuple[str, str], tuple[float, ModelShapes, str | None]]" = field(
+    _known: "OrderedDict[ModelReference, tuple[float, ModelShapes, str | None]]" = field(
         default_factory=OrderedDict
     )
     _away_until: float = 0.0
@@ -95,6 +95,8 @@ class Feasibility:
         """
         if model.repo_id is not None and time.monotonic() < self._away_until:
             return None
+        if model.file is not None:
+            return None  # only its whole content tells its shapes
         try:
             return self._shapes(model, token)
         except EstimatesBusyError:
@@ -109,12 +111,12 @@ class Feasibility:
 
     def _shapes(self, model: ModelReference, token: str | None) -> tuple[ModelShapes, str | None]:
         if model.repo_id is None:
-            folder = self.settings.local_model(str(model.path))
+            folder = self.settings.local_model(str(model.path), model.reading)
             if folder is None:
-                raise ModelNotAllowedError(str(model.path))
+                raise ModelNotAllowedError(model.place)
             refuse_links_outside(folder, self.settings.model_folders())
-            return folder_shapes(folder), None
-        known = None if token else self._remembered(model.repo_id, model.revision)
+            return folder_shapes(folder, model.reading), None
+        known = None if token else self._remembered(model)
         if known is not None:
             return known
         if not self.places.acquire(blocking=False):
@@ -122,25 +124,23 @@ class Feasibility:
         try:
             api = hub_api(self.settings.hub_endpoint, token)
             require_reachable(api)
-            headers = fetch_headers(api, model.repo_id, model.revision)
+            headers = fetch_headers(api, model.repo_id, model.revision, model.reading)
         finally:
             self.places.release()
         shapes = headers_shapes(headers)
         if token is None:
-            self._remember(model.repo_id, model.revision, shapes, headers.commit)
+            self._remember(model, shapes, headers.commit)
         return shapes, headers.commit
 
-    def _remembered(self, repo_id: str, revision: str) -> tuple[ModelShapes, str | None] | None:
+    def _remembered(self, model: ModelReference) -> tuple[ModelShapes, str | None] | None:
         with self._lock:
-            found = self._known.get((repo_id, revision))
+            found = self._known.get(model)
         if found is None or time.monotonic() - found[0] > REMEMBERED_SECONDS:
             return None
         return found[1:]
 
-    def _remember(
-        self, repo_id: str, revision: str, shapes: ModelShapes, commit: str | None
-    ) -> None:
+    def _remember(self, model: ModelReference, shapes: ModelShapes, commit: str | None) -> None:
         with self._lock:
-            self._known[repo_id, revision] = (time.monotonic(), shapes, commit)
+            self._known[model] = (time.monotonic(), shapes, commit)
             while len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)

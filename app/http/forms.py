@@ -25,6 +25,14 @@ FOLDER = Form(
     r"^[A-Za-z0-9][\w.\-]{0,127}$",
     "must be the name of a folder in SPQ_MODEL_DIRS (spq serve --models), without '/'",
 )
+SUBFOLDER = Form(
+    r"^[A-Za-z0-9][A-Za-z0-9_.\-]*(/[A-Za-z0-9][A-Za-z0-9_.\-]*){0,3}$",
+    "must be a folder within the repository or folder, like onnx/fp16, without '/' at its ends",
+)
+GGUF_FILE = Form(
+    r"^[A-Za-z0-9][\w.\-+]{0,200}\.gguf$",
+    "must be the name of a .gguf file; the folder that it lies in is the subfolder",
+)
 VISIBLE = Form(r"^[\x21-\x7e]+$", "must be visible ASCII characters without spaces")
 STATUSES = Form(
     rf"^({_STATUS})(,({_STATUS})){{0,{len(JobStatus) - 1}}}$",
@@ -39,5 +47,18 @@ SORT = Form(
 TASK = Form(TASK_NAME, "must be the name of a task: letters, digits, '_' and '-'")
 WORDS = {
     one.pattern: one.words
-    for one in (REPO_ID, LABEL, REVISION, FOLDER, VISIBLE, STATUSES, IDS, ID_PART, SORT, TASK)
+    for one in (
+        REPO_ID,
+        LABEL,
+        REVISION,
+        FOLDER,
+        SUBFOLDER,
+        GGUF_FILE,
+        VISIBLE,
+        STATUSES,
+        IDS,
+        ID_PART,
+        SORT,
+        TASK,
+    )
 }

@@ -37,8 +37,8 @@ class Admission:
         Raises:
             ModelNotAllowedError: it is not.
         """
-        if model.path is not None and self.settings.local_model(model.path) is None:
-            raise ModelNotAllowedError(model.path)
+        if model.path is not None and self.settings.local_model(model.path, model.reading) is None:
+            raise ModelNotAllowedError(model.place)
 
     def check_datasets(self, names: Iterable[str]) -> None:
         """Refuse texts that are neither known nor in the data folder.

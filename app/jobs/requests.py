@@ -19,6 +19,7 @@ from pydantic import (
 from app.db.jobs import MAX_LABELS
 from app.http import forms
 from spq_core.evaluation.settings import EvaluationSettings
+from spq_core.models.reading import Reading
 from spq_core.recipe.catalog import DEFAULT
 
 RepoId = Annotated[
@@ -61,6 +62,16 @@ class ModelReference(RequestBody):
     path: Annotated[str, StringConstraints(pattern=forms.FOLDER.pattern)] | None = None
     """Name of a folder inside one of the service's SPQ_MODEL_DIRS."""
 
+    subfolder: (
+        Annotated[str, StringConstraints(max_length=200, pattern=forms.SUBFOLDER.pattern)] | None
+    ) = None
+    """The folder within it that holds the model's config.json, where that is not at its top."""
+    file: Annotated[str, StringConstraints(pattern=forms.GGUF_FILE.pattern)] | None = None
+    """A .gguf file of it that is the model, instead of safetensors."""
+    allow_requantize: bool = False
+    """Widen weights that are quantized already (FP8, MXFP4, GGUF) to 16 bits and compress those. Their first loss
+    stays in them, and figures are against them."""
+
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
         if (self.repo_id is None) == (self.path is None):
@@ -71,6 +82,16 @@ class ModelReference(RequestBody):
     def name(self) -> str:
         """What to call the model, as clients name it."""
         return self.repo_id or self.path or ""
+
+    @property
+    def place(self) -> str:
+        """The name with all that is said of where in it the model is."""
+        return "/".join(part for part in (self.name, self.subfolder, self.file) if part)
+
+    @property
+    def reading(self) -> Reading:
+        """What of it is the model."""
+        return Reading.of_request(self.model_dump())
 
 
 class OutputReference(RequestBody):

@@ -31,11 +31,13 @@ from spq_core.cli.options import (
     task_names,
     text_to_mix_in,
 )
+from spq_core.cli.reading import reading_options
 from spq_core.data.texts import mixture, texts_for
 from spq_core.errors import OutputExistsError, RecipeError
 from spq_core.evaluation.gates import QualityGateError
 from spq_core.evaluation.loading import choose_device
 from spq_core.evaluation.settings import EvaluationSettings
+from spq_core.models.reading import Reading
 from spq_core.recipe.catalog import DEFAULT, read_request, resolve
 from spq_core.recipe.document import Recipe
 from spq_core.workflow.card import figures_table, measured_on
@@ -61,6 +63,7 @@ from spq_core.workflow.result import RunResult
     "--out", required=True, type=click.Path(path_type=Path), help="New folder for the artifact."
 )
 @REVISION_OPTION
+@reading_options
 @INSTEAD_OPTION
 @click.option(
     "--windows",
@@ -85,6 +88,7 @@ def compress_command(
     recipe_name: str,
     out: Path,
     revision: str,
+    reading: Reading,
     dataset: str | None,
     windows: int | None,
     length: int | None,
@@ -97,7 +101,7 @@ def compress_command(
     data_dir: Path | None,
     as_json: bool,
 ) -> None:
-    """Compress MODEL (a local folder or a Hub id) into a new folder."""
+    """Compress MODEL (a local folder, a GGUF file or a Hub id) into a new folder."""
     logging.disable_progress_bar()
     progress = ConsoleProgress()
     try:
@@ -112,7 +116,7 @@ def compress_command(
         ):
             if not resume or finished_run(out, recipe) is None:
                 _require_unused(out, recipe)
-            source = local_source(model, revision, scratch)
+            source = local_source(model, revision, scratch, reading)
             wanted = recipe.calibration if windows is not None else recipe.looks_at
             texts = texts_for(
                 wanted, (), partial(named_text, data_dir=data_dir, scratch=scratch),

@@ -7,12 +7,14 @@ from typing import Any
 import click
 
 from spq_core.cli.completion import complete_recipes
+from spq_core.cli.reading import reading_options
 from spq_core.estimate.estimate import Estimate, estimate, folder_shapes, headers_shapes
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.hub.client import require_reachable
 from spq_core.hub.fetch import require_named
 from spq_core.hub.headers import fetch_headers
 from spq_core.hub.own_token import own_hub
+from spq_core.models.reading import Reading
 from spq_core.models.shapes import ModelShapes
 from spq_core.recipe.catalog import catalog, read_request, resolve
 
@@ -29,16 +31,22 @@ from spq_core.recipe.catalog import catalog, read_request, resolve
 @click.option(
     "--revision", default="main", show_default=True, help="Branch, tag or commit of a Hub model."
 )
+@reading_options
 @click.option(
     "--windows", type=click.IntRange(1), help="Count an evaluation on this many windows, too."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def estimate_command(
-    model: str, recipes: tuple[str, ...], revision: str, windows: int | None, as_json: bool
+    model: str,
+    recipes: tuple[str, ...],
+    revision: str,
+    reading: Reading,
+    windows: int | None,
+    as_json: bool,
 ) -> None:
     """Tell what compressing MODEL (a local folder or a Hub id) would take, from its headers alone."""
     chosen = [resolve(read_request(name)) for name in recipes or catalog()]
-    shapes = _shapes(model, revision)
+    shapes = _shapes(model, revision, reading)
     evaluation = None if windows is None else EvaluationSettings(limit=windows)
     found = [estimate(recipe, shapes, evaluation) for recipe in chosen]
     if as_json:
@@ -65,10 +73,10 @@ def _line(one: Estimate) -> str:
     )
 
 
-def _shapes(model: str, revision: str) -> ModelShapes:
+def _shapes(model: str, revision: str, reading: Reading) -> ModelShapes:
     if Path(model).is_dir():
-        return folder_shapes(Path(model))
+        return folder_shapes(Path(model) / reading.subfolder, reading)
     require_named(model)
     with own_hub() as api:
         require_reachable(api)
-        return headers_shapes(fetch_headers(api, model, revision))
+        return headers_shapes(fetch_headers(api, model, revision, reading))

@@ -1,6 +1,7 @@
 """Options that several commands share, and the text that they name."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -18,6 +19,7 @@ from spq_core.hub.own_token import own_hub
 from spq_core.hub.task_data import fetch_task
 from spq_core.hub.tasks import is_on_hub
 from spq_core.models.clean_copy import SourceModel
+from spq_core.models.reading import AS_IT_IS, GGUF, Reading
 
 DEVICE_OPTION = click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
@@ -138,13 +140,23 @@ def found_tasks(
     return task_files(settings, [*local, fetched])
 
 
-def local_source(model: str, revision: str, scratch: Path) -> SourceModel:
-    """The model folder that a command line names; one of the Hub is fetched into `scratch`."""
-    if Path(model).is_dir():
-        return SourceModel(folder=Path(model), name=Path(model).resolve().name)
+def local_source(
+    model: str, revision: str, scratch: Path, reading: Reading = AS_IT_IS
+) -> SourceModel:
+    """The model folder or GGUF file that a command line names; one of the Hub is fetched into `scratch`."""
+    path = Path(model)
+    if path.is_file() and path.name.endswith(GGUF):
+        name = path.name.removesuffix(GGUF)
+        return SourceModel(folder=path.parent, name=name, reading=replace(reading, file=path.name))
+    if path.is_dir():
+        return SourceModel(
+            folder=path / reading.subfolder, name=path.resolve().name, reading=reading
+        )
     if "/" not in model:
         click.echo(f"there is no folder {model!r} here: treating it as a Hub model", err=True)
     require_named(model)
     with own_hub() as api:
-        fetched = fetch_model(api, model, revision, scratch / "source", limits=FetchLimits())
-    return SourceModel(folder=fetched.folder, name=model, revision=fetched.commit)
+        fetched = fetch_model(
+            api, model, revision, scratch / "source", limits=FetchLimits(), reading=reading
+        )
+    return SourceModel(folder=fetched.folder, name=model, revision=fetched.commit, reading=reading)

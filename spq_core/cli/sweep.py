@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from spq_core.cli.options import (
     task_names,
     text_to_mix_in,
 )
+from spq_core.cli.reading import reading_options
 from spq_core.data.texts import Text
 from spq_core.errors import RecipeError
 from spq_core.estimate.estimate import Estimate, estimate, folder_shapes
@@ -36,6 +38,8 @@ from spq_core.evaluation.certainty import shown
 from spq_core.evaluation.drawing import require_drawable
 from spq_core.evaluation.loading import choose_device
 from spq_core.evaluation.settings import EvaluationSettings
+from spq_core.models.clean_copy import SourceModel, clean_copy
+from spq_core.models.reading import Reading
 from spq_core.models.shapes import ModelShapes
 from spq_core.sweep.document import Bisect, Sweep, named_sweep, require_measured
 from spq_core.sweep.figure import draw_sweep
@@ -76,6 +80,7 @@ WITHOUT_FINALS = "spq compare measures the folders that are kept side by side, w
     help="Folder for figures and artifacts; goes on with what is in it.",
 )
 @REVISION_OPTION
+@reading_options
 @INSTEAD_OPTION
 @click.option(
     "--windows", default=32, show_default=True, type=click.IntRange(1), help="Number of windows."
@@ -98,6 +103,7 @@ def sweep_command(
     sweep: str,
     out: Path | None,
     revision: str,
+    reading: Reading,
     dataset: str | None,
     windows: int,
     length: int | None,
@@ -122,7 +128,7 @@ def sweep_command(
     )  # fmt: skip
     require_measured(chosen, settings.tasks)
     if dry_run:
-        _foretell(chosen, model, settings)
+        _foretell(chosen, model, settings, reading)
         return
     if out is None:
         raise click.UsageError("--out names the folder for figures and artifacts")
@@ -136,6 +142,7 @@ def sweep_command(
             output_lock(out),
             stopped_like_by_hand(),
             scratch_folder(out) as scratch,
+            _readable(local_source(model, revision, scratch, reading), scratch) as source,
         ):
             needed = {dataset or DATASET} | {
                 one.recipe.calibration.dataset for one in members(chosen, dataset)
@@ -148,7 +155,7 @@ def sweep_command(
 
             settings = settings.model_copy(update={"perplexity": (text(dataset or DATASET).name,)})
             state = run_sweep(
-                local_source(model, revision, scratch), chosen, out,
+                source, chosen, out,
                 texts=text, evaluation=settings, scratch=scratch, progress=progress,
                 device=choose_device(device),
                 tasks=found_tasks(settings, data_dir, scratch),
@@ -162,6 +169,16 @@ def sweep_command(
     finally:
         progress.close()
     _end(state, chosen, figure, as_json=as_json)
+
+
+@contextmanager
+def _readable(source: SourceModel, scratch: Path) -> Iterator[SourceModel]:
+    """What has to be widened is widened once for all members."""
+    if source.reading.file is None and not source.reading.allow_requantize:
+        yield source
+        return
+    with clean_copy(source, scratch) as copy:
+        yield copy
 
 
 def _end(state: SweepState, sweep: Sweep, figure: Path | None, *, as_json: bool) -> None:
@@ -178,8 +195,9 @@ def _end(state: SweepState, sweep: Sweep, figure: Path | None, *, as_json: bool)
         sys.exit(NONE_FEASIBLE)
 
 
-def _foretell(sweep: Sweep, model: str, settings: EvaluationSettings) -> None:
-    shapes = folder_shapes(Path(model)) if Path(model).is_dir() else None
+def _foretell(sweep: Sweep, model: str, settings: EvaluationSettings, reading: Reading) -> None:
+    folder = Path(model) / reading.subfolder
+    shapes = folder_shapes(folder, reading) if folder.is_dir() else None
     minutes = 0.0
     for member in members(sweep):
         words = ""

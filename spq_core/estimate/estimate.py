@@ -21,6 +21,8 @@ from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.formats.profiles.registry import profile_named
 from spq_core.hub.headers import ModelHeaders
 from spq_core.models.model_folder import check_model_folder, check_settings, read_json_object
+from spq_core.models.quantized.forms import is_quantized, widened_headers
+from spq_core.models.reading import AS_IT_IS, Reading, require_headers
 from spq_core.models.shapes import ModelShapes, read_shapes
 from spq_core.models.weight_files import WeightHeader, read_header, stored_bytes, weight_files
 from spq_core.recipe.document import Recipe
@@ -98,18 +100,23 @@ def estimate(
     )
 
 
-def folder_shapes(folder: Path) -> ModelShapes:
-    """The matrices of a local model folder.
+def folder_shapes(folder: Path, reading: Reading = AS_IT_IS) -> ModelShapes:
+    """The matrices of a local model folder; those of quantized weights as they are when widened.
 
     Raises:
         ArtifactError, UnsafeModelError, UnsupportedModelError: it could not be compressed.
     """
-    check_model_folder(folder)
+    require_headers(reading)
+    check_model_folder(folder, reading)
     tensors: dict[str, WeightHeader] = {}
     for file in weight_files(folder):
         tensors |= read_header(folder / file)
-    config = check_settings("config.json", read_json_object(folder / "config.json"))
-    return read_shapes(config, tensors, stored_bytes(folder))
+    document = read_json_object(folder / "config.json")
+    config = check_settings("config.json", document, reading)
+    if not is_quantized(document):
+        return read_shapes(config, tensors, stored_bytes(folder))
+    widened = widened_headers(document, tensors)
+    return read_shapes(config, widened, sum(one.n_bytes for one in widened.values()))
 
 
 def headers_shapes(headers: ModelHeaders) -> ModelShapes:

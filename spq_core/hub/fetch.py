@@ -19,6 +19,7 @@ from spq_core.hub.errors import HubError, HubUnavailableError
 from spq_core.hub.listing import choose_files
 from spq_core.hub.range_requests import read_range
 from spq_core.models.model_folder import SETTINGS_FILES, check_settings, read_json_object
+from spq_core.models.reading import AS_IT_IS, Reading
 
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}(/[A-Za-z0-9][\w.\-]{0,95})?", re.ASCII)
 DISK_MARGIN_BYTES = 1 << 30
@@ -50,11 +51,13 @@ def fetch_model(
     target: Path,
     *,
     limits: FetchLimits,
+    reading: Reading = AS_IT_IS,
     report: Callable[[str, int, int], None] = lambda _name, _done, _total: None,
 ) -> FetchedModel:
-    """Download the safetensors, configuration and tokenizer of one commit into `target`.
+    """Download the safetensors, configuration and tokenizer of one commit into `target`, or one GGUF file.
 
-    config.json is read and judged first, so that an unsuitable model costs no weights.
+    config.json is read and judged first, so that an unsuitable model costs no weights. What lies in a subfolder of the
+    repository lies in one of `target`, which is then the model's folder.
 
     Args:
         report: called after each file with its name, bytes so far and bytes in all.
@@ -71,7 +74,7 @@ def fetch_model(
         commit = str(info.sha)
         chosen = choose_files(
             repo_id, info.siblings or [],
-            lambda file, most: read_range(api, repo_id, commit, file, 0, most),
+            lambda file, most: read_range(api, repo_id, commit, file, 0, most), reading,
         ).all  # fmt: skip
         total = sum(sibling.size or 0 for sibling in chosen)
         _check_room(repo_id, total, target, limits)
@@ -84,12 +87,14 @@ def fetch_model(
                     )
                 )
             _check_download(sibling, path)
-            if sibling.rfilename in SETTINGS_FILES:
-                check_settings(sibling.rfilename, read_json_object(path))
+            if path.name in SETTINGS_FILES:
+                check_settings(path.name, read_json_object(path), reading)
             done += sibling.size or 0
             report(sibling.rfilename, done, total)
     shutil.rmtree(target / ".cache", ignore_errors=True)
-    return FetchedModel(folder=target, repo_id=repo_id, commit=commit, license=_license(info))
+    return FetchedModel(
+        folder=target / reading.subfolder, repo_id=repo_id, commit=commit, license=_license(info)
+    )
 
 
 def require_named(model: str) -> None:
@@ -101,7 +106,7 @@ def require_named(model: str) -> None:
     if not REPO_ID.fullmatch(model):
         raise HubError(
             "model_not_found",
-            f"there is no folder {model[:200]!r}, and models on the Hub are named owner/name",
+            f"there is no folder or file {model[:200]!r}, and models on the Hub are named owner/name",
         )
 
 

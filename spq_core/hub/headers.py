@@ -15,6 +15,8 @@ from spq_core.hub.fetch import REPO_ID
 from spq_core.hub.listing import choose_files
 from spq_core.hub.range_requests import read_range
 from spq_core.models.model_folder import check_settings, parse_json_object
+from spq_core.models.quantized.forms import is_quantized, widened_headers
+from spq_core.models.reading import AS_IT_IS, Reading, require_headers
 from spq_core.models.weight_files import (
     INDEX_FILE,
     LENGTH_BYTES,
@@ -39,26 +41,32 @@ class ModelHeaders:
     config: Mapping[str, Any]
     tensors: Mapping[str, WeightHeader]
     source_bytes: int
-    """Of the weight files and their index."""
+    """Of the weight files and their index; of quantized weights, what they take when widened."""
     fetched_bytes: int
     """Of everything a job would download."""
     commit: str | None
 
 
-def fetch_headers(api: HfApi, repo_id: str, revision: str) -> ModelHeaders:
+def fetch_headers(
+    api: HfApi, repo_id: str, revision: str, reading: Reading = AS_IT_IS
+) -> ModelHeaders:
     """Read config.json and the headers of all weight files at one commit.
+
+    What is quantized, and may be widened, is told as it is when widened.
 
     Raises:
         UnsafeModelError: the repository has no safetensors weights, or malformed ones.
+        UnsupportedModelError: its weights are in a GGUF file.
         HubError, HubUnavailableError: the Hub refused, or did not answer.
     """
     if not REPO_ID.fullmatch(repo_id):
         raise HubError("model_not_found", f"{repo_id[:100]!r} is not a repository id")
+    require_headers(reading)
     with translated_errors(repo_id):
         info = api.model_info(repo_id, revision=revision, files_metadata=True)
         commit = str(info.sha)
         chosen = choose_files(
-            repo_id, info.siblings or [], partial(_first_bytes, api, repo_id, commit)
+            repo_id, info.siblings or [], partial(_first_bytes, api, repo_id, commit), reading
         )
         sizes = {sibling.rfilename: sibling.size or 0 for sibling in chosen.all}
         files = [sibling.rfilename for sibling in chosen.weights]
@@ -67,7 +75,8 @@ def fetch_headers(api: HfApi, repo_id: str, revision: str) -> ModelHeaders:
                 "unsafe_format",
                 f"{repo_id} has {len(files)} weight files, at most {MAX_FILES} are read",
             )
-        config = _config(api, repo_id, commit)
+        document = _config(api, repo_id, commit, reading)
+        config = check_settings("config.json", document, reading)
         with ThreadPoolExecutor(MAX_CONCURRENT) as pool:
             tensors: dict[str, WeightHeader] = {}
             for header in pool.map(lambda file: _header(api, repo_id, commit, file), files):
@@ -76,23 +85,29 @@ def fetch_headers(api: HfApi, repo_id: str, revision: str) -> ModelHeaders:
                     raise UnsafeModelError(
                         "unsafe_format", f"{repo_id} has more than {MAX_TENSORS} tensors"
                     )
+    index = reading.inside(INDEX_FILE)
+    stored = sum(sizes[file] for file in (*files, index) if file in sizes)
+    widened = widened_headers(document, tensors)
     return ModelHeaders(
         config=config,
-        tensors=tensors,
-        source_bytes=sum(sizes[file] for file in (*files, INDEX_FILE) if file in sizes),
+        tensors=widened,
+        source_bytes=sum(one.n_bytes for one in widened.values())
+        if is_quantized(document)
+        else stored,
         fetched_bytes=sum(sizes.values()),
         commit=commit,
     )
 
 
-def _config(api: HfApi, repo_id: str, commit: str) -> dict[str, Any]:
+def _config(api: HfApi, repo_id: str, commit: str, reading: Reading) -> dict[str, Any]:
     """As much of it as a configuration can be, whatever the Hub lists and sends."""
-    raw = read_range(api, repo_id, commit, "config.json", 0, MAX_CONFIG_BYTES + 1)
+    name = reading.inside("config.json")
+    raw = read_range(api, repo_id, commit, name, 0, MAX_CONFIG_BYTES + 1)
     if len(raw) > MAX_CONFIG_BYTES:
         raise UnsafeModelError(
             "unsafe_config", f"{repo_id}: config.json is larger than {MAX_CONFIG_BYTES} bytes"
         )
-    return check_settings("config.json", parse_json_object("config.json", raw))
+    return parse_json_object("config.json", raw)
 
 
 def _first_bytes(api: HfApi, repo_id: str, commit: str, file: str, most: int) -> bytes:

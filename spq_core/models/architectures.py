@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from spq_core.errors import UnsafeModelError, UnsupportedModelError
+from spq_core.models.quantized.forms import form_of, is_quantized
 from spq_core.models.unsafe_keys import refuse_unsafe_keys
 
 SUPPORTED_MODEL_TYPES = (
@@ -141,10 +142,11 @@ def check_config(config: Mapping[str, Any]) -> str:
             "already_quantized",
             f"model_type {model_type!r} is a compressed artifact already; name its base model",
         )
-    if config.get("quantization_config") or config.get("compression_config"):
+    if is_quantized(config):
         raise UnsafeModelError(
             "already_quantized",
-            "config.json has a quantization_config: compressing quantized weights again hurts; name the base model",
+            f"config.json: weights are quantized already ({form_of(config).name}), and compressing them again hurts: name "
+            "the model they were made from, or set allow_requantize to have them widened and compressed all the same",
         )
     refuse_unsafe_keys(config, "config.json", towers=model_type in WRAPPER_TYPES)
     if model_type not in ALL_MODEL_TYPES:

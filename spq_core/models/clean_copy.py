@@ -1,29 +1,30 @@
 """A copy of a model folder as a run reads it: links to weights, and settings without leftovers.
 
 Everything behind it (transformers, tokenizers, what is carried into the artifact) sees only files that
-were looked at. Free of torch.
+were looked at.
 """
 
 import codecs
 import json
-import os
+import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from spq_core.errors import UnsafeModelError
+from spq_core.models.gguf_checkpoint import write_gguf_copy
+from spq_core.models.links import refuse_dangling_links
 from spq_core.models.model_folder import (
     SETTINGS_FILES,
-    SIDE_FOLDERS,
     check_model_folder,
     check_settings,
-    is_side_file,
-    names_in,
     read_json_object,
     side_files,
 )
+from spq_core.models.quantized.forms import is_quantized
+from spq_core.models.quantized.widened_copy import write_widened
+from spq_core.models.reading import AS_IT_IS, Reading
 from spq_core.models.unsafe_keys import without_leftovers
 from spq_core.models.weight_files import INDEX_FILE, weight_files
 
@@ -35,6 +36,8 @@ class SourceModel:
     folder: Path
     name: str
     revision: str | None = None
+    reading: Reading = AS_IT_IS
+    """What of the folder is the model; its subfolder is no part of it any more."""
     is_clean: bool = False
     """Whether the folder is a clean copy."""
     notes: tuple[str, ...] = ()
@@ -49,61 +52,74 @@ class SourceModel:
 
 
 @contextmanager
-def clean_copy(source: SourceModel) -> Iterator[SourceModel]:
+def clean_copy(source: SourceModel, scratch: Path | None = None) -> Iterator[SourceModel]:
     """Judge a model folder, and give a copy of it under the same name while the block lasts.
+
+    Weights are linked; those that are quantized already, where they may be, are written anew in 16 bits.
+
+    Args:
+        scratch: an existing folder for the copy, with room for such weights; the machine's own by default.
 
     Raises:
         UnsafeModelError, UnsupportedModelError: it is not one we are willing to open.
         ArtifactError: the header of a weight file is malformed.
+        DiskSpaceError: widened weights would not fit.
     """
     if source.is_clean:
         yield source
         return
     folder = source.folder
-    _refuse_dangling_links(folder)
-    check_model_folder(folder)
-    with tempfile.TemporaryDirectory(prefix="spq-source-") as parent:
-        copy = Path(parent) / (folder.resolve().name or "model")
+    refuse_dangling_links(folder)
+    with _folder_in(scratch) as parent:
+        copy = parent / (folder.resolve().name or "model")
         copy.mkdir()
-        notes: list[str] = []
-        for name in used_files(folder):
-            target = copy / name
-            target.parent.mkdir(exist_ok=True)
-            if name == INDEX_FILE:
-                _write_index(folder / name, target)
-            elif name in SETTINGS_FILES:
-                notes += _write_settings(folder / name, target)
-            else:
-                target.symlink_to((folder / name).resolve())
+        make = _copy_folder if source.reading.file is None else write_gguf_copy
+        notes = make(folder, source.reading, copy)
         yield replace(source, folder=copy, is_clean=True, notes=tuple(notes), original=folder)
+
+
+@contextmanager
+def _folder_in(scratch: Path | None) -> Iterator[Path]:
+    """An empty folder that goes at the end; in `scratch` also one that a killed run left."""
+    if scratch is None:
+        with tempfile.TemporaryDirectory(prefix="spq-source-") as name:
+            yield Path(name)
+        return
+    folder = scratch / "clean-copy"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _copy_folder(folder: Path, reading: Reading, copy: Path) -> list[str]:
+    """Link and write what a run reads."""
+    check_model_folder(folder, reading)
+    config = read_json_object(folder / "config.json")
+    weights = [INDEX_FILE, *weight_files(folder)] if is_quantized(config) else []
+    notes = []
+    for name in used_files(folder):
+        target = copy / name
+        target.parent.mkdir(exist_ok=True)
+        if name in weights:
+            continue
+        if name == INDEX_FILE:
+            _write_index(folder / name, target)
+        elif name in SETTINGS_FILES:
+            notes += _write_settings(folder / name, target, reading)
+        else:
+            target.symlink_to((folder / name).resolve())
+    if weights:
+        notes.append(write_widened(folder, config, copy))
+    return notes
 
 
 def used_files(folder: Path) -> list[str]:
     """Names of all files of a folder that a run reads or carries along."""
     index = [INDEX_FILE] if (folder / INDEX_FILE).is_file() else []
     return ["config.json", *weight_files(folder), *index, *_without(side_files(folder))]
-
-
-def _refuse_dangling_links(folder: Path) -> None:
-    """A link to nothing would be a file that silently is not there.
-
-    Raises:
-        UnsafeModelError: naming it.
-    """
-    if not folder.is_dir():
-        return
-    for name in names_in(folder):
-        path = folder / name
-        if _may_be_used(name) and path.is_symlink() and not path.exists():
-            raise UnsafeModelError(
-                "unsafe_link",
-                f"{folder.name}: {name} is a link to a file that does not exist; restore the file, or remove the link",
-            )
-
-
-def _may_be_used(name: str) -> bool:
-    known = name in {"config.json", INDEX_FILE} or is_side_file(name)
-    return known or name.endswith(".safetensors") or name in SIDE_FOLDERS
 
 
 def _without(names: list[str]) -> list[str]:
@@ -116,41 +132,13 @@ def _write_index(source: Path, target: Path) -> None:
     target.write_text(json.dumps({"metadata": {}, **document}), encoding="utf-8")
 
 
-def _write_settings(source: Path, target: Path) -> list[str]:
+def _write_settings(source: Path, target: Path, reading: Reading) -> list[str]:
     """Copy a settings file without leftovers; as it is where it has none."""
     document = read_json_object(source)
-    cleaned = check_settings(source.name, document)
+    cleaned = check_settings(source.name, document, reading)
     if cleaned == document:
         target.write_bytes(source.read_bytes().removeprefix(codecs.BOM_UTF8))
         return []
     target.write_text(json.dumps(cleaned, indent=1, ensure_ascii=False), encoding="utf-8")
     left_out = without_leftovers(document).left_out
     return [f"{source.name}: {key} left out, it is not needed here" for key in left_out]
-
-
-def refuse_links_outside(folder: Path, allowed: Sequence[Path]) -> None:
-    """Refuse a folder with files that are really elsewhere.
-
-    Who may write to one model folder must not choose which other files of the machine a run reads, and
-    publishes. A snapshot in a Hub cache links to the `blobs` beside it, which is fine.
-
-    Args:
-        allowed: folders that files may really lie in, too.
-
-    Raises:
-        UnsafeModelError: naming the file.
-    """
-    home = folder.resolve()
-    homes = [home, *(path.resolve() for path in allowed)]
-    if home.parent.name == "snapshots":
-        homes.append(home.parent.parent / "blobs")
-    for name in names_in(folder):  # before any of them is read
-        if not _may_be_used(name):
-            continue
-        real = Path(os.path.realpath(folder / name))
-        if not any(real.is_relative_to(one) for one in homes):
-            raise UnsafeModelError(
-                "unsafe_link",
-                f"{folder.name}: {name} is a link to a file outside the model folder; put the file itself "
-                "there, or have the operator add the folder it lies in to SPQ_MODEL_DIRS",
-            )

@@ -13,6 +13,8 @@ from spq_core.models.architectures import (
     check_stored_sizes,
 )
 from spq_core.models.other_repositories import what_instead_of_a_folder
+from spq_core.models.quantized.forms import widened_config, widened_headers
+from spq_core.models.reading import AS_IT_IS, Reading
 from spq_core.models.unsafe_keys import refuse_unsafe_keys, without_leftovers
 from spq_core.models.weight_files import INDEX_FILE, pointer_instead, read_header, weight_files
 
@@ -41,8 +43,13 @@ TERMS_SUFFIXES = frozenset({"", ".txt", ".md", ".pdf", ".rst", ".html"})
 
 def is_side_file(name: str) -> bool:
     """Whether a file is fetched and carried along beside configuration and weights."""
+    return bool(SIDE_FILE.fullmatch(name)) or is_terms_file(name)
+
+
+def is_terms_file(name: str) -> bool:
+    """Whether a file holds terms that whoever passes a model on has to pass on, too."""
     folder, _, own = name.rpartition("/")
-    if SIDE_FILE.fullmatch(name) or (folder == TERMS_FOLDER and TERMS_TEXT.fullmatch(own)):
+    if folder == TERMS_FOLDER and TERMS_TEXT.fullmatch(own):
         return True
     return bool(TERMS_FILE.fullmatch(name)) and _suffix(name) in TERMS_SUFFIXES
 
@@ -78,10 +85,13 @@ SETTINGS_FILES = frozenset(
 """Files that transformers reads settings from, in which a key can name code."""
 
 
-def check_settings(name: str, document: Mapping[str, Any]) -> dict[str, Any]:
+def check_settings(
+    name: str, document: Mapping[str, Any], reading: Reading = AS_IT_IS
+) -> dict[str, Any]:
     """Judge one of `SETTINGS_FILES`; return it without leftovers (see `without_leftovers`).
 
-    Those of config.json are left out only where transformers knows the model's type.
+    Those of config.json are left out only where transformers knows the model's type. What it says of quantized weights goes
+    where they may be widened.
 
     Raises:
         UnsafeModelError, UnsupportedModelError: it is not one we are willing to open.
@@ -89,6 +99,8 @@ def check_settings(name: str, document: Mapping[str, Any]) -> dict[str, Any]:
     if name == "config.json":
         known = document.get("model_type") in ALL_MODEL_TYPES
         cleaned = without_leftovers(document).document if known else dict(document)
+        if reading.allow_requantize:
+            cleaned = widened_config(cleaned)
         check_config(cleaned)
         return cleaned
     cleaned = without_leftovers(document).document
@@ -139,7 +151,7 @@ def parse_json_object(name: str, text: bytes) -> dict[str, Any]:
     return document
 
 
-def check_model_folder(folder: Path) -> None:
+def check_model_folder(folder: Path, reading: Reading = AS_IT_IS) -> None:
     """Judge a folder's configuration before transformers reads any of it.
 
     Raises:
@@ -148,7 +160,8 @@ def check_model_folder(folder: Path) -> None:
     """
     if not (folder / "config.json").is_file():
         raise UnsafeModelError("unsupported_architecture", what_instead_of_a_folder(folder))
-    config = check_settings("config.json", read_json_object(folder / "config.json"))
+    document = read_json_object(folder / "config.json")
+    config = check_settings("config.json", document, reading)
     for name in sorted(SETTINGS_FILES - {"config.json"}):
         if (folder / name).is_file():
             check_settings(name, read_json_object(folder / name))
@@ -160,8 +173,8 @@ def check_model_folder(folder: Path) -> None:
     files = weight_files(folder)
     if not files:
         raise without_weights(folder)
-    headers = (read_header(folder / file) for file in files)
-    stored = sum(one.n_elements for header in headers for one in header.values())
+    tensors = {name: one for file in files for name, one in read_header(folder / file).items()}
+    stored = sum(one.n_elements for one in widened_headers(document, tensors).values())
     check_stored_sizes(config, stored)
 
 

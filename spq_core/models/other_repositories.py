@@ -24,14 +24,14 @@ def what_instead(name: str, files: Collection[str], base_model: str | None) -> s
     inside = sorted(file.rpartition("/")[0] for file in files if file.endswith("/config.json"))
     if inside:
         return (
-            f"{name} has no config.json, but its subfolders {_some(inside)} do; name one of them as a local "
-            "folder (of a Hub repository, download it first)"
+            f"{name} has no config.json, but its subfolders {_some(inside)} do; name one of them as its subfolder "
+            "(model.subfolder of a job, --subfolder)"
         )
     gguf = sorted(file for file in files if file.lower().endswith(".gguf"))
     if gguf:
         return (
-            f"{name} holds GGUF files ({_some(gguf)}), which are quantized already; name the original model, "
-            "in safetensors"
+            f"{name} holds GGUF files ({_some(gguf)}); name the original model, in safetensors, or one of the files "
+            "(model.file of a job, --file), and allow_requantize where it is quantized"
         )
     if "params.json" in files or any(file.startswith("consolidated.") for file in files):
         return (

@@ -79,7 +79,7 @@ def compress_and_measure(
     """
     started = time.monotonic()
     require_gated_tasks(recipe, evaluation.tasks)
-    with clean_copy(source) as copy:
+    with clean_copy(source, scratch) as copy:
         expected = _estimated(recipe, copy, evaluation)
         if expected is not None:
             progress.record("estimate", expected)
@@ -132,7 +132,7 @@ def compress_and_load(
         LoadGateError: it does not; the artifact is gone, unless the recipe says to keep it.
         SpqError: the compression failed.
     """
-    with clean_copy(source) as copy:
+    with clean_copy(source, scratch) as copy:
         finished = finished_run(out, recipe, copy.folder) if resume else None
         if finished is None:
             forget_notes(out)

@@ -46,6 +46,13 @@ def test_importing_it_takes_neither_torch_nor_the_service():
     assert done.stdout.strip() == "[]"
 
 
+def test_what_of_a_repository_is_the_model_is_said_with_it(spq):
+    with pytest.raises(spq_client.InvalidRequestError, match="inner"):
+        spq.submit("tiny-llama", "int8", local=True, subfolder="inner")
+    job = spq.submit("tiny-llama", "int8", local=True, allow_requantize=True)
+    assert spq.job(job["id"])["request"]["model"]["allow_requantize"] is True
+
+
 def test_a_job_is_submitted_once_found_again_and_canceled(spq):
     asked = {
         "local": True,

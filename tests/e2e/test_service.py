@@ -6,13 +6,16 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from gguf import GGMLQuantizationType
 from transformers import AutoModelForCausalLM
 
 from spq_core.artifact.manifest import read_manifest, verify_files
 from tests.e2e.bodies import PAPER
 from tests.e2e.conftest import wait_until
-from tests.hub_server import WRITE_TOKEN
-from tests.models import some_ids
+from tests.gguf_models import write_gguf
+from tests.hub_server import WRITE_TOKEN, Repo
+from tests.models import VOCABULARY, save_tiny, some_ids
 from tests.spq_core.hub.test_hub import converted
 
 
@@ -170,3 +173,20 @@ def test_figures_of_the_source_are_measured_once_for_all_jobs(stack):
     assert rows["int8"]["perplexity"] == first["result"]["rows"][1]["perplexity"]
     assert "origin" not in rows["result"]
     assert rows["source"]["decode_tokens_per_second"], "speeds are always measured"
+
+
+def test_a_quantized_gguf_file_in_a_folder_of_a_repository(stack, tmp_path):
+    source = save_tiny(tmp_path / "tiny", dtype=torch.bfloat16, vocabulary=VOCABULARY + 1)
+    write_gguf(source, tmp_path / "tiny.Q8_0.gguf", GGMLQuantizationType.Q8_0)
+    content = (tmp_path / "tiny.Q8_0.gguf").read_bytes()
+    files = {"files/tiny.Q8_0.gguf": content, "files/LICENSE": b"terms"}
+    stack.hub.models.setdefault("org/gguf", Repo()).add(files, "initial")
+    model = {"repo_id": "org/gguf", "subfolder": "files", "file": "tiny.Q8_0.gguf"}
+    refused = stack.finish(stack.submit(model=model))
+    assert (refused["status"], refused["error"]["code"]) == ("failed", "already_quantized")
+    job = stack.finish(stack.submit(model=model | {"allow_requantize": True}))
+    assert job["status"] == "succeeded", job
+    assert "Q8_0" in str(job["result"]["compression"]["notes"])
+    assert job["result"]["estimate"]["artifact_bytes"]["expected"] > 0
+    files = stack.client.call("GET", f"/jobs/{job['id']}/artifacts")["data"]
+    assert {file["path"] for file in files} >= {"LICENSE", "tokenizer.json"}

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from app.db.attempts import Claim
 from spq_core.errors import SpqError
-from spq_core.models.clean_copy import refuse_links_outside
+from spq_core.models.links import refuse_links_outside
+from spq_core.models.reading import Reading
 from worker.children.messages import FetchSpec, Source
 from worker.errors import failed
 from worker.settings import WorkerSettings
@@ -21,8 +22,9 @@ def source_of(claimed: Claim, settings: WorkerSettings, folder: Path) -> Source:
         ChildFailedError: the local folder that is asked for is not there, or leads out of what may be read.
     """
     model = claimed.request["model"]
+    reading = Reading.of_request(model)
     if model["repo_id"] is None:
-        found = settings.local_model(model["path"])
+        found = settings.local_model(model["path"], reading)
         if found is None:
             raise failed(
                 "model_not_found",
@@ -32,18 +34,23 @@ def source_of(claimed: Claim, settings: WorkerSettings, folder: Path) -> Source:
             refuse_links_outside(found, settings.model_folders())
         except SpqError as error:
             raise failed(error.code, str(error)) from None
-        folder = found
-    return Source(folder=str(folder), name=model["repo_id"] or model["path"])
+    else:
+        found = folder / reading.subfolder
+    return Source(folder=str(found), name=model["repo_id"] or model["path"], reading=reading)
 
 
 def fetching_spec(
     claimed: Claim,
     settings: WorkerSettings,
-    source: Source,
+    folder: Path,
     token: str | None,
     text_folder: Path,
 ) -> FetchSpec:
-    """What the fetcher is told."""
+    """What the fetcher is told.
+
+    Args:
+        folder: where a model of the Hub goes.
+    """
     request = claimed.request
     return FetchSpec(
         endpoint=settings.hub_endpoint,
@@ -52,7 +59,8 @@ def fetching_spec(
         repo_id=request["model"]["repo_id"],
         revision=request["model"]["revision"],
         recipe=claimed.recipe,
-        model_folder=source.folder,
+        model_folder=str(folder),
+        reading=Reading.of_request(request["model"]),
         output=request["output"],
         texts=missing_texts(settings.data_dir, request, claimed.recipe),
         tasks=missing_tasks(settings.data_dir, request),

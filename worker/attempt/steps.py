@@ -61,8 +61,9 @@ class Steps:
         settings, claimed = self.runtime.settings, self.record.attempt.claim
         self.log.token = hub_token(settings, claimed)
         require_publishable(claimed, self.log.token)
-        self.source = source_of(claimed, settings, self.scratch / "source")
-        spec = fetching_spec(claimed, settings, self.source, self.log.token, self.scratch / "texts")
+        folder = self.scratch / "source"
+        self.source = source_of(claimed, settings, folder)
+        spec = fetching_spec(claimed, settings, folder, self.log.token, self.scratch / "texts")
         if spec.repo_id is None and spec.output is None and not spec.tasks:
             return
         with self.runtime.fetcher().started(spec, self.scratch) as child:

@@ -25,7 +25,9 @@ from worker.children.protocol import PipeProgress, emit
 def require_feasible(api: HfApi, spec: FetchSpec, repo_id: str) -> None:
     """Refuse a job that cannot work before any weight is fetched, from headers alone."""
     recipe = parse_recipe(spec.recipe)
-    shapes = headers_shapes(fetch_headers(api, repo_id, spec.revision))
+    if spec.reading.file is not None:
+        return  # only its whole content tells its shapes
+    shapes = headers_shapes(fetch_headers(api, repo_id, spec.revision, spec.reading))
     require_suitable(recipe, shapes)
     estimate(recipe, shapes)
 
@@ -62,6 +64,7 @@ def fetch(spec: FetchSpec) -> None:
             spec.revision,
             Path(spec.model_folder),
             limits=FetchLimits(max_bytes=spec.max_bytes),
+            reading=spec.reading,
             report=lambda name, done, total: emit(
                 Progressed(
                     phase=Phase.model_validate(downloading, from_attributes=True),

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from spq_core.models.reading import AS_IT_IS, Reading
 from spq_core.progress import PhaseKind
 
 Text = Annotated[str, Field(max_length=100_000)]
@@ -48,6 +49,7 @@ class FetchSpec(Frozen):
     text_folder: str
     """Of questions, too."""
     max_bytes: int
+    reading: Reading = AS_IT_IS
 
 
 class Source(Frozen):
@@ -57,6 +59,7 @@ class Source(Frozen):
     name: str
     revision: str | None = None
     license: str | None = None
+    reading: Reading = AS_IT_IS
 
 
 class FinishedArtifact(Frozen):

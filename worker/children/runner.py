@@ -75,6 +75,7 @@ def measured(spec: RunSpec, recipe: Recipe, out: Path) -> RunResult:
         folder=Path(spec.source.folder),
         name=spec.source.name,
         revision=spec.source.revision,
+        reading=spec.source.reading,
     )
     texts = texts_for(
         recipe.looks_at, evaluation.perplexity, partial(text_or_builtin, folders=folders),

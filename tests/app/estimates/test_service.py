@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.hub_server import stub_hub
 from tests.models import save_tiny
+from tests.quantized_models import store_fp8_blocks
 
 
 @pytest.fixture
@@ -109,3 +110,47 @@ def test_links_out_of_a_model_folder_are_refused_before_the_job(api, tiny_llama,
     finally:
         tokenizer.unlink()
         shutil.move(secret, tokenizer)
+
+
+@pytest.fixture
+def quantized(api, tiny_llama):
+    folder = save_tiny(tiny_llama.parent / "quantized", dtype=torch.bfloat16)
+    store_fp8_blocks(folder)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_what_is_quantized_already_is_taken_where_that_is_allowed(api, quantized):
+    for answer in both(api, {"path": "quantized"}, "balanced"):
+        assert (answer.status_code, answer.json()["code"]) == (422, "already_quantized")
+        assert "allow_requantize" in answer.json()["detail"]
+    estimated, submitted = both(api, {"path": "quantized", "allow_requantize": True}, "balanced")
+    assert (estimated.status_code, submitted.status_code) == (200, 202)
+    widened = estimated.json()["source_bytes"]
+    assert widened > 1.5 * (quantized / "model.safetensors").stat().st_size
+    shown = api.client.get(submitted.headers["location"], headers=api.headers()).json()
+    assert shown["request"]["model"]["allow_requantize"] is True
+
+
+def test_the_model_in_a_subfolder(api, tiny_llama):
+    inner = tiny_llama.parent / "many" / "inner"
+    shutil.copytree(tiny_llama, inner)
+    estimated, submitted = both(api, {"path": "many", "subfolder": "inner"}, "int8")
+    assert (estimated.status_code, submitted.status_code) == (200, 202)
+    missing = both(api, {"path": "many", "subfolder": "outer"}, "int8")
+    assert {answer.status_code for answer in missing} == {422}
+    for odd in ("../inner", "/etc", "a//b", "a/"):
+        assert {
+            one.status_code for one in both(api, {"path": "many", "subfolder": odd}, "int8")
+        } == {422}
+    shutil.rmtree(inner.parent)
+
+
+def test_a_gguf_file_has_no_estimate_before_it_is_read(api, tiny_llama):
+    folder = tiny_llama.parent / "gguf"
+    folder.mkdir()
+    (folder / "a.gguf").write_bytes(b"GGUF")
+    estimated, submitted = both(api, {"path": "gguf", "file": "a.gguf"}, "int8")
+    assert (estimated.status_code, submitted.status_code) == (422, 202)
+    assert "when it is read whole" in estimated.json()["detail"]
+    shutil.rmtree(folder)

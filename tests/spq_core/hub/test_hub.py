@@ -5,6 +5,7 @@ import json
 
 import pyarrow as pa
 import pytest
+import torch
 from pyarrow import parquet
 from safetensors.torch import load, save
 
@@ -22,7 +23,10 @@ from spq_core.hub.own_token import own_hub, own_token
 from spq_core.hub.publish import Publisher
 from spq_core.hub.task_data import fetch_task
 from spq_core.hub.tasks import HUB_TASKS
+from spq_core.models.reading import Reading
 from tests.hub_server import READ_TOKEN, WRITE_TOKEN, Repo, stub_hub
+from tests.models import save_tiny
+from tests.quantized_models import store_fp8_blocks
 
 LIMITS = FetchLimits()
 
@@ -400,3 +404,77 @@ def test_a_refusal_names_the_origin_of_the_token_and_never_the_token(no_tokens):
     with pytest.raises(HubError, match="the token of HF_TOKEN was used") as refused, own_hub():
         raise HubError("gated_model", "org/gated is gated")
     assert "hf_secret" not in str(refused.value)
+
+
+def test_a_subfolder_is_the_model(hub, tiny_llama, tmp_path):
+    top = hub.add_model("org/top", tiny_llama)
+    inner = {f"onnx/plain/{name}": content for name, content in top.files.items()}
+    hub.models.setdefault("org/many", Repo()).add(
+        inner | {"onnx/other.safetensors": b"x"}, "initial"
+    )
+    reading = Reading(subfolder="onnx/plain")
+    api = hub_api(hub.url, WRITE_TOKEN)
+    got = fetch_model(api, "org/many", "main", tmp_path / "got", limits=LIMITS, reading=reading)
+    assert got.folder == tmp_path / "got" / "onnx" / "plain"
+    assert {path.name for path in got.folder.iterdir()} == {
+        path.name for path in tiny_llama.iterdir()
+    }
+    headers = fetch_headers(api, "org/many", "main", reading)
+    assert headers_shapes(headers).elements == folder_shapes(tiny_llama).elements
+    assert headers.source_bytes == folder_shapes(tiny_llama).source_bytes
+    with pytest.raises(
+        UnsafeModelError, match="org/many has no config.json, but its subfolders onnx/plain do"
+    ):
+        fetch(hub, "org/many", tmp_path)
+    with pytest.raises(UnsafeModelError, match="has no folder 'onnx/'"):
+        fetch_headers(api, "org/top", "main", Reading(subfolder="onnx"))
+
+
+def test_one_gguf_file_is_the_model(hub, tmp_path):
+    files = {
+        "a.Q4_0.gguf": b"GGUF a",
+        "a.Q8_0.gguf": b"GGUF b",
+        "LICENSE": b"terms",
+        "README.md": b"#",
+    }
+    hub.models.setdefault("org/gguf", Repo()).add(files, "initial")
+    api = hub_api(hub.url, WRITE_TOKEN)
+    got = fetch_model(
+        api, "org/gguf", "main", tmp_path / "got", limits=LIMITS, reading=Reading(file="a.Q8_0.gguf")
+    )  # fmt: skip
+    assert {path.name for path in got.folder.iterdir()} == {"a.Q8_0.gguf", "LICENSE"}
+    with pytest.raises(
+        UnsafeModelError, match=r"no file 'b\.gguf'; it has a\.Q4_0\.gguf, a\.Q8_0\.gguf"
+    ):
+        fetch_model(
+            api,
+            "org/gguf",
+            "main",
+            tmp_path / "none",
+            limits=LIMITS,
+            reading=Reading(file="b.gguf"),
+        )
+    with pytest.raises(UnsupportedModelError, match="GGUF file tells its shapes when it is read"):
+        fetch_headers(api, "org/gguf", "main", Reading(file="a.Q8_0.gguf"))
+    with pytest.raises(
+        UnsafeModelError, match=r"name the original model.*model\.file.*allow_requantize"
+    ):
+        fetch(hub, "org/gguf", tmp_path)
+
+
+def test_quantized_weights_have_the_headers_of_what_they_are_widened_to(hub, tmp_path):
+    folder = save_tiny(tmp_path / "tiny", dtype=torch.bfloat16)
+    plain = folder_shapes(folder)
+    store_fp8_blocks(folder)
+    hub.add_model("org/fp8", folder)
+    api, allowed = hub_api(hub.url, WRITE_TOKEN), Reading(allow_requantize=True)
+    headers = fetch_headers(api, "org/fp8", "main", allowed)
+    assert headers_shapes(headers).layers == plain.layers
+    assert headers.source_bytes == pytest.approx(plain.source_bytes, rel=0.01)
+    assert fetch_model(
+        api, "org/fp8", "main", tmp_path / "got", limits=LIMITS, reading=allowed
+    ).folder
+    with pytest.raises(UnsafeModelError, match=r"quantized already \(fp8\)"):
+        fetch_headers(api, "org/fp8", "main")
+    with pytest.raises(UnsafeModelError, match=r"quantized already \(fp8\)"):
+        fetch(hub, "org/fp8", tmp_path)

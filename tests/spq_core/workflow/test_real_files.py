@@ -25,7 +25,8 @@ from spq_core.errors import (
 from spq_core.estimate.estimate import estimate, folder_shapes
 from spq_core.evaluation.measure import measure
 from spq_core.evaluation.settings import EvaluationSettings
-from spq_core.models.clean_copy import SourceModel, clean_copy, refuse_links_outside
+from spq_core.models.clean_copy import SourceModel, clean_copy
+from spq_core.models.links import refuse_links_outside
 from spq_core.progress import Silent
 from spq_core.recipe.catalog import resolve
 from spq_core.recipe.document import parse_recipe
