@@ -42,8 +42,9 @@ test-fast: $(VENV)/.ready ## Run what needs no server and no training, for the e
 quality: $(VENV)/.ready ## Compress a real model by every recipe of the catalog, and compare with recorded figures
 	$(BIN)/python -m pytest -q -m quality tests/quality tests/e2e/test_parity_with_the_paper.py
 
-models: $(VENV)/.ready ## Compress a toy of every supported type of model, and compare it with what its layers say
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m quality tests/model_types
+models: $(VENV)/.ready ## Compress a toy of every type of model that transformers has, and write docs/reference/coverage.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.model_types.coverage
+	$(BIN)/python -m worker.reference
 
 N ?= 20
 faults: $(VENV)/.ready ## Let N schedules of faults happen to a whole deployment, and check what must hold

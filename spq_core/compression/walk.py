@@ -29,6 +29,7 @@ from spq_core.methods.stage import LearningStage, Stage, StageState, StageWithFi
 from spq_core.models.blocked import BlockedModel
 from spq_core.models.blocks import blocked_source, load_layer, load_rest
 from spq_core.models.checkpoint import Checkpoint
+from spq_core.models.family import Family
 from spq_core.models.skeleton import Skeleton
 from spq_core.progress import Phase, PhaseKind, Progress
 from spq_core.report import ModuleReport
@@ -111,7 +112,7 @@ class BlockWalk:
             found = [report for stage in one.apply for report in stage.apply(path, block, inputs)]
             for report in found:
                 self.progress.record("layer", asdict(report))
-            self.reports += found
+            self.reports += [*found, *_routing(path, self.skeleton.family, inputs)]
             if one.is_last:
                 foreign = self.writer.foreign if path == NON_LAYER else no_name
                 round_floats(block, self.writer.dtype, foreign)
@@ -175,10 +176,12 @@ class BlockWalk:
         settled, settled_input = None, None
         if position < self.skeleton.n_layers:
             family = self.skeleton.family
-            present = {name for name, _ in block.named_modules()}
+            present = {
+                name for name, _ in block.named_modules() if name
+            }  # without the block itself
             if family.attention_module in present:
                 settled = Settled(block, family.attention_module, family.behind_attention)
-            if family.mlp_out in present - {""}:
+            if family.mlp_out in present:
                 settled_input = SettledInput(block, family.mlp_out, family.mlp_in)
             run = partial(stream.through_layer, position, block)
             steps = steps_of(family, block, partial(run, range(1)))
@@ -296,3 +299,24 @@ class BlockWalk:
             head = block.get_submodule(self.skeleton.head_path)
             embedding = block.get_submodule(self.skeleton.embedding_path)
             self.head_shares_codes = shares_matrix(head, embedding)
+
+
+def _routing(path: str, family: Family, inputs: LayerInputs | None) -> list[ModuleReport]:
+    """How the samples were shared out among a layer's experts, as far as was looked at."""
+    routed = {} if inputs is None else inputs.routed
+    reports = []
+    for experts in family.experts:
+        tokens = [
+            count
+            for name, count in routed.items()
+            if name.startswith(f"{experts}.") and name.endswith("down_proj")
+        ]
+        if tokens:
+            figures: dict[str, float | int | str] = {
+                "experts": len(tokens), "unseen": tokens.count(0), "fewest_tokens": min(tokens), "tokens": sum(tokens),
+            }  # fmt: skip
+            where = f"{path}.{experts}"
+            reports.append(
+                ModuleReport(layer=where, stage="calibration", applied=True, figures=figures)
+            )
+    return reports

@@ -131,6 +131,11 @@ class CompressedLinear(CompressedLayer):
     def out_features(self) -> int:
         """Number of output rows."""
 
+    @property
+    def weight(self) -> Tensor:
+        """No numbers, only a dtype and a device: some models ask their head which inputs it takes (Mamba)."""
+        return torch.empty(0, device=next(self.parameters()).device)
+
     @abstractmethod
     def float_weight(self, rows: slice = ALL) -> Float[Tensor, "rows n_in"]:
         """The weight in float32, or some of its rows."""
@@ -168,9 +173,40 @@ class CompressedEmbedding(CompressedLayer):
 
     output_scale: float
 
+    @property
+    def weight(self) -> "SingleRows":
+        """Rows one by one: some models take that of the padding (Gemma 4)."""
+        return SingleRows(self)
+
     @abstractmethod
     def tied_head(self, bias: Tensor | None = None) -> CompressedLinear:
         """The output head that shares the codes and scales."""
+
+
+class SingleRows:
+    """Stands for the weight of a table of embeddings where single rows of it are taken."""
+
+    def __init__(self, table: CompressedEmbedding) -> None:
+        """Take the table."""
+        self._table = table
+
+    @property
+    def device(self) -> torch.device:
+        """Where the table is."""
+        return next(self._table.parameters()).device
+
+    def __getitem__(self, index: int | tuple[Any, ...]) -> Tensor:
+        """A row, or some of its columns, as it was before the model scales it.
+
+        Raises:
+            TypeError: more than a row is asked for.
+        """
+        row, *columns = index if isinstance(index, tuple) else (index,)
+        if not isinstance(row, int):
+            raise TypeError("a compressed table of embeddings gives its rows one by one")
+        found: Tensor = self._table(torch.tensor([row], device=self.device))[0]
+        found = found / self._table.output_scale
+        return found[tuple(columns)] if columns else found
 
 
 def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

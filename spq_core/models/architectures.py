@@ -10,6 +10,7 @@ from typing import Any
 
 from spq_core.errors import UnsafeModelError, UnsupportedModelError
 from spq_core.models.quantized.forms import form_of, is_quantized
+from spq_core.models.refused_types import why_refused
 from spq_core.models.unsafe_keys import refuse_unsafe_keys
 
 SUPPORTED_MODEL_TYPES = (
@@ -20,12 +21,17 @@ SUPPORTED_MODEL_TYPES = (
     "granitemoeshared", "granitemoe_swa", "afmoe", "aria_text", "cohere2_moe", "dots1", "ernie4_5_moe", "exaone_moe", "flex_olmo",
     "flint", "glm4_moe", "hy_v3", "kolibri1", "laguna", "mellum", "mimo_v2_flash", "minimax", "minimax_m2", "minimax_m3_vl_text",
     "nemotron_h", "qwen3_5_moe_text", "qwen3_next", "solar_open", "jamba",
+    "axk1", "axk2", "bailing_hybrid", "bamba", "cohere_compass_text", "deepseek_v32", "falcon_h1", "falcon_mamba", "glm4_moe_lite",
+    "granitemoehybrid", "hunyuan_v1_moe", "kimi_linear", "lfm2_moe", "mamba", "mamba2", "zamba2",
     "qwen3_5_text", "olmo_hybrid", "lfm2", "lfm3", "gemma4_text", "gemma4_unified_text", "beam", "doge", "modernbert-decoder",
 )  # fmt: skip
 WRAPPER_TYPES = (
     "gemma3", "mistral3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "llava", "llava_next",
     "llava_onevision", "internvl", "paligemma", "smolvlm", "idefics3", "aya_vision", "cohere2_vision", "glm4v", "glm4v_moe",
     "got_ocr2", "lfm2_vl", "ovis2", "video_llava", "vipllava", "exaone4_5", "lighton_ocr", "aria", "janus", "deepseek_vl",
+    "cosmos3_edge", "cosmos3_omni", "deepseek_vl_hybrid", "fuyu", "gemma4", "gemma4_unified", "glm46v", "glmga", "granite_docling",
+    "hyperclovax_vision_v2", "idefics2", "kimi_k25", "lfm3_vl", "llava_next_video", "minimax_m3_vl", "pp_chart2table", "qianfan_ocr",
+    "qwen3_omni_moe_thinker", "video_llama_3",
 )  # fmt: skip
 """Models of several towers, of which the one that writes text is compressed and the others are carried along."""
 ALL_MODEL_TYPES = (*SUPPORTED_MODEL_TYPES, *WRAPPER_TYPES)
@@ -150,9 +156,8 @@ def check_config(config: Mapping[str, Any]) -> str:
         )
     refuse_unsafe_keys(config, "config.json", towers=model_type in WRAPPER_TYPES)
     if model_type not in ALL_MODEL_TYPES:
-        raise UnsupportedModelError(
-            f"model type {model_type!r} is not supported; supported are {', '.join(ALL_MODEL_TYPES)}"
-        )
+        reason = why_refused(model_type) or f"supported are {', '.join(ALL_MODEL_TYPES)}"
+        raise UnsupportedModelError(f"model type {model_type!r} is not supported: {reason}")
     check_architectures(config)
     _check_sizes(config)
     text = text_part(config)

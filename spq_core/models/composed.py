@@ -29,6 +29,10 @@ MLPS = (
 FEW_OUTPUTS = 8
 """Gates that weigh a whole branch."""
 ROUTERS = frozenset({"gate", "router", "shared_expert_gate"})
+READ_ELSEWHERE = frozenset({"dt_proj", "weights_proj"})
+"""Matrices whose numbers or dtype a layer takes itself, outside of their own product (Mamba, indexers): they stay as they are."""
+CHOOSERS = "indexer"
+"""The module of matrices that choose which tokens attention sees (DeepSeek sparse attention): no gradient says what an error costs."""
 EXPERT = re.compile(r"(.*)\.(\d+)\.(gate_up_proj|up_proj|down_proj)")
 
 
@@ -69,7 +73,8 @@ def _within(paths: Iterable[str]) -> tuple[str, ...]:
 
 
 def _is_gate(name: str, outputs: int) -> bool:
-    return outputs <= FEW_OUTPUTS or name.rpartition(".")[2] in ROUTERS
+    *modules, own = name.split(".")
+    return outputs <= FEW_OUTPUTS or own in ROUTERS | READ_ELSEWHERE or CHOOSERS in modules
 
 
 def _attention(
@@ -122,11 +127,18 @@ def _alone(
             or (
                 not any(name.startswith(experts) for name in layer)
                 and sum(other in layer for other in lasts) == 1
+                and _within_module(layer, last) <= {*first, last}
             )
             for layer in layers
         )
     ]
     return found[0] if len(found) == 1 else None
+
+
+def _within_module(layer: MatrixShapes, name: str) -> set[str]:
+    """The matrices of the module that holds this one: adapters beside it add to what its neurons give."""
+    module = name.rpartition(".")[0]
+    return {one for one in layer if one.startswith(f"{module}.")} if module else {name}
 
 
 def _by_number(name: str) -> tuple[str, int, str]:

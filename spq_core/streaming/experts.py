@@ -11,16 +11,20 @@ The rule is ours. An expert that no token chose is measured on all alone.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from spq_core.errors import NumericalError
+from spq_core.errors import DatasetError, NumericalError
 from spq_core.formats.slicing import linear_at
 from spq_core.models.experts import modules_of_experts
 from spq_core.models.family import Group, Step
 from spq_core.models.finite import all_finite
 from spq_core.streaming.moments import InputMoments, RunningMoments
+
+MOST_UNSEEN = 0.5
+"""Share of a layer's experts that no calibration token may choose: above it, calibration says nothing of the layer."""
 
 
 def moments_of_experts(
@@ -57,7 +61,11 @@ def weighed_experts(
         squares: Σ g² of every output, likewise.
         tokens: how many went through the layer.
         run: sends them through it again.
+
+    Raises:
+        DatasetError: no token chose most of the experts.
     """
+    require_seen(groups[0][0], [sums[one].tokens if one in sums else 0 for one in groups])
     moments = _filled_up(block, groups, sums, run)
     seen = sum(sums[group].tokens for group in groups if group in sums)
     found = [squares[group[0]] for group in groups if group in sums]
@@ -81,9 +89,29 @@ def _filled_up(
     if few:
         with _adding_up(block, few) as filled, _pooled(block, few):
             run()
+    routed = {group: sums[group].tokens if group in sums else 0 for group in groups}
+    found = {group: blended(sums.get(group), filled.get(group)) for group in groups}
     return {
-        group: finite(blended(sums.get(group), filled.get(group)), group[0]) for group in groups
+        group: replace(finite(one, group[0]), routed=routed[group]) for group, one in found.items()
     }
+
+
+def require_seen(name: str, tokens: Sequence[int]) -> None:
+    """Refuse a calibration that says nothing of most experts.
+
+    Args:
+        name: of one of their matrices.
+        tokens: how many each expert was sent.
+
+    Raises:
+        DatasetError: too many saw none.
+    """
+    unseen = sum(count == 0 for count in tokens)
+    if unseen > MOST_UNSEEN * len(tokens):
+        raise DatasetError(
+            f"{name} and its like: no calibration token is routed to {unseen} of {len(tokens)} experts, so nothing is "
+            "known of them; calibrate on more or other text (calibration.samples, calibration.dataset)"
+        )
 
 
 def blended(routed: RunningMoments | None, everything: RunningMoments | None) -> InputMoments:

@@ -46,7 +46,7 @@ class Head:
         """Apply the head to normed states."""
         values = torch.empty(states.shape[0], self.vocabulary, device=states.device)
         for some in self._slices():
-            values[:, some] = states @ float_weight(self.linear, some).T
+            values[:, some] = states.float() @ float_weight(self.linear, some).T
         if self.linear.bias is not None:
             values += self.linear.bias
         if self.cap is None:

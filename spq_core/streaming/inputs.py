@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from spq_core.formats.slicing import linear_at
 from spq_core.models.family import Group, Step
-from spq_core.streaming.experts import finite, moments_of_experts
+from spq_core.streaming.experts import finite, moments_of_experts, require_seen
 from spq_core.streaming.moments import InputMoments, RunningMoments
 from spq_core.streaming.settled import Settled, SettledInput
 
@@ -41,13 +41,20 @@ class LayerInputs:
     batches: Sequence[Sequence[int]]
     """The samples to measure on, as many at a time as go through together."""
     measured: dict[Group, InputMoments] = field(default_factory=dict)
+    routed: dict[str, int] = field(default_factory=dict)
+    """How many tokens each expert was sent, by its matrices; of those that were asked for."""
     settled: Settled | None = None
     """The block's attention, where there is one."""
     settled_input: SettledInput | None = None
     """What the last matrix of the block's MLP receives, where there is one."""
 
     def moments(self, name: str) -> InputMoments:
-        """Moments of what the matrix `name` receives."""
+        """Moments of what the matrix `name` receives.
+
+        Raises:
+            DatasetError: it is an expert's, and no token chose most of the experts.
+            NumericalError: something is not finite.
+        """
         step = next(step for step in self.steps if any(name in group for group in step))
         position = next(i for i, group in enumerate(step) if name in group)
         group = step[position]
@@ -59,7 +66,12 @@ class LayerInputs:
             for other in step:  # those before it have been asked for; all at once may be gigabytes
                 self.measured.pop(other, None)
             some = _together(self.block, step[position:])
-            self.measured |= moments_of_experts(self.block, some, self._run_all)
+            found = moments_of_experts(self.block, some, self._run_all)
+            self.measured |= found
+            self.routed |= {one[0]: moments.routed or 0 for one, moments in found.items()}
+            tokens = [self.routed[one[0]] for one in step if one[0] in self.routed]
+            if len(tokens) == len(step):
+                require_seen(step[0][0], tokens)
         return self.measured[group]
 
     def changed(self, name: str) -> None:

@@ -22,6 +22,8 @@ class InputMoments:
     """How many both are means over; 0 where that is not known."""
     peak: Float[Tensor, " n"] | None = None
     """max |x| over them; None where that is not known."""
+    routed: int | None = None
+    """For an expert, how many tokens its router sent it; None for what receives all tokens."""
 
 
 class RunningMoments:

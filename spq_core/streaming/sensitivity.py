@@ -146,7 +146,7 @@ def _through_head(
         (gradient,) = torch.autograd.grad(normed, stream.hidden[position], at_head)
         gradients.append(gradient)
         stream.hidden[position] = states
-        rows = normed.detach()[0]
+        rows = normed.detach()[0].float()
         second_moment.addmm_(rows.T, rows)
         tokens += rows.shape[0]
     return (

@@ -40,8 +40,8 @@ class CalibrationStream:
     """Plain attributes of the first layer, for whoever stands in its place."""
     own_arguments: dict[int, list[LayerArguments]] = field(default_factory=dict)
     """`arguments` for samples whose layers receive more of a text than its states (embeddings for each layer)."""
-    as_tuples: bool = False
-    """Whether the model takes the first of what a layer returns."""
+    returned: int = 0
+    """How many things the model takes of what a layer returns, the states first; 0 if it returns nothing but those."""
     one_by_one: bool = False
     """Whether layers receive something that is made for a number of samples (ALiBi's biases)."""
     in_place: bool = False
@@ -106,7 +106,7 @@ class CalibrationStream:
         """
         states = self._states(positions)
         replay = _Recorder(self.attributes, answer=states)
-        replay.as_tuple = self.as_tuples
+        replay.returned = self.returned
         rest.set_submodule(skeleton.layers_path, nn.ModuleList([replay]))
         embedding = rest.get_submodule(skeleton.embedding_path)
         widening = embedding.register_forward_hook(lambda _module, _inputs, output: output.float())
@@ -130,23 +130,32 @@ class CalibrationStream:
         ]
 
 
+_HANDED_ON = object()
+"""What else a layer returns. A model may take it, and must not need it."""
+MOST_RETURNED = 2
+
+
 class _Recorder(nn.Module):
     """Stands where a decoder layer was: notes its arguments and passes the states on."""
 
     def __init__(self, attributes: dict[str, Any], answer: Tensor | None = None) -> None:
         super().__init__()
         self.arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
-        self.answer, self.as_tuple, self.is_called = answer, False, False
+        self.answer, self.returned, self.is_called = answer, 0, False
         # Some models choose a layer's mask by an attribute of the layer itself.
         for name, value in attributes.items():
             setattr(self, name, value)
 
     def forward(
         self, hidden_states: Tensor, *positional: Any, **named: Any
-    ) -> Tensor | tuple[Tensor]:
+    ) -> Tensor | tuple[Any, ...]:
+        if any(value is _HANDED_ON for value in (*positional, *named.values())):
+            raise UnsupportedModelError(
+                "decoder layers hand on more than hidden states to the next (indices, routes), which are not followed here"
+            )
         self.arguments, self.is_called = (positional, named), True
         output = hidden_states if self.answer is None else self.answer
-        return (output,) if self.as_tuple else output
+        return (output, *[_HANDED_ON] * (self.returned - 1)) if self.returned else output
 
 
 def _for_batch(value: Any, batch: int) -> Any:
@@ -202,7 +211,7 @@ def embed(
         rest.set_submodule(skeleton.layers_path, nn.ModuleList())
     attributes = _simple_attributes(skeleton, 0)
     return CalibrationStream(
-        hidden, arguments, attributes, own, as_tuples=recorders[0].as_tuple, one_by_one=one_by_one
+        hidden, arguments, attributes, own, returned=recorders[0].returned, one_by_one=one_by_one
     )
 
 
@@ -269,16 +278,17 @@ def _tensors(value: Any) -> list[Tensor]:
 def _embedded(
     rest: PreTrainedModel, recorders: Sequence[_Recorder], ids: Int64[Tensor, "n length"]
 ) -> Tensor:
-    """What the first layer receives. Whether the model takes what a layer returns, or the first of it, is tried."""
+    """What the first layer receives. How many things the model takes of what a layer returns is tried."""
+    first: Exception | None = None
     with _inputs_of(recorders[0]) as seen:
-        trouble = _trouble(rest, ids)
-        if trouble is not None and not recorders[0].as_tuple:
+        for returned in range(recorders[0].returned, MOST_RETURNED + 1):
             for recorder in recorders:
-                recorder.as_tuple = True
-            trouble = trouble if _trouble(rest, ids) is not None else None
-        if trouble is not None:
-            raise trouble
-    return seen[-1]
+                recorder.returned = returned
+            trouble = _trouble(rest, ids)
+            if trouble is None:
+                return seen[-1]
+            first = first or trouble
+    raise first or RuntimeError("the model takes nothing that a layer may return")
 
 
 def _trouble(rest: PreTrainedModel, ids: Int64[Tensor, "n length"]) -> Exception | None:

@@ -1,6 +1,6 @@
 """Every supported type of model: compressed, loaded by a fresh process, and compared with what its layers say.
 
-One type of each kind of layer runs always; `make models` runs all, and writes docs/models.md.
+One type of each kind of layer runs always; `make models` (`coverage.py`) runs all, and writes what became of them.
 """
 
 from itertools import product
@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from spq_core.models.architectures import ALL_MODEL_TYPES
 from spq_core.models.family import FAMILIES
 from spq_core.models.skeleton import load_skeleton
 from spq_core.models.weight_files import weight_files
 from tests import forked
 from tests.marks import every
+from tests.model_types.coverage import FARTHEST, PORTABLE, ROUTED, SAME
 from tests.model_types.toys import (
     divergence,
     made,
@@ -33,15 +33,9 @@ OTHERS = (
     "mixtral", "gpt_oss", "qwen3_5_text", "deepseek_v3", "gemma4_text", "jamba", "nemotron_h", "granitemoeshared", "lfm2",
 )  # fmt: skip
 """Experts one by one in files, fused ones, state spaces, latent attention beside experts, embeddings for each layer, experts without a gate."""
-FARTHEST = {"int8": 1e-3, "balanced": 1e-3, "spq": 0.1, "gptq-4": 0.1}
-"""Recipes, and how far from its source a random model may be."""
-SAME = 1e-4
-"""Nats per token between products in other dtypes and orders."""
-ROUTED = 1e-3
-"""The same where rounding may send a token to another expert."""
 
 
-def check(model_type, folder, recipes=tuple(FARTHEST)):
+def check(model_type, folder, recipes):
     """By each recipe."""
     source = save_toy(model_type, folder / "source")
     wanted = source_predictions(source)
@@ -99,10 +93,13 @@ def test_heads_go_where_the_layer_counts_them(tmp_path, model_type):
     assert 1e-9 < divergence(source_predictions(source), found) < 0.1
 
 
-@pytest.mark.quality
-@pytest.mark.parametrize("model_type", sorted(ALL_MODEL_TYPES))
-def test_every_type(tmp_path, model_type):
-    check(model_type, tmp_path)
+def test_a_portable_artifact_of_a_model_with_towers(tmp_path):
+    """Stock readers pack what is not named, and would look for codes of the towers."""
+    source = save_toy("mistral3", tmp_path / "source")
+    artifact, file = made(source, PORTABLE, tmp_path / "out"), tmp_path / "found.pt"
+    assert forked.call(write_predictions, str(artifact), str(file)) == 0
+    found = torch.load(file, weights_only=True)
+    assert 1e-9 < divergence(source_predictions(source), found) < FARTHEST["portable-4"]
 
 
 def test_every_family_has_a_type(tmp_path):

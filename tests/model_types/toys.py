@@ -32,6 +32,16 @@ MIXTURE = {
     "moe_num_experts": 6, "moe_num_shared_experts": 1, "num_shared_experts": 1,
 }  # fmt: skip
 """What mixtures call their sizes; each takes those it knows."""
+STATE_SPACE = {
+    "mamba_n_heads": 8, "mamba_d_head": 24, "mamba_d_state": 16, "mamba_chunk_size": 16, "mamba_expand": 2, "mamba_d_ssm": 192,
+}  # fmt: skip
+INDEXED = {"index_n_heads": 2, "index_head_dim": 16, "index_topk": 32}
+KDA = {
+    "linear_head_dim": 24,
+    "linear_num_heads": 4,
+    "mlp_layer_types": ["dense", "sparse", "sparse"],
+}
+"""Linear attention with gates for each channel."""
 LINEAR = {"layer_types": ["linear_attention", "full_attention", "linear_attention"]}
 CHANGED: dict[str, dict[str, Any]] = {
     "helium": HEADS, "ministral": HEADS, "ministral3": HEADS, "hunyuan_v1_dense": HEADS, "glm": HEADS, "glm4": HEADS,
@@ -40,9 +50,22 @@ CHANGED: dict[str, dict[str, Any]] = {
     "bloom": {"n_layer": 3, "n_head": 4}, "falcon": {"num_kv_heads": 2}, "gpt2": OLD, "gpt_bigcode": OLD,
     "gptj": OLD | {"rotary_dim": 8}, "codegen": OLD | {"rotary_dim": 8},
     "gpt_neo": {"num_layers": 3, "num_heads": 4, "attention_types": [[["global", "local", "global"], 1]], "window_size": 32},
+    "gemma4": {"vocab_size_per_layer_input": 259, "hidden_size_per_layer_input": 32},
     "gemma4_text": {"vocab_size_per_layer_input": 259, "hidden_size_per_layer_input": 32}, "opt": {"ffn_dim": 160, "word_embed_proj_dim": 96}, "minicpm3": LATENT, "youtu": LATENT,
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "num_experts": 6},
-    **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "qwen3_5", "qwen3_5_moe", "bailing_hybrid", "minimax"), LINEAR),
+    **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "qwen3_5", "qwen3_5_moe", "minimax"), LINEAR),
+    "afmoe": {"num_experts": 4},  # a random router of six sends all tokens to the same two
+    "bamba": STATE_SPACE | {"attn_layer_indices": [1]}, "falcon_h1": STATE_SPACE, "granitemoehybrid": STATE_SPACE | LINEAR,
+    "mamba2": {"num_heads": 8, "head_dim": 24, "n_groups": 1, "state_size": 16, "chunk_size": 16},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"], "num_dense_layers": 1},
+    "kimi_linear": LATENT | LINEAR | KDA | {"q_lora_rank": None}, "bailing_hybrid": LATENT | LINEAR | KDA | {"num_expert_group": 1},
+    "axk2": LATENT, "deepseek_v32": LATENT | INDEXED, "glm_moe_dsa": LATENT | INDEXED, "mistral_large4": LATENT,
+    "qwen4_exp_text": LINEAR | {"ngram_vocab_size_base": 100, "linear_key_head_dim": 16, "linear_value_head_dim": 16, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "ple_embed_dim": 32},
+    "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 32, "layer_types": ["hybrid"] * 3},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}, "layer_types": ["full_attention"] * 3},
+    "gemma3n_text": {"num_kv_shared_layers": 0, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "activation_sparsity_pattern": [0.0] * 3, "vocab_size_per_layer_input": 259, "hidden_size_per_layer_input": 32, "intermediate_size": [160] * 3},
+    "zamba2": {"layers_block_type": ["linear_attention", "hybrid", "linear_attention"], "n_mamba_heads": 8, "mamba_headdim": 24, "mamba_d_state": 16, "num_mem_blocks": 1},
+    "dots3_note_text": LATENT | INDEXED | {"layer_types": ["indexed_attention", "sliding_attention", "indexed_attention"], "per_layer_config": {}, "mlp_layer_types": ["dense", "sparse", "sparse"]},
     "hunyuan_v1_moe": HEADS, "axk1": LATENT, "kimi_k25": LATENT, "glm4_moe_lite": LATENT,
     "deepseek_v2": LATENT, "deepseek_v3": LATENT,
 }  # fmt: skip
@@ -66,7 +89,8 @@ def save_toy(model_type: str, folder: Path) -> Path:
 
 TOWER = {
     "num_hidden_layers": 1, "depth": 1, "num_layers": 1, "hidden_size": 96, "embed_dim": 96, "num_attention_heads": 4,
-    "num_heads": 4, "intermediate_size": 96, "out_hidden_size": 96,
+    "num_heads": 4, "intermediate_size": 96, "out_hidden_size": 96, "encoder_ffn_dim": 96, "d_model": 96, "output_dim": 96,
+    "downsample_hidden_size": 48, "encoder_layers": 1, "encoder_attention_heads": 4,
 }  # fmt: skip
 """Of a tower for images, what it knows of these."""
 
@@ -117,10 +141,14 @@ def cut_to_layers(part: dict[str, Any], count: int) -> dict[str, Any]:
     return {name: value for name, value in (part | cut).items() if name != "per_layer_config"}
 
 
+ROUTING = ("gate.", "router", "expert_bias")
+"""Whose biases, if they were random, would send all tokens of a toy to the same experts."""
+
+
 def _save(model: PreTrainedModel, folder: Path) -> Path:
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1 and not any(part in name for part in ROUTING):
                 parameter.add_(torch.randn_like(parameter) * 0.05)
     model.to(torch.bfloat16).save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)

@@ -11,12 +11,13 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from spq_core.errors import DatasetError, RecipeError
+from spq_core.errors import RecipeError
 from spq_core.methods.expert_pruning.scores import RunningScores, strongest
 from spq_core.methods.expert_pruning.settings import GROUP_COUNTS, PruneExpertsSettings
 from spq_core.methods.stage import StageContext, Stateless
 from spq_core.models.experts import SeparateExperts, cut_experts, modules_of_experts
 from spq_core.report import ModuleReport
+from spq_core.streaming.experts import require_seen
 from spq_core.streaming.inputs import LayerInputs
 
 CHOSEN_COUNTS = (
@@ -26,8 +27,6 @@ CHOSEN_COUNTS = (
     "moe_topk",
     "top_k_experts",
 )
-MOST_UNSEEN = 0.5
-"""Share of a layer's experts that no calibration token may choose: above it, the choice says nothing."""
 
 
 @dataclass(slots=True)
@@ -56,18 +55,13 @@ class PruneExpertsStage(Stateless):
         with _scoring(experts, found):
             for batch in inputs.batches:
                 inputs.forward(batch)
-        unseen = int((found.tokens == 0).sum())
-        if unseen > MOST_UNSEEN * experts.num_experts:
-            raise DatasetError(
-                f"{full}: no calibration token is routed to {unseen} of {experts.num_experts} experts, so nothing is "
-                "known of them; calibrate on more or other text (calibration.samples, calibration.dataset)"
-            )
+        require_seen(full, found.tokens.tolist())
         scores = self._scores(full, found)
         kept = strongest(scores, self.kept, self.groups)
         figures: dict[str, float | int | str] = {
             "experts": experts.num_experts,
             "kept": self.kept,
-            "unseen": unseen,
+            "unseen": int((found.tokens == 0).sum()),
             "lost_contribution": 1
             - float(found.contributions[kept].sum() / found.contributions.sum()),
         }

@@ -79,8 +79,8 @@ def test_outputs_count_as_often_as_there_are_any(tmp_path):
     def run():
         experts(states, chosen, torch.ones(400, 2))
 
-    found = weighed_experts(layer, ins, seen, squares, 400, run)
-    first, second_one, unseen = (found[group[0]][1] for group in (ins[0], ins[1], ins[4]))
+    found = weighed_experts(layer, ins[:3], seen, squares, 400, run)
+    first, second_one, unseen = (found[group[0]][1] for group in ins[:3])
     torch.testing.assert_close(first, torch.full((8,), 1.0))
     torch.testing.assert_close(second_one, torch.full((8,), 2.0))
     torch.testing.assert_close(unseen, torch.full((8,), 1.5 / 400))  # as if one token had chosen it

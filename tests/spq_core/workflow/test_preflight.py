@@ -15,7 +15,8 @@ from spq_core.progress import Silent
 from spq_core.recipe.catalog import catalog, resolve
 from spq_core.recipe.document import parse_recipe
 from spq_core.workflow.load_gate import LoadGateError
-from spq_core.workflow.preflight import PreflightError, preflight, toy_config
+from spq_core.workflow.preflight import PreflightError, preflight
+from spq_core.workflow.toy import toy_config
 from tests.models import save_tiny
 
 
@@ -57,6 +58,10 @@ def test_every_recipe_of_the_catalog_flies(tmp_path, name):
 
 RELEASED = {
     "hunyuan_v1_dense": {"head_dim": 128}, "ministral": {"head_dim": 128}, "nemotron": {"num_key_value_heads": 8},
+    "hunyuan_v1_moe": {"head_dim": 128}, "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention", "conv"] * 8},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
+    "bamba": {"attn_layer_indices": [9, 18, 27]},
+    "granitemoehybrid": {"layer_types": ["linear_attention"] * 5 + ["full_attention"] + ["linear_attention"] * 26},
 }  # fmt: skip
 """What a configuration must say that its class has no default for."""
 

@@ -18,6 +18,7 @@ from spq_core.formats.layer import Layout
 from spq_core.formats.layouts import changed_layouts
 from spq_core.formats.packed.linear import PackedLayout, PackedLinear
 from spq_core.formats.profiles.stored_model import StoredModel, stock_document
+from spq_core.formats.slicing import float_linears
 
 WORD_BITS = 32
 WORD_BYTES = 4
@@ -56,16 +57,19 @@ def store_block(
 def config(stored: StoredModel) -> dict[str, Any]:
     """The source's config.json with what compressed-tensors needs to know."""
     document = stock_document(stored)
-    packed = [layout for layout in stored.layouts.values() if isinstance(layout, PackedLayout)]
+    by_name = {name: one for name, one in stored.layouts.items() if isinstance(one, PackedLayout)}
+    packed = list(by_name.values())
     if not packed:
         return document
+    # Readers pack every linear layer that is not named: towers, routers, small gates would be missing.
+    others = {name for name, _ in float_linears(stored.skeleton.model)} - by_name.keys()
     return document | {
         "quantization_config": {
             "quant_method": "compressed-tensors",
             "format": "pack-quantized",
             "quantization_status": "compressed",
             "config_groups": {"group_0": {"targets": ["Linear"], "weights": _weights(packed)}},
-            "ignore": [stored.skeleton.head_path],
+            "ignore": sorted({*others, stored.skeleton.head_path}),
         }
     }
 
