@@ -1,4 +1,9 @@
-"""Peak memory of a streamed compression beside the checkpoint's bytes, each in a process of its own."""
+"""Peak memory of a streamed compression beside the checkpoint's bytes, each in a process of its own.
+
+    python benchmarks/memory.py ["generated mixture" ...]
+
+Of checkpoints that are named, only their rows are measured anew.
+"""
 
 import json
 import os
@@ -7,9 +12,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
-from model import generated, smollm2
+from model import MIXTURE, generated, smollm2
 
 GIB = 1 << 30
 RESULTS = Path(__file__).parent / "results" / "memory.json"
@@ -37,8 +43,19 @@ def main() -> None:
     print(
         "| checkpoint | recipe | bytes | peak RSS | limit: bytes/4 + 1 GiB | seconds |\n|---|---|---|---|---|---|"
     )
-    for name, folder in (("SmolLM2-135M", smollm2()), ("generated Llama", generated())):
-        for recipe in ("int8", "spq-paper", "balanced"):
+    models = {
+        "SmolLM2-135M": smollm2,
+        "generated Llama": generated,
+        "generated mixture": partial(generated, MIXTURE),
+    }
+    chosen = sys.argv[1:] or models
+    rows = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if sys.argv[1:] else []
+    rows = [row for row in rows if row["checkpoint"] not in chosen]
+    for name in chosen:
+        folder = models[name]()
+        for recipe in (
+            ("int8", "balanced") if "mixture" in name else ("int8", "spq-paper", "balanced")
+        ):
             row = compress(folder, recipe)
             limit = row["source_bytes"] / 4 + GIB
             rows.append({"checkpoint": name, "recipe": recipe, "limit_bytes": limit, **row})

@@ -23,6 +23,17 @@ BIG: dict[str, int] = {
 }
 """4.3 GB."""
 ONE_BILLION = BIG | {"num_hidden_layers": 17}
+MIXTURE: dict[str, int] = {
+    "hidden_size": 1024,
+    "intermediate_size": 1792,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "num_local_experts": 16,
+    "num_experts_per_tok": 2,
+}
+"""A mixture like Mixtral, of 1.1 billion parameters."""
 EIGHT_BILLION = {
     "hidden_size": 4096,
     "intermediate_size": 14336,
@@ -46,14 +57,17 @@ def smollm2() -> Path:
 
 
 def generated(shape: dict[str, int] = BIG) -> Path:
-    """A random Llama in bfloat16, written layer by layer."""
+    """A random Llama, or Mixtral if it has experts, in bfloat16, written layer by layer."""
     width, layers = shape["hidden_size"], shape["num_hidden_layers"]
-    target = CACHE / f"generated-{width}-{layers}"
+    experts = shape.get("num_local_experts", 0)
+    target = CACHE / f"generated-{width}-{layers}{'-mixture' if experts else ''}"
     if (target / "model.safetensors.index.json").is_file():
         return target
     target.mkdir(parents=True, exist_ok=True)
     source = smollm2()
     config = json.loads((source / "config.json").read_text(encoding="utf-8")) | shape
+    if experts:
+        config |= {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"]}
     (target / "config.json").write_text(json.dumps(config), encoding="utf-8")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(source / name, target / name)
@@ -80,7 +94,7 @@ def generated(shape: dict[str, int] = BIG) -> Path:
 
 def _layer(index: int, shape: dict[str, int]) -> dict[str, tuple[int, ...]]:
     prefix = f"model.layers.{index}"
-    width, inner = shape["hidden_size"], shape["intermediate_size"]
+    width = shape["hidden_size"]
     queries = shape["num_attention_heads"] * shape["head_dim"]
     keys = shape["num_key_value_heads"] * shape["head_dim"]
     return {
@@ -88,12 +102,28 @@ def _layer(index: int, shape: dict[str, int]) -> dict[str, tuple[int, ...]]:
         f"{prefix}.self_attn.k_proj.weight": (keys, width),
         f"{prefix}.self_attn.v_proj.weight": (keys, width),
         f"{prefix}.self_attn.o_proj.weight": (width, queries),
-        f"{prefix}.mlp.gate_proj.weight": (inner, width),
-        f"{prefix}.mlp.up_proj.weight": (inner, width),
-        f"{prefix}.mlp.down_proj.weight": (width, inner),
+        **_mlp(prefix, shape),
         f"{prefix}.input_layernorm.weight": (width,),
         f"{prefix}.post_attention_layernorm.weight": (width,),
     }
+
+
+def _mlp(prefix: str, shape: dict[str, int]) -> dict[str, tuple[int, ...]]:
+    width, inner = shape["hidden_size"], shape["intermediate_size"]
+    experts = shape.get("num_local_experts", 0)
+    if not experts:
+        return {
+            f"{prefix}.mlp.gate_proj.weight": (inner, width),
+            f"{prefix}.mlp.up_proj.weight": (inner, width),
+            f"{prefix}.mlp.down_proj.weight": (width, inner),
+        }
+    moe = f"{prefix}.block_sparse_moe"
+    found: dict[str, tuple[int, ...]] = {f"{moe}.gate.weight": (experts, width)}
+    for number in range(experts):
+        found[f"{moe}.experts.{number}.w1.weight"] = (inner, width)
+        found[f"{moe}.experts.{number}.w3.weight"] = (inner, width)
+        found[f"{moe}.experts.{number}.w2.weight"] = (width, inner)
+    return found
 
 
 def q8_0_file() -> Path:

@@ -7,7 +7,7 @@ in floating point, and what it becomes when it is written and when it is to comp
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, NamedTuple, Self, cast
 
 import torch
 from jaxtyping import Float, Int64
@@ -134,7 +134,9 @@ class CompressedLinear(CompressedLayer):
     @property
     def weight(self) -> Tensor:
         """No numbers, only a dtype and a device: some models ask their head which inputs it takes (Mamba)."""
-        return torch.empty(0, device=next(self.parameters()).device)
+        found: Any = torch.empty(0, device=next(self.parameters()).device)
+        found._is_hf_initialized = True  # noqa: SLF001 - there is nothing to draw at random
+        return cast("Tensor", found)
 
     @abstractmethod
     def float_weight(self, rows: slice = ALL) -> Float[Tensor, "rows n_in"]:

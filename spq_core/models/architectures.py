@@ -22,7 +22,7 @@ SUPPORTED_MODEL_TYPES = (
     "flint", "glm4_moe", "hy_v3", "kolibri1", "laguna", "mellum", "mimo_v2_flash", "minimax", "minimax_m2", "minimax_m3_vl_text",
     "nemotron_h", "qwen3_5_moe_text", "qwen3_next", "solar_open", "jamba",
     "axk1", "axk2", "bailing_hybrid", "bamba", "cohere_compass_text", "deepseek_v32", "falcon_h1", "falcon_mamba", "glm4_moe_lite",
-    "granitemoehybrid", "hunyuan_v1_moe", "kimi_linear", "lfm2_moe", "mamba", "mamba2", "zamba2",
+    "granitemoehybrid", "hunyuan_v1_moe", "kimi_linear", "lfm2_moe", "llama4_text", "mamba", "mamba2", "zamba2",
     "qwen3_5_text", "olmo_hybrid", "lfm2", "lfm3", "gemma4_text", "gemma4_unified_text", "beam", "doge", "modernbert-decoder",
 )  # fmt: skip
 WRAPPER_TYPES = (
@@ -30,7 +30,7 @@ WRAPPER_TYPES = (
     "llava_onevision", "internvl", "paligemma", "smolvlm", "idefics3", "aya_vision", "cohere2_vision", "glm4v", "glm4v_moe",
     "got_ocr2", "lfm2_vl", "ovis2", "video_llava", "vipllava", "exaone4_5", "lighton_ocr", "aria", "janus", "deepseek_vl",
     "cosmos3_edge", "cosmos3_omni", "deepseek_vl_hybrid", "fuyu", "gemma4", "gemma4_unified", "glm46v", "glmga", "granite_docling",
-    "hyperclovax_vision_v2", "idefics2", "kimi_k25", "lfm3_vl", "llava_next_video", "minimax_m3_vl", "pp_chart2table", "qianfan_ocr",
+    "hyperclovax_vision_v2", "idefics2", "kimi_k25", "lfm3_vl", "llama4", "llava_next_video", "minimax_m3_vl", "pp_chart2table", "qianfan_ocr",
     "qwen3_omni_moe_thinker", "video_llama_3",
 )  # fmt: skip
 """Models of several towers, of which the one that writes text is compressed and the others are carried along."""

@@ -7,12 +7,15 @@ replaced by one with the same arguments, the same routing and the same activatio
 
 import copy
 from collections.abc import Iterator, Sequence
+from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+FUSED_AXES = 3
 FUSED_MARK = "is_transposed"
 """Attribute of every module that transformers' interface of experts was applied to."""
 
@@ -100,6 +103,42 @@ class SeparateExperts(nn.Module):
         return output
 
 
+class SortedExperts(SeparateExperts):
+    """Experts that are given all tokens once for each of them, weighed before, zeros where they are not asked for (Llama 4)."""
+
+    def __init__(self, fused: nn.Module) -> None:
+        """Take the place of a fused module, which says less of itself than others do."""
+        described = _without_weights(fused)
+        described._parameters = dict(fused._parameters)  # noqa: SLF001 - its own stay as they are
+        described.has_gate, described.is_transposed, described.has_bias = True, True, False
+        described._apply_gate = partial(_gated, described.act_fn)  # noqa: SLF001 - as others have it
+        super().__init__(described)
+
+    def forward(  # type: ignore[override]
+        self, hidden_states: Float[Tensor, "experts_times_tokens hidden"]
+    ) -> Float[Tensor, "experts_times_tokens hidden"]:
+        """What each expert makes of its tokens, in the same order."""
+        states = hidden_states.reshape(self.num_experts, -1, hidden_states.shape[-1])
+        result = torch.zeros_like(states)
+        if self.pooled is not None:
+            everything = states.sum(dim=0)  # each token as the expert that it asks for receives it
+            for index in self.pooled:
+                self._through(index, everything)
+            return result.view_as(hidden_states)
+        for index in range(self.num_experts):
+            (tokens,) = torch.where(states[index].any(dim=-1))
+            if len(tokens):
+                output = self._through(index, states[index, tokens]).to(result.dtype)
+                result = result.index_put((torch.full_like(tokens, index), tokens), output)
+        return result.view_as(hidden_states)
+
+
+def _gated(activation: nn.Module, first: Tensor) -> Tensor:
+    gate, up = first.chunk(2, dim=-1)
+    gated: Tensor = up * activation(gate)
+    return gated
+
+
 def _without_weights(module: nn.Module) -> Any:
     bare = copy.copy(module)
     bare._parameters = {}  # noqa: SLF001 - a shallow copy shares everything but this
@@ -111,12 +150,23 @@ def separate_experts(model: nn.Module) -> None:
     for name, module in list(model.named_modules()):
         if _is_fused(module):
             model.set_submodule(name, SeparateExperts(module))
+        elif _is_sorted(module):
+            model.set_submodule(name, SortedExperts(module))
 
 
 def _is_fused(module: nn.Module) -> bool:
     found: Any = module
     known = hasattr(found, FUSED_MARK) and hasattr(found, "_apply_gate")
     return known and not getattr(found, "has_post_expert_norm", False)
+
+
+def _is_sorted(module: nn.Module) -> bool:
+    """Whether a module has all experts' matrices in two tensors, and receives nothing but states."""
+    own = dict(module.named_parameters(recurse=False))
+    fused = own.keys() == {"gate_up_proj", "down_proj"} and all(
+        tensor.ndim == FUSED_AXES for tensor in own.values()
+    )
+    return fused and hasattr(module, "act_fn") and len(signature(module.forward).parameters) == 1
 
 
 ROUTERS = frozenset({"gate", "router"})

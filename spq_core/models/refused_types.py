@@ -27,8 +27,6 @@ OTHERS = {
     "zaya": HANDED_ON,
     "dbrx": FUSED,
     "jetmoe": FUSED,
-    "llama4": FUSED,
-    "llama4_text": FUSED,
     "muse_spark": FUSED,
     "recurrent_gemma": "its recurrent layers hold matrices for each head in one tensor, which no stage would touch",
     "mllama": "its layers of cross attention take no part where there is only text, so nothing can be measured of them",

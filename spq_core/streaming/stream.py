@@ -1,7 +1,6 @@
 """Calibration samples on their way through a model that is never whole in memory."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -13,10 +12,10 @@ from transformers import PreTrainedModel
 
 from spq_core.errors import UnsupportedModelError
 from spq_core.formats.slicing import is_table
-from spq_core.machine import machine_failure
 from spq_core.models.blocked import BlockedModel
 from spq_core.models.skeleton import Skeleton
 from spq_core.streaming.inputs import input_of
+from spq_core.streaming.recorder import Recorder, embedded
 
 TOKENS_AT_ONCE = 2048
 """Samples go through a layer together up to this many tokens: enough for a processor's products to be
@@ -105,7 +104,7 @@ class CalibrationStream:
         `rest` is the model without layers; it is given one that answers with those states.
         """
         states = self._states(positions)
-        replay = _Recorder(self.attributes, answer=states)
+        replay = Recorder(self.attributes, answer=states)
         replay.returned = self.returned
         rest.set_submodule(skeleton.layers_path, nn.ModuleList([replay]))
         embedding = rest.get_submodule(skeleton.embedding_path)
@@ -128,34 +127,6 @@ class CalibrationStream:
             input_of(head, partial(self.through_rest, skeleton, rest, [position]))[0]
             for position in positions
         ]
-
-
-_HANDED_ON = object()
-"""What else a layer returns. A model may take it, and must not need it."""
-MOST_RETURNED = 2
-
-
-class _Recorder(nn.Module):
-    """Stands where a decoder layer was: notes its arguments and passes the states on."""
-
-    def __init__(self, attributes: dict[str, Any], answer: Tensor | None = None) -> None:
-        super().__init__()
-        self.arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
-        self.answer, self.returned, self.is_called = answer, 0, False
-        # Some models choose a layer's mask by an attribute of the layer itself.
-        for name, value in attributes.items():
-            setattr(self, name, value)
-
-    def forward(
-        self, hidden_states: Tensor, *positional: Any, **named: Any
-    ) -> Tensor | tuple[Any, ...]:
-        if any(value is _HANDED_ON for value in (*positional, *named.values())):
-            raise UnsupportedModelError(
-                "decoder layers hand on more than hidden states to the next (indices, routes), which are not followed here"
-            )
-        self.arguments, self.is_called = (positional, named), True
-        output = hidden_states if self.answer is None else self.answer
-        return (output, *[_HANDED_ON] * (self.returned - 1)) if self.returned else output
 
 
 def _for_batch(value: Any, batch: int) -> Any:
@@ -185,7 +156,7 @@ def embed(
 ) -> CalibrationStream:
     """The same with gradients, for whoever trains the embedding."""
     recorders = [
-        _Recorder(_simple_attributes(skeleton, index)) for index in range(skeleton.n_layers)
+        Recorder(_simple_attributes(skeleton, index)) for index in range(skeleton.n_layers)
     ]
     rest.set_submodule(skeleton.layers_path, nn.ModuleList(recorders))
     widen_small_parts(rest, skeleton)
@@ -194,12 +165,12 @@ def embed(
     hidden: list[Tensor] = []
     rows = windows.to(next(embedding.parameters()).device)
     try:
-        hidden.append(_embedded(rest, recorders, rows[:1]))
+        hidden.append(embedded(rest, recorders, rows[:1]))
         _require_called(recorders)
         arguments = [recorder.arguments for recorder in recorders]
         own: dict[int, list[LayerArguments]] = {}
         for at in range(1, len(rows)):
-            hidden.append(_embedded(rest, recorders, rows[at : at + 1]))
+            hidden.append(embedded(rest, recorders, rows[at : at + 1]))
             found = [recorder.arguments for recorder in recorders]
             if not _are_same(arguments, found):
                 own[at] = _sharing(arguments, found)
@@ -215,7 +186,7 @@ def embed(
     )
 
 
-def _require_called(recorders: Sequence[_Recorder]) -> None:
+def _require_called(recorders: Sequence[Recorder]) -> None:
     """All layers must take part where there is only text.
 
     Raises:
@@ -251,12 +222,12 @@ def _sharing(some: Any, others: Any) -> Any:
 
 def _serves_several(
     rest: PreTrainedModel,
-    recorders: Sequence[_Recorder],
+    recorders: Sequence[Recorder],
     ids: Int64[Tensor, "2 length"],
     arguments: Sequence[LayerArguments],
 ) -> bool:
     """Whether what one sample's layers receive serves several: as it is, or as a mask for each."""
-    hidden = _embedded(rest, recorders, ids)
+    hidden = embedded(rest, recorders, ids)
     found = [recorder.arguments for recorder in recorders]
     return len(hidden) == len(ids) and all(
         one.shape == several.shape or _for_batch(one, len(ids)).shape == several.shape
@@ -273,35 +244,6 @@ def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, list | tuple):
         return [tensor for part in value for tensor in _tensors(part)]
     return []
-
-
-def _embedded(
-    rest: PreTrainedModel, recorders: Sequence[_Recorder], ids: Int64[Tensor, "n length"]
-) -> Tensor:
-    """What the first layer receives. How many things the model takes of what a layer returns is tried."""
-    first: Exception | None = None
-    with _inputs_of(recorders[0]) as seen:
-        for returned in range(recorders[0].returned, MOST_RETURNED + 1):
-            for recorder in recorders:
-                recorder.returned = returned
-            trouble = _trouble(rest, ids)
-            if trouble is None:
-                return seen[-1]
-            first = first or trouble
-    raise first or RuntimeError("the model takes nothing that a layer may return")
-
-
-def _trouble(rest: PreTrainedModel, ids: Int64[Tensor, "n length"]) -> Exception | None:
-    """What keeps states from coming out as they should: the first of a tensor is one without its batch."""
-    try:
-        output = rest.base_model(input_ids=ids, use_cache=False)[0]
-    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
-        if machine_failure(error) is not None:
-            raise
-        return error
-    if output.shape[: ids.ndim] == ids.shape:
-        return None
-    return RuntimeError(f"states of {tuple(ids.shape)} tokens came out as {tuple(output.shape)}")
 
 
 @torch.no_grad()
@@ -324,17 +266,6 @@ def widen_small_parts(rest: PreTrainedModel, skeleton: Skeleton) -> None:
             for parameter in module.parameters(recurse=False):
                 if parameter.is_floating_point():
                     parameter.data = parameter.data.float()
-
-
-@contextmanager
-def _inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the first positional argument of each call."""
-    seen: list[Tensor] = []
-    handle = module.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
-    try:
-        yield seen
-    finally:
-        handle.remove()
 
 
 def _simple_attributes(skeleton: Skeleton, index: int) -> dict[str, Any]:

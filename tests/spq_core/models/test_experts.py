@@ -30,6 +30,22 @@ def test_separate_experts_compute_what_fused_ones_do(tmp_path, model_type):
     )
 
 
+def test_experts_that_receive_all_tokens_once_for_each_of_them(tmp_path):
+    """As Llama 4 has them: weighed before, zeros where an expert is not asked for."""
+    source = save_toy("llama4_text", tmp_path / "source")
+    fused = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    skeleton, checkpoint = open_model(source)
+    layer = load_layer(skeleton, checkpoint, 2)
+    ((path, experts),) = modules_of_experts(layer)
+    theirs = fused.get_submodule(f"{skeleton.layer_path(2)}.{path}")
+    weights = torch.rand(experts.num_experts, 40, 1)
+    weights[torch.rand(weights.shape) < 0.7] = 0
+    weights[3] = 0  # which no token asks for, and which is not computed
+    experts.get_submodule("3.gate_up_proj").weight.data.fill_(float("nan"))
+    states = (torch.randn(40, 96) * weights).flatten(0, 1)
+    torch.testing.assert_close(experts(states), theirs(states), rtol=1e-4, atol=1e-6)
+
+
 def test_no_expert_is_computed_that_no_token_chose(tmp_path):
     skeleton, checkpoint = open_model(save_toy("mixtral", tmp_path / "source"))
     layer = load_layer(skeleton, checkpoint, 0)
