@@ -167,6 +167,11 @@ def test_a_new_job_is_estimated_submitted_and_made_once(signed_in, site):
     assert page.get_by_role("button", name="Submit").is_disabled()
     page.get_by_label("JSON laid over the recipe").fill("")
     page.get_by_label("Labels").fill("made=here")
+    page.get_by_text("A part of it, or quantized already").click()
+    page.get_by_label("Subfolder").fill("nowhere")
+    page.get_by_text("no local model 'tiny-llama/nowhere'").wait_for()
+    page.get_by_label("Subfolder").fill("")
+    page.get_by_label("widen weights").check()
     page.get_by_role("button", name="Submit").dblclick()
     page.get_by_role("heading", name="tiny-llama · balanced").wait_for()
     assert "waits: " in page.locator("body").inner_text()
@@ -177,6 +182,7 @@ def test_a_new_job_is_estimated_submitted_and_made_once(signed_in, site):
     page.get_by_role("link", name="Edit and submit again").click()
     page.wait_for_url(re.compile(r"/ui/new\?from="))
     expect(page.get_by_label("Labels")).to_have_value("made=here")
+    expect(page.get_by_label("widen weights")).to_be_checked()
 
 
 def test_changes_come_by_themselves_and_keep_what_is_selected(signed_in, site):

@@ -15,7 +15,16 @@ function token() {
   return [...random].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-const EMPTY = { kind: "hub", model: "", revision: "main", recipe: "balanced", changes: "", perplexity: "wikitext2", limit: "32", throughput: true, output: "", isPrivate: true, labels: "", minutes: "" };
+const EMPTY = { kind: "hub", model: "", revision: "main", subfolder: "", file: "", requantize: false, recipe: "balanced", changes: "", perplexity: "wikitext2", limit: "32", throughput: true, output: "", isPrivate: true, labels: "", minutes: "" };
+
+/** What of a repository or folder is the model, where that is not all of it. @param {any} form @returns {any} */
+function inside(form) {
+  return {
+    ...(form.subfolder.trim() ? { subfolder: form.subfolder.trim() } : {}),
+    ...(form.file.trim() ? { file: form.file.trim() } : {}),
+    ...(form.requantize ? { allow_requantize: true } : {}),
+  };
+}
 
 /** @param {any} form @returns {any} */
 function body(form) {
@@ -23,7 +32,7 @@ function body(form) {
   const changes = form.changes.trim() ? JSON.parse(form.changes) : null;
   /** @type {any} */
   const made = {
-    model: form.kind === "local" ? { path: form.model } : { repo_id: form.model.trim(), revision: form.revision.trim() || "main" },
+    model: { ...(form.kind === "local" ? { path: form.model } : { repo_id: form.model.trim(), revision: form.revision.trim() || "main" }), ...inside(form) },
     recipe: changes ? { ...(form.recipe ? { extends: form.recipe } : {}), ...changes } : form.recipe,
     evaluation: { ...earlier.evaluation, limit: null, perplexity: form.perplexity.split(",").map((/** @type {string} */ one) => one.trim()).filter(Boolean), throughput: form.throughput, ...(form.limit ? { limit: Number(form.limit) } : {}) },
     labels: form.labels === form.earlierLabels ? earlier.labels : Object.fromEntries(form.labels.split(",").map((/** @type {string} */ one) => one.trim()).filter(Boolean).map((/** @type {string} */ one) => [one.split("=")[0], one.split("=").slice(1).join("=")])),
@@ -41,6 +50,7 @@ function like(job) {
   const seconds = request.limits?.max_runtime_seconds;
   return {
     ...EMPTY, earlier: request, earlierLabels: labels, labels, minutes: seconds ? String(Math.ceil(seconds / 60)) : "", kind: request.model.path ? "local" : "hub", model: request.model.path || request.model.repo_id, revision: request.model.revision || "main",
+    subfolder: request.model.subfolder || "", file: request.model.file || "", requantize: request.model.allow_requantize || false,
     recipe: typeof request.recipe === "string" ? request.recipe : request.recipe.extends || "",
     changes: typeof request.recipe === "string" ? "" : JSON.stringify({ ...request.recipe, extends: undefined }, null, 1),
     perplexity: request.evaluation.perplexity.join(", "), limit: request.evaluation.limit ? String(request.evaluation.limit) : "", throughput: request.evaluation.throughput,
@@ -56,6 +66,7 @@ export function NewJob({ query, who }) {
   const [plan, setPlan] = useState(/** @type {any} */ (null));
   const [problem, setProblem] = useState(/** @type {any} */ (null));
   const [busy, setBusy] = useState(false);
+  const [opened, setOpened] = useState(false);
   const [away, setAway] = useState("");
   const key = useRef(token());
   const set = (/** @type {any} */ changes) => {
@@ -130,6 +141,11 @@ export function NewJob({ query, who }) {
       ${form.kind === "hub" ? html`<label>Repository <input name="model" required value=${form.model} placeholder="HuggingFaceTB/SmolLM2-135M-Instruct" onInput=${(/** @type {any} */ e) => set({ model: e.target.value })} /></label>
         <label>Revision <input value=${form.revision} onInput=${(/** @type {any} */ e) => set({ revision: e.target.value })} /></label>`
         : html`<label>Folder <select name="model" onChange=${(/** @type {any} */ e) => set({ model: e.target.value })}>${models.map((one) => html`<option value=${one.name} selected=${one.name === form.model}>${one.name} (${one.model_type || "?"}, ${words.bytes(one.bytes)})</option>`)}</select></label>`}
+      <details open=${opened || Boolean(form.subfolder || form.file || form.requantize)} onToggle=${(/** @type {any} */ e) => setOpened(e.target.open)}><summary>A part of it, or quantized already</summary>
+        <label>Subfolder <input name="subfolder" value=${form.subfolder} placeholder="onnx/plain" onInput=${(/** @type {any} */ e) => set({ subfolder: e.target.value })} /></label>
+        <label>GGUF file <input name="file" value=${form.file} placeholder="model.Q8_0.gguf" onInput=${(/** @type {any} */ e) => set({ file: e.target.value })} /></label>
+        <label><input type="checkbox" name="requantize" checked=${form.requantize} onChange=${(/** @type {any} */ e) => set({ requantize: e.target.checked })} /> widen weights that are quantized already, and compress those</label>
+      </details>
     </fieldset>
     <fieldset><legend>Recipe</legend>
       <label>Recipe <select name="recipe" onChange=${(/** @type {any} */ e) => set({ recipe: e.target.value })}>${!chosen && html`<option value=${form.recipe} selected>${form.recipe || "a document of its own"}</option>`}${recipes.map((one) => html`<option value=${one.name} selected=${one.name === form.recipe}>${one.name}</option>`)}</select></label>
