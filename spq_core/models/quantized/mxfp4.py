@@ -42,7 +42,10 @@ def mxfp4_wholes(
         experts, outputs, blocks, _ = shape
         inputs = blocks * CODES_OF_A_BLOCK
         wholes[whole] = Whole(
-            WeightHeader(header.file, WIDENED, (experts, inputs, outputs)), name, whole + SCALES
+            WeightHeader(header.file, WIDENED, (experts, inputs, outputs)),
+            name,
+            whole + SCALES,
+            "mxfp4",
         )
     parts = {one for whole in wholes.values() for one in (whole.codes, whole.scales)}
     return wholes | {

@@ -48,7 +48,7 @@ def scaled_wholes(
             )
         scales.add(scale)
         whole = WeightHeader(header.file, WIDENED, header.shape)
-        wholes[name] = Whole(whole, name, scale, block)
+        wholes[name] = Whole(whole, name, scale, "scaled", block)
     return wholes | {
         name: as_stored(name, header)
         for name, header in tensors.items()

@@ -1,5 +1,7 @@
 """The numbers that codes and scales stand for."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,11 @@ def powers_of_two(exponents: Tensor) -> Tensor:
     return torch.ldexp(torch.ones(exponents.shape), exponents.to(torch.int32) - EXPONENT_BIAS)
 
 
-def from_mxfp4(blocks: Tensor, scales: Tensor) -> Tensor:
+Block = tuple[int, int] | None
+"""Rows and columns that share a scale, where the settings say so."""
+
+
+def from_mxfp4(blocks: Tensor, scales: Tensor, _block: Block = None) -> Tensor:
     """Experts of gpt-oss.
 
     Args:
@@ -35,13 +41,13 @@ def from_mxfp4(blocks: Tensor, scales: Tensor) -> Tensor:
     return torch.stack(experts)
 
 
-def from_scaled(codes: Tensor, scales: Tensor, block: tuple[int, int] | None) -> Tensor:
+def from_scaled(codes: Tensor, scales: Tensor, block: Block = None) -> Tensor:
     """W = codes · scales.
 
     Args:
         codes: [..., rows, columns] of FP8 or int8.
         scales: one, one a row ([rows] or [rows, 1]), or one a block.
-        block: rows and columns that share a scale; the last block of a row or column may be shorter.
+        block: the last of a row or column may be shorter.
 
     Returns:
         bfloat16, each product rounded once.
@@ -53,7 +59,13 @@ def from_scaled(codes: Tensor, scales: Tensor, block: tuple[int, int] | None) ->
     return (codes.float() * _over(wide, codes.shape, block)).to(torch.bfloat16)
 
 
-def _over(scales: Tensor, shape: torch.Size, block: tuple[int, int] | None) -> Tensor:
+RULES: dict[str, Callable[[Tensor, Tensor, Block], Tensor]] = {
+    "scaled": from_scaled,
+    "mxfp4": from_mxfp4,
+}
+
+
+def _over(scales: Tensor, shape: torch.Size, block: Block) -> Tensor:
     """Scales that broadcast with codes of this shape."""
     if scales.numel() == 1:
         return scales.reshape(())
@@ -72,9 +84,7 @@ def _over(scales: Tensor, shape: torch.Size, block: tuple[int, int] | None) -> T
     return tall.repeat_interleave(width, dim=-1)[..., :columns]
 
 
-def _block_of(
-    scales: Tensor, rows: int, columns: int, stated: tuple[int, int] | None
-) -> tuple[int, int]:
+def _block_of(scales: Tensor, rows: int, columns: int, stated: Block) -> tuple[int, int]:
     """Rows and columns that share one of these scales: as stated, or as their number says."""
     down, across = scales.shape[-2:]
     if stated is not None and (down, across) != (rows, 1):

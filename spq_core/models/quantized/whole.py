@@ -15,8 +15,10 @@ class Whole:
     """Its dtype and shape once it is widened, and the file of its codes."""
     codes: str
     """The name of what is stored: codes, or the tensor itself."""
-    scales: str | None = None
-    """The name of the scales; None for a tensor that is stored as it is."""
+    scales: str = ""
+    """The name of the scales; empty for a tensor that is stored as it is."""
+    rule: str = ""
+    """How codes and scales become numbers, by its name in `values.RULES`."""
     block: tuple[int, int] | None = None
     """Rows and columns that share a scale, where the settings say so."""
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spq_core.errors import ArtifactError, DiskSpaceError
 from spq_core.models.quantized.forms import KEY, form_of, wholes_of
-from spq_core.models.quantized.values import from_mxfp4, from_scaled
+from spq_core.models.quantized.values import RULES
 from spq_core.models.quantized.whole import Whole
 from spq_core.models.weight_files import (
     INDEX_FILE,
@@ -74,7 +74,7 @@ def write_widened(folder: Path, config: Mapping[str, Any], copy: Path) -> str:
     if len(parts) > 1:
         index = {"metadata": {"total_size": needed}, "weight_map": weight_map}
         (copy / INDEX_FILE).write_text(json.dumps(index), encoding="utf-8")
-    widened = sum(whole.scales is not None for whole in wholes.values())
+    widened = sum(bool(whole.rule) for whole in wholes.values())
     stored = sum(header.n_bytes for header in tensors.values())
     return (
         f"config.json: {KEY} ({form_of(config).name}): {widened} tensors were quantized already and are widened to "
@@ -117,12 +117,9 @@ def _write(
 
 def _value(name: str, whole: Whole, read: Callable[[str], Tensor]) -> Tensor:
     codes = read(whole.codes)
-    if whole.scales is None:
+    if not whole.rule:
         return codes
-    scales = read(whole.scales)
     try:
-        if whole.codes != name:
-            return from_mxfp4(codes, scales)
-        return from_scaled(codes, scales, whole.block)
+        return RULES[whole.rule](codes, read(whole.scales), whole.block)
     except ArtifactError as error:
         raise ArtifactError(f"{whole.header.file}: {name!r}: {error}") from None

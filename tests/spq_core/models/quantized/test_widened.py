@@ -15,6 +15,7 @@ from spq_core.models.clean_copy import SourceModel, clean_copy
 from spq_core.models.quantized import widened_copy
 from spq_core.models.quantized.values import from_mxfp4, from_scaled
 from spq_core.models.reading import Reading
+from spq_core.progress import Silent
 from spq_core.recipe.catalog import resolve
 from tests.models import LLAMA_SIZES, byte_tokenizer, save_tiny, some_ids
 from tests.quantized_models import store_fp8_blocks, store_mxfp4, store_rows
@@ -159,3 +160,27 @@ def test_parts_that_do_not_go_together_are_named(tmp_path, kind):
 def test_one_scale_for_a_tensor():
     codes = torch.tensor([[1, -2], [3, 4]], dtype=torch.int8)
     assert from_scaled(codes, torch.tensor([0.5]), None).tolist() == [[0.5, -1.0], [1.5, 2.0]]
+
+
+class InterruptedAt(Silent):
+    def __init__(self, block):
+        self.block = block
+
+    def advance(self, message):
+        if message == self.block:
+            raise KeyboardInterrupt
+
+
+def test_a_run_that_was_killed_goes_on_with_the_same_weights(tmp_path):
+    """They are widened anew, into a folder of another name."""
+    store_fp8_blocks(save_tiny(tmp_path / "quantized", dtype=torch.bfloat16))
+    source, recipe = source_of(tmp_path / "quantized"), resolve("int8")
+    compress(source, recipe, tmp_path / "whole", text=None)
+    with pytest.raises(KeyboardInterrupt):
+        compress(
+            source, recipe, tmp_path / "out", text=None, progress=InterruptedAt("model.layers.1")
+        )
+    compress(source, recipe, tmp_path / "out", text=None, resume=True)
+    assert weights_of(tmp_path / "out").keys() == weights_of(tmp_path / "whole").keys()
+    for name, value in weights_of(tmp_path / "whole").items():
+        assert torch.equal(weights_of(tmp_path / "out")[name], value), name
