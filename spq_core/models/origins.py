@@ -139,6 +139,12 @@ def _conversions(
         if target not in wanted:
             continue
         rule = None if pattern is None else by_pattern[pattern]
+        if (
+            rule is None and target in found
+        ):  # two names of one tensor: its own counts, the other is read by nobody
+            if name != target:
+                continue
+            del found[target]
         conversion = found.setdefault(target, Conversion(target, [], rule, fused))
         conversion.sources.append((pattern or name, name))
     for conversion in list(found.values()):

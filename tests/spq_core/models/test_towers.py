@@ -1,9 +1,13 @@
 import json
+import re
 
 import pytest
+from safetensors.torch import load_file, save_file
 
-from spq_core.errors import UnsafeModelError
+from spq_core.errors import UnsafeModelError, WeightsMismatchError
 from spq_core.models.architectures import check_config
+from spq_core.models.blocks import open_model
+from spq_core.models.fit import check_fit
 from spq_core.models.shapes import read_shapes
 from spq_core.models.skeleton import load_skeleton
 from spq_core.models.unsafe_keys import refuse_unsafe_keys
@@ -68,3 +72,15 @@ def test_headers_tell_the_matrices_that_are_compressed(tmp_path, model_type):
         if skeleton.is_foreign(name)
     ]
     assert shapes.carried_bytes == 2 * sum(carried)
+
+
+def test_a_tensor_under_two_names_is_refused(tmp_path):
+    """Files of before and after a renaming: which of both is meant, nobody can know."""
+    source = save_toy("qwen2_vl", tmp_path / "source")
+    (file,) = weight_files(source)
+    tensors = load_file(source / file)
+    old = "model.layers.0.mlp.up_proj.weight"
+    tensors["model.language_model.layers.0.mlp.up_proj.weight"] = tensors[old] * 2
+    save_file(tensors, source / file, metadata={"format": "pt"})
+    with pytest.raises(WeightsMismatchError, match=re.escape(old)):
+        check_fit(*open_model(source), "toy")
