@@ -270,7 +270,7 @@ def test_nan_in_a_weight_is_an_error_and_leaves_nothing(tmp_path, tiny_llama):
 @pytest.mark.parametrize(
     ("changes", "error", "word"),
     [
-        ({"model_type": "mamba"}, UnsupportedModelError, "mamba"),
+        ({"model_type": "t5"}, UnsupportedModelError, "t5.*encoder-decoder"),
         ({"quantization_config": {"quant_method": "gptq"}}, UnsafeModelError, "quantized"),
         ({"model_type": "odd", "auto_map": {"AutoModel": "e.M"}}, UnsafeModelError, "auto_map"),
         ({"model_type": "spq_llama"}, UnsafeModelError, "artifact already"),

@@ -78,7 +78,7 @@ def changed(hub, tiny_llama, name, **changes):
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"model_type": "mamba"}, UnsupportedModelError, "mamba"),
+        ({"model_type": "t5"}, UnsupportedModelError, "t5.*encoder-decoder"),
         ({"quantization_config": {"quant_method": "awq"}}, UnsafeModelError, "quantized"),
         ({"model_type": "odd", "auto_map": {"AutoConfig": "x.Y"}}, UnsafeModelError, "auto_map"),
         (
