@@ -44,10 +44,12 @@ PORTABLE = {
 RECIPES: dict[str, str | dict[str, Any]] = {
     "int8": "int8", "balanced": "balanced", "gptq-4": "gptq-4", "spq": "spq", "portable-4": PORTABLE,
 }  # fmt: skip
-FARTHEST = {"int8": 1e-3, "balanced": 5e-3, "spq": 0.1, "gptq-4": 0.1, "portable-4": 0.1}
+FARTHEST = {"int8": 5e-3, "balanced": 5e-3, "spq": 0.1, "gptq-4": 0.1, "portable-4": 0.1}
 """How far from its source a random model may be, in nats per token."""
 SAME, ROUTED = 1e-4, 1e-3
 """Nats per token between products in other dtypes and orders; and where rounding may send a token to another expert."""
+SHARE = 20
+"""Of what a recipe costs a toy, that much at most may be of other products: some toys make much of little."""
 SECONDS = 600.0
 MEMORY_BYTES = 16 << 30
 LONGEST_REASON = 300
@@ -139,7 +141,7 @@ def _judged(name: str, folder: Path, same: float) -> dict[str, Any]:
     far = divergence(torch.load(folder / "source.pt", weights_only=True), found)
     if not far < FARTHEST[name]:
         return {"reason": f"{far:.3g} nats per token from the source"}
-    twin = folder / f"{name}.twin.pt"
+    twin, same = folder / f"{name}.twin.pt", max(same, far / SHARE)
     if twin.is_file() and not abs(divergence(torch.load(twin, weights_only=True), found)) < same:
         return {"reason": "it does not compute what its layers say"}
     return {"kl": float(f"{far:.2e}")}

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from spq_core.compression.compress import SourceModel, compress
 from spq_core.data.texts import builtin_text
@@ -46,6 +47,7 @@ LINEAR = {"layer_types": ["linear_attention", "full_attention", "linear_attentio
 CHANGED: dict[str, dict[str, Any]] = {
     "helium": HEADS, "ministral": HEADS, "ministral3": HEADS, "hunyuan_v1_dense": HEADS, "glm": HEADS, "glm4": HEADS,
     "gemma": HEADS, "gemma2": HEADS | {"sliding_window": 32}, "gemma3_text": HEADS | {"sliding_window": 32},
+    "gpt_neox": {"intermediate_size": 160},
     "mpt": {"n_layers": 3, "d_model": 96, "n_heads": 4, "max_seq_len": 256},
     "bloom": {"n_layer": 3, "n_head": 4}, "falcon": {"num_kv_heads": 2}, "gpt2": OLD, "gpt_bigcode": OLD,
     "gptj": OLD | {"rotary_dim": 8}, "codegen": OLD | {"rotary_dim": 8},
@@ -213,7 +215,8 @@ def _put(
     """A matrix in its place, which for an expert is a part of a fused tensor."""
     if f"{name}.weight" not in parts:
         there = twin.get_submodule(name)
-        if there.weight.shape == linear.weight.shape:  # routers are linear layers with more to them
+        is_same = there.weight.shape == linear.weight.shape and not isinstance(there, Conv1D)
+        if is_same:  # routers are linear layers with more to them
             there.weight.data, there.bias = linear.weight.data, linear.bias
         else:
             twin.set_submodule(name, linear)
