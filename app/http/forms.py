@@ -5,6 +5,7 @@ from typing import NamedTuple
 from app.db.job_lists import COLUMNS
 from app.domain.job_status import JobStatus
 from spq_core.evaluation.settings import TASK_NAME
+from spq_core.models import reading
 
 
 class Form(NamedTuple):
@@ -25,14 +26,8 @@ FOLDER = Form(
     r"^[A-Za-z0-9][\w.\-]{0,127}$",
     "must be the name of a folder in SPQ_MODEL_DIRS (spq serve --models), without '/'",
 )
-SUBFOLDER = Form(
-    r"^[A-Za-z0-9][A-Za-z0-9_.\-]*(/[A-Za-z0-9][A-Za-z0-9_.\-]*){0,3}$",
-    "must be a folder within the repository or folder, like onnx/fp16, without '/' at its ends",
-)
-GGUF_FILE = Form(
-    r"^[A-Za-z0-9][\w.\-+]{0,200}\.gguf$",
-    "must be the name of a .gguf file; the folder that it lies in is the subfolder",
-)
+SUBFOLDER = Form(reading.SUBFOLDER, reading.SUBFOLDER_WORDS)
+GGUF_FILE = Form(reading.FILE, reading.FILE_WORDS)
 VISIBLE = Form(r"^[\x21-\x7e]+$", "must be visible ASCII characters without spaces")
 STATUSES = Form(
     rf"^({_STATUS})(,({_STATUS})){{0,{len(JobStatus) - 1}}}$",

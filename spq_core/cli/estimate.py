@@ -1,6 +1,7 @@
 """`spq estimate`: what a job would take. Free of torch."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from spq_core.hub.client import require_reachable
 from spq_core.hub.fetch import require_named
 from spq_core.hub.headers import fetch_headers
 from spq_core.hub.own_token import own_hub
-from spq_core.models.reading import Reading
+from spq_core.models.reading import GGUF, Reading, require_headers
 from spq_core.models.shapes import ModelShapes
 from spq_core.recipe.catalog import catalog, read_request, resolve
 
@@ -74,6 +75,8 @@ def _line(one: Estimate) -> str:
 
 
 def _shapes(model: str, revision: str, reading: Reading) -> ModelShapes:
+    if Path(model).is_file() and model.endswith(GGUF):
+        require_headers(replace(reading, file=Path(model).name))
     if Path(model).is_dir():
         return folder_shapes(Path(model) / reading.subfolder, reading)
     require_named(model)

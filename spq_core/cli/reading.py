@@ -1,12 +1,13 @@
 """Options that say what of a repository or folder is the model. Free of torch."""
 
+import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 import click
 
-from spq_core.models.reading import Reading
+from spq_core.models.reading import FILE, FILE_WORDS, SUBFOLDER, SUBFOLDER_WORDS, Reading
 
 
 def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -27,7 +28,12 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     def with_reading(
         *args: Any, subfolder: str, file: str | None, allow_requantize: bool, **others: Any
     ) -> Any:
-        reading = Reading(subfolder.strip("/"), file, allow_requantize)
+        for value, pattern, words, option in (
+            (subfolder, SUBFOLDER, SUBFOLDER_WORDS, "--subfolder"), (file, FILE, FILE_WORDS, "--file"),
+        ):  # fmt: skip
+            if value and not re.fullmatch(pattern, value):
+                raise click.UsageError(f"{option} {value[:200]!r} {words}")
+        reading = Reading(subfolder, file or None, allow_requantize)
         return command(*args, reading=reading, **others)
 
     return with_reading

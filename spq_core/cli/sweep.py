@@ -197,7 +197,8 @@ def _end(state: SweepState, sweep: Sweep, figure: Path | None, *, as_json: bool)
 
 def _foretell(sweep: Sweep, model: str, settings: EvaluationSettings, reading: Reading) -> None:
     folder = Path(model) / reading.subfolder
-    shapes = folder_shapes(folder, reading) if folder.is_dir() else None
+    has_headers = folder.is_dir() and reading.file is None
+    shapes = folder_shapes(folder, reading) if has_headers else None
     minutes = 0.0
     for member in members(sweep):
         words = ""
@@ -206,7 +207,7 @@ def _foretell(sweep: Sweep, model: str, settings: EvaluationSettings, reading: R
             minutes += 0.0 if found is None else found.seconds.expected / 60
         click.echo(f"{member.number:>3}  {member_name(member.fields)}{words}")
     if shapes is None:
-        click.echo(f"no estimates: {model} is no folder here", err=True)
+        click.echo(f"no estimates: {model} is no folder with safetensors here", err=True)
     else:
         click.echo(f"together about {minutes:,.0f} minutes on two cores, less what members share")
     if isinstance(sweep.search, Bisect):

@@ -3,6 +3,8 @@
 Logits in bfloat16 have three digits; differences between two models' predictions are smaller than that.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -21,6 +23,13 @@ class FloatHead(nn.Module):
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
         self.head = head
+
+    @property
+    def weight(self) -> Tensor:
+        """The head's, for models that ask it which inputs it takes (Mamba)."""
+        head: Any = self.head
+        found: Tensor = head.weight
+        return found
 
     def forward(self, states: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocabulary"]:
         """Logits in float32."""

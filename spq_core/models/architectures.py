@@ -152,7 +152,7 @@ def check_config(config: Mapping[str, Any]) -> str:
         raise UnsafeModelError(
             "already_quantized",
             f"config.json: weights are quantized already ({form_of(config).name}), and compressing them again hurts: name "
-            "the model they were made from, or set allow_requantize to have them widened and compressed all the same",
+            "the model they were made from, or set allow_requantize (--allow-requantize) to have them widened and compressed all the same",
         )
     refuse_unsafe_keys(config, "config.json", towers=model_type in WRAPPER_TYPES)
     if model_type not in ALL_MODEL_TYPES:

@@ -77,9 +77,10 @@ def write_gguf_copy(folder: Path, reading: Reading, copy: Path) -> list[str]:
         if is_terms_file(side) and (folder / side).is_file():
             (copy / side).parent.mkdir(exist_ok=True)
             (copy / side).symlink_to((folder / side).resolve())
-    told = _told(dict(grids.most_common()))
+    told, size = _told(dict(grids.most_common())), (folder / name).stat().st_size
     return [
-        f"{name}: weights lie on the grids of its tensors ({told}), widened to bfloat16; figures and ratios are against those"
+        f"{name}: weights lie on the grids of its tensors ({told}), {size:,} bytes in the file and "
+        f"{weights * 2:,} widened to bfloat16; figures and ratios are against those"
     ]
 
 
@@ -120,6 +121,6 @@ def _judged(path: Path, reading: Reading) -> tuple[Counter[str], int]:
         raise UnsafeModelError(
             "already_quantized",
             f"{path.name}: weights are quantized already ({told}), and compressing them again hurts: name the model they "
-            "were made from, or set allow_requantize to have them widened and compressed all the same",
+            "were made from, or set allow_requantize (--allow-requantize) to have them widened and compressed all the same",
         )
     return grids, sum(int(tensor.n_elements) for tensor in reader.tensors)

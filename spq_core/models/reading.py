@@ -7,6 +7,12 @@ from typing import Any
 from spq_core.errors import UnsupportedModelError
 
 GGUF = ".gguf"
+SUBFOLDER = r"^[A-Za-z0-9][A-Za-z0-9_.\-]*(/[A-Za-z0-9][A-Za-z0-9_.\-]*){0,3}$"
+SUBFOLDER_WORDS = (
+    "must be a folder within the repository or folder, like onnx/fp16, without '/' at its ends"
+)
+FILE = r"^[A-Za-z0-9][\w.\-+]{0,200}\.gguf$"
+FILE_WORDS = "must be the name of a .gguf file; the folder that it lies in is the subfolder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,5 +53,5 @@ def require_headers(reading: Reading) -> None:
     """
     if reading.file is not None:
         raise UnsupportedModelError(
-            f"{reading.file}: a GGUF file tells its shapes when it is read whole; the job's log has its estimate"
+            f"{reading.file}: a GGUF file tells its shapes only when it is read whole: there is no estimate before it is compressed"
         )

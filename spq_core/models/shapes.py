@@ -13,7 +13,9 @@ from spq_core.models.weight_files import ITEM_BYTES, WeightHeader, sixteen_bit_b
 
 LAYER = re.compile(r"(?:.*\.)?(?:layers|h|blocks)\.(\d+)\.(.+)")
 WEIGHT = ".weight"
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
+EMBEDDINGS = (
+    "embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight", "embeddings.weight",
+)  # fmt: skip
 HEADS = ("lm_head.weight", "embed_out.weight")
 NOT_STORED = (
     "attn.bias",

@@ -45,7 +45,7 @@ def write_card(
 
 Source: {_plain(base_model)}{f", commit `{_plain(revision)}`" if revision else ""}.
 {_source_ratio(result)}
-
+{_notes(result)}
 {_figures(result)}
 {_verdict(result)}
 ## How to load
@@ -77,6 +77,13 @@ about instructions, safety, or languages other than the text's.
 """
     head = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
     (folder / CARD_FILE).write_text(f"---\n{head}---\n\n{body}", encoding="utf-8")
+
+
+def _notes(result: dict[str, Any]) -> str:
+    """What of the source was left out or widened."""
+    return (
+        "".join(f"\n* {_plain(note)}" for note in result["compression"].get("notes") or ()) + "\n"
+    )
 
 
 def _figures(result: dict[str, Any]) -> str:

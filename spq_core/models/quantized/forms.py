@@ -35,6 +35,10 @@ SCALED_FORMATS = ("float-quantized", "int-quantized", "naive-quantized")
 """Of compressed-tensors, those that store a code and its scale in tensors of their own."""
 
 
+CHANGING = ("transform_config", "sparsity_config")
+"""Settings beside codes and scales without which these are another model's."""
+
+
 def is_quantized(config: Mapping[str, Any]) -> bool:
     """Whether a config.json says that its weights are quantized."""
     return bool(config.get(KEY) or config.get("compression_config"))
@@ -47,16 +51,26 @@ def form_of(config: Mapping[str, Any]) -> Form:
         UnsafeModelError: it is none that is widened; it is named.
     """
     settings = config.get(KEY) or config.get("compression_config")
-    settings = settings if isinstance(settings, dict) else {}
+    if not isinstance(settings, dict):
+        raise UnsafeModelError(
+            "unsafe_config",
+            f"config.json: {KEY} is {str(settings)[:SHOWN]!r}, expected an object with quant_method",
+        )
     method = str(settings.get("quant_method"))[:SHOWN]
     stored = str(settings.get("format"))[:SHOWN]
+    changing = [key for key in CHANGING if settings.get(key)]
+    if changing:
+        raise UnsafeModelError(
+            "already_quantized",
+            f"config.json: {KEY}.{changing[0]} changes what weights mean, which is not widened; name the model that they were made from",
+        )
     if method == "compressed-tensors" and stored not in SCALED_FORMATS:
         method = f"compressed-tensors ({stored})"
     if method not in FORMS:
         raise UnsafeModelError(
             "already_quantized",
-            f"config.json: weights are quantized by {method}, which is not widened here (widened are {', '.join(FORMS)} "
-            f"with {', '.join(SCALED_FORMATS)}); name the model they were made from",
+            f"config.json: weights are quantized by {method!r}, which is not widened here (widened are fp8, fbgemm_fp8, mxfp4, and "
+            f"compressed-tensors stored as {', '.join(SCALED_FORMATS)}); name the model they were made from",
         )
     return Form(method, FORMS[method])
 

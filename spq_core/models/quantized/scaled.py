@@ -4,9 +4,10 @@ FP8 with blocks (DeepSeek-V3, arXiv 2412.19437, 3.3.2), FBGEMM, and what compres
 """
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
-from spq_core.errors import ArtifactError
+from spq_core.errors import ArtifactError, UnsafeModelError
 from spq_core.models.quantized.whole import WIDENED, Whole, as_stored
 from spq_core.models.weight_files import WeightHeader
 
@@ -20,6 +21,7 @@ OF_ACTIVATIONS = (
 """What weights do without."""
 ZERO_POINT = "_zero_point"
 PAIR = 2
+LARGEST_BLOCK = 1 << 16
 
 
 def scaled_wholes(
@@ -28,9 +30,10 @@ def scaled_wholes(
     """See `Form.wholes`.
 
     Raises:
-        ArtifactError: codes have no scales, or are not symmetric.
+        ArtifactError: codes have no scales, or those of another shape, or are not symmetric.
+        UnsafeModelError: the size of blocks is none.
     """
-    block = _block(settings.get("weight_block_size"))
+    block = stated_block(settings)
     wholes: dict[str, Whole] = {}
     scales = set()
     for name, header in tensors.items():
@@ -47,6 +50,11 @@ def scaled_wholes(
                 f"{header.file}: {name!r} has zero points, which are not widened; name the model it was made from"
             )
         scales.add(scale)
+        if not _fit(tensors[scale].shape, header.shape, block):
+            raise ArtifactError(
+                f"{header.file}: {name!r} has shape {list(header.shape)}, and its scales {scale!r} {list(tensors[scale].shape)}: "
+                f"they are neither one, nor one a row, nor one a block of {block or 'a size that config.json states'}"
+            )
         whole = WeightHeader(header.file, WIDENED, header.shape)
         wholes[name] = Whole(whole, name, scale, "scaled", block)
     return wholes | {
@@ -56,11 +64,53 @@ def scaled_wholes(
     }
 
 
-def _block(value: Any) -> tuple[int, int] | None:
-    """Rows and columns of a block, if these are some."""
-    fits = (
-        isinstance(value, list)
-        and len(value) == PAIR
-        and all(type(one) is int and one > 0 for one in value)
+def stated_block(settings: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Rows and columns that share a scale, as a config.json states them; the last block may be shorter, so they cannot be guessed.
+
+    Raises:
+        UnsafeModelError: what it states is no size, or there are several.
+    """
+    groups = settings.get("config_groups")
+    weights = [
+        group.get("weights")
+        for group in (groups.values() if isinstance(groups, dict) else ())
+        if isinstance(group, dict)
+    ]
+    stated = [one.get("block_structure") for one in weights if isinstance(one, dict)]
+    found = {
+        _block(value) for value in (settings.get("weight_block_size"), *stated) if value is not None
+    }
+    if len(found) > 1:
+        raise UnsafeModelError(
+            "unsafe_config",
+            f"config.json: quantization_config states blocks of several sizes ({found}), which is not widened",
+        )
+    return next(iter(found), None)
+
+
+def _block(value: Any) -> tuple[int, int]:
+    """Rows and columns, of `[128, 128]` or `"128x128"`."""
+    parts = value.split("x") if isinstance(value, str) else value
+    sizes = (
+        [int(one) if str(one).isdecimal() else 0 for one in parts]
+        if isinstance(parts, list)
+        else []
     )
-    return (value[0], value[1]) if fits else None
+    if len(sizes) != PAIR or not all(0 < one <= LARGEST_BLOCK for one in sizes):
+        raise UnsafeModelError(
+            "unsafe_config",
+            f"config.json: quantization_config states blocks of {str(value)[:40]!r}, expected two sizes such as [128, 128]",
+        )
+    return sizes[0], sizes[1]
+
+
+def _fit(scales: tuple[int, ...], codes: tuple[int, ...], block: tuple[int, int] | None) -> bool:
+    """Whether these scales are one, one a row, or one a block of codes."""
+    if prod(scales) == 1:
+        return True
+    if len(codes) < PAIR:
+        return False
+    *front, rows, columns = codes
+    by_row = [(*front, rows), (*front, rows, 1)]
+    by_block = [] if block is None else [(*front, -(-rows // block[0]), -(-columns // block[1]))]
+    return tuple(scales) in (*by_row, *by_block)

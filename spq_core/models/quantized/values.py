@@ -76,22 +76,18 @@ def _over(scales: Tensor, shape: torch.Size, block: Block) -> Tensor:
         return scales.unsqueeze(-1)
     if scales.ndim != len(shape):
         raise _mismatch(scales, shape)
-    height, width = _block_of(scales, rows, columns, block)
+    if tuple(scales.shape[-2:]) == (rows, 1):
+        return scales
+    if (
+        block is None
+    ):  # the last one may be shorter, so that its size cannot be told from their number
+        raise _mismatch(scales, shape)
+    height, width = block
     fits = (-(-rows // height), -(-columns // width)) == tuple(scales.shape[-2:])
     if not fits or scales.shape[:-2] != shape[:-2]:
         raise _mismatch(scales, shape)
     tall = scales.repeat_interleave(height, dim=-2)[..., :rows, :]
     return tall.repeat_interleave(width, dim=-1)[..., :columns]
-
-
-def _block_of(scales: Tensor, rows: int, columns: int, stated: Block) -> tuple[int, int]:
-    """Rows and columns that share one of these scales: as stated, or as their number says."""
-    down, across = scales.shape[-2:]
-    if stated is not None and (down, across) != (rows, 1):
-        return stated
-    if rows % down or columns % across:
-        raise _mismatch(scales, torch.Size((rows, columns)))
-    return rows // down, columns // across
 
 
 def _mismatch(scales: Tensor, shape: torch.Size) -> ArtifactError:

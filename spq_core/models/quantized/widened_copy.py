@@ -75,6 +75,8 @@ def write_widened(folder: Path, config: Mapping[str, Any], copy: Path) -> str:
         index = {"metadata": {"total_size": needed}, "weight_map": weight_map}
         (copy / INDEX_FILE).write_text(json.dumps(index), encoding="utf-8")
     widened = sum(bool(whole.rule) for whole in wholes.values())
+    if not widened:
+        return f"config.json: {KEY} ({form_of(config).name}) is left out: no tensor is quantized"
     stored = sum(header.n_bytes for header in tensors.values())
     return (
         f"config.json: {KEY} ({form_of(config).name}): {widened} tensors were quantized already and are widened to "

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from spq_core.artifact.read import load_model
 from spq_core.compression.compress import compress
@@ -8,6 +9,7 @@ from spq_core.evaluation import float_head
 from spq_core.evaluation.float_head import widen_head
 from spq_core.models.clean_copy import SourceModel
 from spq_core.recipe.catalog import resolve
+from tests.model_types.toys import save_toy
 from tests.models import save_tiny, some_ids
 
 
@@ -37,3 +39,11 @@ def test_a_narrow_model_gives_wide_logits(tmp_path, monkeypatch, recipe, family)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     assert float((coarse.float() - wanted).norm()) > 10 * float((found - wanted).norm())
     assert narrow.get_input_embeddings()(some_ids(4)).dtype == torch.bfloat16
+
+
+def test_a_model_that_asks_its_head_for_a_dtype_is_measured_too(tmp_path):
+    source = save_toy("mamba", tmp_path / "source")
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
+    widen_head(model)
+    with torch.no_grad():
+        assert model(some_ids()).logits.dtype == torch.float32

@@ -454,7 +454,9 @@ def test_one_gguf_file_is_the_model(hub, tmp_path):
             limits=LIMITS,
             reading=Reading(file="b.gguf"),
         )
-    with pytest.raises(UnsupportedModelError, match="GGUF file tells its shapes when it is read"):
+    with pytest.raises(
+        UnsupportedModelError, match="GGUF file tells its shapes only when it is read"
+    ):
         fetch_headers(api, "org/gguf", "main", Reading(file="a.Q8_0.gguf"))
     with pytest.raises(
         UnsafeModelError, match=r"name the original model.*model\.file.*allow_requantize"
