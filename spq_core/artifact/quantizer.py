@@ -5,6 +5,7 @@ modules are made on the meta device before transformers reads the first tensor, 
 the file to their place and no floating-point weight ever exists.
 """
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,21 @@ class SpqConfig(QuantizationConfigMixin):  # type: ignore[misc]
             )
 
 
+def _fill_buffers(model: PreTrainedModel) -> None:
+    """Let the parts of a model compute what they keep for their layers and files do not hold (Falcon-H1).
+
+    transformers skips that where a class is not its own, as ours is not. Nothing that was loaded is touched.
+    """
+    computed = {name for name, _ in model.named_non_persistent_buffers()}
+    loaded: Any
+    for name, loaded in chain(model.named_parameters(), model.named_buffers()):
+        if name not in computed:
+            loaded._is_hf_initialized = True  # noqa: SLF001 - where transformers looks
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel) and part is not model:
+            part._init_weights(part)  # noqa: SLF001 - likewise
+
+
 class SpqQuantizer(HfQuantizer):  # type: ignore[misc]
     """Puts empty compressed modules in place before weights are loaded."""
 
@@ -71,6 +87,7 @@ class SpqQuantizer(HfQuantizer):  # type: ignore[misc]
         self, model: PreTrainedModel, **_: Any
     ) -> PreTrainedModel:
         """Put matrices in the form that computes."""
+        _fill_buffers(model)
         to_runtime(model, fraction_asked_for())
         if self.quantization_config.tied:  # what `tie_weights` looks for when it is called again
             tied = tied_parts(model, self.quantization_config.tied.items())

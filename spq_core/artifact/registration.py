@@ -78,8 +78,6 @@ def register_type(model_type: str) -> None:
             "config_class": our_config,
             "__module__": __name__,
             "dtype": property(_activation_dtype),
-            # Of code that is not its own, transformers fills in no buffers that a model computes for its parts (Falcon-H1).
-            "is_custom_code": classmethod(lambda _cls: False),
         },
     )
     for made in (our_config, our_model):

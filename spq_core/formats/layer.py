@@ -133,8 +133,9 @@ class CompressedLinear(CompressedLayer):
 
     @property
     def weight(self) -> Tensor:
-        """No numbers, only a dtype and a device: some models ask their head which inputs it takes (Mamba)."""
-        found: Any = torch.empty(0, device=next(self.parameters()).device)
+        """No numbers, only rows, a dtype and a device: some models ask their head which inputs it takes (Mamba), and
+        transformers makes a tied head's bias as long as it has rows."""
+        found: Any = torch.empty(self.out_features, 0, device=next(self.parameters()).device)
         found._is_hf_initialized = True  # noqa: SLF001 - there is nothing to draw at random
         return cast("Tensor", found)
 
@@ -187,6 +188,9 @@ class CompressedEmbedding(CompressedLayer):
 
 class SingleRows:
     """Stands for the weight of a table of embeddings where single rows of it are taken."""
+
+    _is_hf_initialized = True
+    """For transformers: there is nothing to draw at random."""
 
     def __init__(self, table: CompressedEmbedding) -> None:
         """Take the table."""

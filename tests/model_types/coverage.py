@@ -46,6 +46,8 @@ RECIPES: dict[str, str | dict[str, Any]] = {
 }  # fmt: skip
 FARTHEST = {"int8": 5e-3, "balanced": 5e-3, "spq": 0.1, "gptq-4": 0.1, "portable-4": 0.1}
 """How far from its source a random model may be, in nats per token."""
+TIMES = {"balanced": 20.0, "spq": 1000.0, "gptq-4": 1000.0, "portable-4": 1000.0}
+"""The same, in times of what 8 bits cost it: some toys make much of little."""
 SAME, ROUTED = 1e-4, 1e-3
 """Nats per token between products in other dtypes and orders; and where rounding may send a token to another expert."""
 SHARE = 20
@@ -137,14 +139,23 @@ def _judged(name: str, folder: Path, same: float) -> dict[str, Any]:
     """How far an artifact is from its source, or what is wrong with it."""
     if not (folder / f"{name}.pt").is_file():
         return {"reason": "a fresh process does not load it"}
-    found = torch.load(folder / f"{name}.pt", weights_only=True)
-    far = divergence(torch.load(folder / "source.pt", weights_only=True), found)
-    if not far < FARTHEST[name]:
+    found, far = torch.load(folder / f"{name}.pt", weights_only=True), _far(folder, name)
+    if not far < max(FARTHEST[name], TIMES.get(name, 0) * _far(folder, "int8")):
         return {"reason": f"{far:.3g} nats per token from the source"}
     twin, same = folder / f"{name}.twin.pt", max(same, far / SHARE)
     if twin.is_file() and not abs(divergence(torch.load(twin, weights_only=True), found)) < same:
         return {"reason": "it does not compute what its layers say"}
     return {"kl": float(f"{far:.2e}")}
+
+
+def _far(folder: Path, name: str) -> float:
+    """Nats per token between source and artifact; 0 where there is none."""
+    if not (folder / f"{name}.pt").is_file():
+        return 0.0
+    source, found = (
+        torch.load(folder / f"{one}.pt", weights_only=True) for one in ("source", name)
+    )
+    return divergence(source, found)
 
 
 def _words(error: Exception) -> str:

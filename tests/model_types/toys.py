@@ -18,7 +18,7 @@ from spq_core.models.experts import fused_parts
 from spq_core.models.skeleton import load_skeleton
 from spq_core.recipe.catalog import catalog, resolve
 from spq_core.recipe.document import Recipe, parse_recipe
-from tests.models import LLAMA_SIZES, SIZES, byte_tokenizer, some_ids
+from tests.models import LLAMA_SIZES, SIZES, VOCABULARY, byte_tokenizer, some_ids
 
 HEADS = {"head_dim": 24}
 OLD = {"n_embd": 96, "n_layer": 3, "n_head": 4, "n_inner": 160, "n_positions": 256}
@@ -107,6 +107,10 @@ def _save_wrapper(model_type: str, folder: Path) -> Path:
             known = LLAMA_SIZES | MIXTURE | CHANGED.get(model_type, {}) if text else TOWER
             wanted = {key: size for key, size in known.items() if key in part}
             document[name] = cut_to_layers(part, 3 if text else 1) | wanted
+    if "vocab_size" in document:
+        document["vocab_size"] = VOCABULARY
+    if "hidden_size" in document:
+        document["hidden_size"] = LLAMA_SIZES["hidden_size"]
     for name in (
         "pad_token_id",
         "bos_token_id",
