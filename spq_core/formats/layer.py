@@ -133,8 +133,10 @@ class CompressedLinear(CompressedLayer):
 
     @property
     def weight(self) -> Tensor:
-        """No numbers, only rows, a dtype and a device: some models ask their head which inputs it takes (Mamba), and
-        transformers makes a tied head's bias as long as it has rows."""
+        """No numbers, only rows, a dtype and a device.
+
+        Some models ask their head which inputs it takes (Mamba), and transformers makes a tied head's bias as long as it has rows.
+        """
         found: Any = torch.empty(self.out_features, 0, device=next(self.parameters()).device)
         found._is_hf_initialized = True  # noqa: SLF001 - there is nothing to draw at random
         return cast("Tensor", found)

@@ -54,7 +54,7 @@ def check(model_type, folder, recipes):
     [
         ("falcon", "spq"), ("bloom", "int8"), ("minicpm3", "spq"), ("mixtral", "balanced"), ("gpt_oss", "spq"),
         ("qwen3_5_text", "spq"), ("gemma3", "spq"), ("qwen3_vl_moe", "int8"),
-        ("llama4_text", "balanced"), ("falcon_h1", "int8"), ("modernbert-decoder", "gptq-4"), ("mamba", "balanced"), ("kimi_linear", "balanced"),
+        ("llama4_text", "balanced"), ("falcon_h1", "int8"), ("modernbert-decoder", "gptq-4"), ("modernbert-decoder", "int8"), ("modernbert-decoder", "balanced"), ("mamba", "balanced"), ("kimi_linear", "balanced"),
         *every(100, [("xglm", "int8"), *product((*DENSE, *OTHERS, "qwen3_vl", "llava"), ("int8", "spq"))])[1:],
     ],
 )  # fmt: skip

@@ -139,7 +139,7 @@ class DoubleCompressionStage(Stateless):
             replacement = LatticeEmbedding(rounded.codes, rounded.steps, self.dtype, coded, scale)
             block.set_submodule(self.embedding_path, replacement)
             if tied:
-                block.set_submodule(self.head_path, replacement.tied_head())
+                block.set_submodule(self.head_path, replacement.tied_head(bias_of(head)))
             reports.append(_report(self.embedding_path, rounded, coded))
         return reports
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from spq_core.formats.int8.linear import Int8Embedding, Int8Linear
-from spq_core.formats.slicing import bias_of, float_linears, is_table, output_scale_of
+from spq_core.formats.slicing import bias_of, float_linears, is_table, linear_at, output_scale_of
 from spq_core.methods.quantization.granularity import per_channel_names
 from spq_core.methods.quantization.int8 import (
     QuantizedWeight,
@@ -115,11 +115,11 @@ class Int8Stage:
         replacement = Int8Embedding(
             quantized.codes, quantized.scale, self.dtype, output_scale=output_scale_of(embedding)
         )
-        head = block.get_submodule(self.head_path)
+        head = linear_at(block, self.head_path)
         tied = head.weight is embedding.weight
         block.set_submodule(self.embedding_path, replacement)
         if tied:
-            block.set_submodule(self.head_path, replacement.tied_head())
+            block.set_submodule(self.head_path, replacement.tied_head(bias_of(head)))
         return self._report(_join(path, self.embedding_path), embedding, quantized)
 
     def _report(
