@@ -44,12 +44,18 @@ class SpqConfig(QuantizationConfigMixin):  # type: ignore[misc]
             )
 
 
+OF_THEIR_OWN = ("inv_freq", "position_ids", "embed_scale", "token_type_ids")
+"""Buffers that their own modules fill."""
+
+
 def _fill_buffers(model: PreTrainedModel) -> None:
     """Let the parts of a model compute what they keep for their layers and files do not hold (Falcon-H1).
 
     transformers skips that where a class is not its own, as ours is not. Nothing that was loaded is touched.
     """
     computed = {name for name, _ in model.named_non_persistent_buffers()}
+    if all(name.endswith(OF_THEIR_OWN) for name in computed):
+        return
     loaded: Any
     for name, loaded in chain(model.named_parameters(), model.named_buffers()):
         if name not in computed:
