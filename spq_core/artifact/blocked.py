@@ -1,4 +1,4 @@
-"""A `compact` artifact, or a plain checkpoint, whose decoder layers are loaded one at a time.
+"""A `compact` or `gguf` artifact, or a plain checkpoint, whose decoder layers are loaded one at a time.
 
 What transformers' loader makes of the whole model (`quantizer`), made of one layer: the same layouts, the same
 codes, the same forms that compute. So figures of a model that does not fit into memory are those of one that does.
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from spq_core.artifact.gguf_file import gguf_file, open_gguf
 from spq_core.errors import ArtifactError
 from spq_core.formats.conversion import to_runtime
 from spq_core.formats.layer import Layout
@@ -37,6 +38,9 @@ def open_blocked(folder: Path) -> BlockedModel | None:
     quantization = config.get("quantization_config") or config.get("compression_config")
     if kind not in ALL_MODEL_TYPES:
         return None
+    file = gguf_file(folder)
+    if file is not None:
+        return open_gguf(folder, file)
     if not quantization:
         return blocked_source(*open_model(folder))
     if not isinstance(quantization, dict) or quantization.get("quant_method") != METHOD:

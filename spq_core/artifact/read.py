@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from spq_core.artifact.gguf_file import gguf_file, load_gguf
 from spq_core.artifact.manifest import read_manifest, verify_files
 from spq_core.errors import WeightsMismatchError
 from spq_core.formats.residency import kept_coded
@@ -39,6 +40,9 @@ def load_model(
     Raises:
         WeightsMismatchError: a tensor is missing, or has another shape than the model's.
     """
+    file = gguf_file(folder)
+    if file is not None:
+        return load_gguf(folder, file).to(device)
     try:
         model, info = auto_class_of(folder).from_pretrained(
             folder,

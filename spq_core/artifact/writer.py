@@ -69,6 +69,8 @@ class ArtifactWriter:
     """Which tensors outside decoder layers are carried along bit by bit."""
     weight_map: dict[str, str] = field(default_factory=dict)
     tensor_bytes: int = 0
+    _stored: StoredModel | None = None
+    """All of it, once config.json is written."""
 
     @property
     def folder(self) -> Path:
@@ -157,6 +159,7 @@ class ArtifactWriter:
         """
         stored = StoredModel(skeleton, self.layouts, self.dtype, head_shares_codes, changes)
         self.write_json("config.json", self._writing().config(stored))
+        self._stored = stored
 
     def _writing(self) -> Any:
         return import_module(self.profile.writing)
@@ -169,6 +172,8 @@ class ArtifactWriter:
 
     def finish(self, manifest: Manifest) -> None:
         """Write the manifest over all files and give the folder its final name."""
+        if self.profile.single_file:
+            self._writing().finish(self.folder, self._stored, manifest.source.name, self.dtype)
         files = {
             name: file_entry(path)
             for name, path in artifact_files(self.folder).items()

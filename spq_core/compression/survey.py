@@ -91,7 +91,7 @@ class Survey:
         settings = self.recipe.quantize
         return (
             settings is not None
-            and bool(settings.levels)
+            and bool(settings.open_levels)
             and profile_named(self.recipe.profile).tables
         )
 
@@ -106,7 +106,7 @@ class Survey:
     def enter(self, name: str, weight: Tensor, weights: Tensor, second_moment: Tensor) -> None:
         """Measure a matrix's curve, if it will be quantized by entropy, or what each width costs it."""
         settings, target = self.recipe.quantize, self.recipe.target
-        if settings is not None and settings.levels:
+        if settings is not None and settings.open_levels:
             profile = profile_named(self.recipe.profile)
             self.options[name] = width_options(weight, weights, second_moment, settings, profile)
             return

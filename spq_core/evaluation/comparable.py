@@ -5,6 +5,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from spq_core.artifact.gguf_file import gguf_file
 from spq_core.errors import EvaluationError
 from spq_core.models.architectures import ALL_MODEL_TYPES, check_architectures
 from spq_core.models.blocks import open_model
@@ -19,7 +20,7 @@ COMPARED_CHARACTERS = 20_000
 def require_whole(folder: Path) -> None:
     """Refuse a folder whose weights are not all of a causal language model, from headers alone.
 
-    Only plain models can be judged so: quantized ones are judged by what their library loads.
+    Only plain models can be judged so: quantized ones are judged by what their library loads, and GGUF files when they are read.
 
     Raises:
         UnsupportedModelError, WeightsMismatchError, ArtifactError: saying what is missing.
@@ -27,6 +28,8 @@ def require_whole(folder: Path) -> None:
     config = read_json_object(folder / "config.json")
     check_architectures(config)
     quantized = config.get("quantization_config") or config.get("compression_config")
+    if gguf_file(folder) is not None:
+        return
     if not quantized and config.get("model_type") in ALL_MODEL_TYPES:
         check_fit(*open_model(folder), folder.name)
 

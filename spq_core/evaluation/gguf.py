@@ -1,5 +1,6 @@
 """GGUF files through llama.cpp, behind the call that other models answer to. Needs llama-cpp-python."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -62,6 +63,11 @@ class GgufModel:
         end = self._llama.n_tokens
         logits = torch.from_numpy(np.array(self._llama.scores[end - len(ids) : end]))
         return SimpleNamespace(logits=logits[None], past_key_values=self)
+
+
+def has_gguf_reader() -> bool:
+    """Whether llama-cpp-python is installed."""
+    return find_spec("llama_cpp") is not None
 
 
 def require_gguf_reader() -> None:

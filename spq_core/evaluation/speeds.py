@@ -7,7 +7,8 @@ from pathlib import Path
 from jaxtyping import Int64
 from torch import Tensor
 
-from spq_core.evaluation.gguf import SUFFIX, LanguageModel
+from spq_core.artifact.gguf_file import gguf_file
+from spq_core.evaluation.gguf import SUFFIX, LanguageModel, has_gguf_reader
 from spq_core.evaluation.loading import COUNTED_FILES, LoadFigures, load
 from spq_core.evaluation.settings import EvaluationSettings
 from spq_core.evaluation.throughput import Throughput, measure_throughput
@@ -51,10 +52,11 @@ def load_and_time(
     loads: dict[str, LoadFigures] = {}
     loaded: dict[str, LanguageModel] = {}
     for name, folder in folders.items():
-        if on_cpu and not fits(sizes[name]):
+        there = as_run(folder)
+        if there is None or (on_cpu and not fits(sizes[name])):
             loads[name] = not_loaded(sizes[name])
         else:
-            model, loads[name] = load(folder, device, length)
+            model, loads[name] = load(there, device, length)
             if together:
                 loaded[name] = model
             del model
@@ -67,6 +69,14 @@ def load_and_time(
         after_run=progress.advance,
     )  # fmt: skip
     return LoadedFigures(loads, speeds)
+
+
+def as_run(folder: Path) -> Path | None:
+    """What users load: of an artifact of profile gguf its file, by llama.cpp; None where that is not installed."""
+    file = gguf_file(folder)
+    if file is None:
+        return folder
+    return file if has_gguf_reader() else None
 
 
 def fits(stored: int) -> bool:
@@ -83,5 +93,5 @@ def file_bytes(folder: Path) -> int:
 
 
 def not_loaded(size: int) -> LoadFigures:
-    """Of a model that does not fit into memory."""
+    """Of a model that does not fit into memory, or whose program is not here."""
     return LoadFigures(bytes_on_disk=size, resident_bytes=None, load_peak_bytes=0, dtype="")

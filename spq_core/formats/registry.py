@@ -12,6 +12,7 @@ from torch import nn
 
 from spq_core.formats.deflated.linear import DeflatedEmbeddingLayout, DeflatedLayout
 from spq_core.formats.dense.layout import DenseLayout, dense_layout
+from spq_core.formats.ggml.linear import GgmlEmbeddingLayout, GgmlLayout
 from spq_core.formats.int8.linear import Int8EmbeddingLayout, Int8Layout
 from spq_core.formats.layer import CompressedLayer, Layout
 from spq_core.formats.packed.linear import PackedEmbeddingLayout, PackedLayout
@@ -31,6 +32,7 @@ MATRIX_FORMS = (
     Form(Int8Layout, Int8EmbeddingLayout),
     Form(PackedLayout, PackedEmbeddingLayout),
     Form(DeflatedLayout, DeflatedEmbeddingLayout),
+    Form(GgmlLayout, GgmlEmbeddingLayout),
     Form(RangeCodedLayout, RangeCodedEmbeddingLayout),
 )
 

@@ -93,6 +93,11 @@ def files_of_index(text: bytes) -> list[str]:
     return sorted(files)
 
 
+def gguf_files(folder: Path) -> tuple[Path, ...]:
+    """A folder's GGUF files; an artifact of profile gguf has one, and no other weights."""
+    return tuple(sorted(folder.glob("*.gguf")))
+
+
 def read_header(path: Path) -> dict[str, WeightHeader]:
     """Read and check one file's header.
 
@@ -139,8 +144,9 @@ def parse_header(file: str, raw: bytes) -> dict[str, Any]:
 
 
 def stored_bytes(folder: Path, extra: tuple[str, ...] = ()) -> int:
-    """Bytes on disk of the weight files, their index, and the `extra` files that exist."""
-    names = [*weight_files(folder), INDEX_FILE, *extra]
+    """Bytes on disk of the weight files, their index, and the `extra` files that exist; of a folder without such, of its GGUF file."""
+    weights = weight_files(folder) or tuple(path.name for path in gguf_files(folder))
+    names = [*weights, INDEX_FILE, *extra]
     return sum((folder / name).stat().st_size for name in names if (folder / name).is_file())
 
 

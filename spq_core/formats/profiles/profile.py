@@ -7,6 +7,8 @@ imported when it is needed:
         Replace a finished block's layers by what is stored; returns the layouts that `original` does not have.
     config(stored: StoredModel) -> dict[str, Any]
         The artifact's config.json.
+    finish(folder: Path, stored: StoredModel, source: str, dtype: torch.dtype) -> None
+        Of profiles that are a single file: make it of the shards and the other files, and remove the shards.
 """
 
 from dataclasses import dataclass
@@ -44,9 +46,12 @@ class Profile:
     """Of neurons: what kernels of its readers want, and what tensor parallelism can divide."""
     scale_bytes: int | None = None
     """Of a group's scale and zero point; None where scales have the model's dtype."""
+    single_file: bool = False
+    """Whether weights end up in one file of the readers' own format."""
     widened_by_readers: bool = False
     """Whether readers widen codes when they load them."""
 
     def error(self, reason: str) -> str:
         """A refusal that says which profile has no such limit."""
-        return f"profile {self.name}: {reason} (profile compact has no such limit)"
+        other = "" if self.name == "compact" else " (profile compact has no such limit)"
+        return f"profile {self.name}: {reason}{other}"

@@ -6,11 +6,13 @@ from pydantic import AfterValidator, Field
 
 from spq_core.formats.profiles.compact.profile import COMPACT
 from spq_core.formats.profiles.compressed_tensors.profile import PORTABLE
+from spq_core.formats.profiles.gguf.profile import GGUF
 from spq_core.formats.profiles.profile import Profile
 
 PROFILES = (
     COMPACT,
     PORTABLE,
+    GGUF,
 )
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from spq_core.formats.ggml.types import BLOCK_TYPES, BlockType, BlockTypeName, block_type, fitting
 from spq_core.formats.packed.bits import Bits
 from spq_core.formats.profiles.profile import Profile
 from spq_core.methods.settings import PlannedPart, StageSettings, Toy
@@ -56,6 +57,11 @@ class QuantizeSettings(StageSettings):
     levels: tuple[Bits, ...] = ()
     """Widths of which each matrix gets one, in place of `bits`: those that lose least together at the target's bytes, by expected loss
     (a database of matrices and widths and dynamic programming over it, arXiv:2208.11580, section 5)."""
+    types: tuple[BlockTypeName, ...] = ()
+    """Block types of ggml, for profile gguf, in place of bits, groups and zero points: one for all matrices, or two and more, of which
+    each matrix gets the one that loses least at the target's bytes. Rows that are not whole blocks of a type get the next larger one that fits."""
+    table_type: BlockTypeName | None = None
+    """With one of `types`: the type of embedding and head, if it is to be another one."""
     mode: ScaleMode = ScaleMode.CHANNEL
     """How many scales a matrix gets; the modes by name are those of the paper."""
     group_size: Annotated[int, Field(ge=8, le=1 << 16, multiple_of=8)] | None = None
@@ -90,6 +96,10 @@ class QuantizeSettings(StageSettings):
 
     @model_validator(mode="after")
     def _fits_the_method(self) -> Self:
+        if self.types:
+            self._check_types()
+        elif self.table_type is not None:
+            raise ValueError("table_type goes with types")
         if self.mode != ScaleMode.CHANNEL and not self.is_plain:
             raise ValueError(f"mode {self.mode.value} is for plain symmetric 8-bit rounding only")
         if self.levels and (
@@ -102,6 +112,46 @@ class QuantizeSettings(StageSettings):
             raise ValueError("sparsity needs method gptq or obc, which pay for removed weights")
         return self
 
+    def _check_types(self) -> None:
+        """Types say what the other keys would."""
+        if self.method not in {"round", "gptq"}:
+            raise ValueError(f"types are for method round or gptq, not {self.method}")
+        given = {
+            "bits": self.bits != 8,  # noqa: PLR2004
+            "levels": bool(self.levels),
+            "group_size": self.group_size is not None,
+            "symmetric": not self.symmetric,
+            "sparsity": self.sparsity > 0,
+            "mode": self.mode != ScaleMode.CHANNEL,
+        }
+        other = next((name for name, is_given in given.items() if is_given), None)
+        if other is not None:
+            raise ValueError(f"types say how codes are stored; leave out {other}")
+        if len(set(self.types)) < len(self.types):
+            raise ValueError("types are all different")
+        if len(self.types) > 1 and self.table_type is not None:
+            raise ValueError(
+                "with several types the target chooses that of embedding and head, too; leave out table_type"
+            )
+
+    @field_validator("types")
+    @classmethod
+    def _smallest_first(cls, types: tuple[BlockTypeName, ...]) -> tuple[BlockTypeName, ...]:
+        order = [kind.name for kind in BLOCK_TYPES]
+        return tuple(sorted(types, key=order.index))
+
+    @property
+    def open_levels(self) -> tuple[int, ...]:
+        """Those of which each matrix gets one: widths in bits, or places among `types`."""
+        return tuple(range(len(self.types))) if len(self.types) > 1 else self.levels
+
+    def type_of(self, columns: int, level: int = 0, *, is_table: bool = False) -> BlockType | None:
+        """Ggml's type for a matrix with so many columns, with one of `types`; None where none has whole blocks in its rows."""
+        name = self.types[level]
+        if is_table and self.table_type is not None:
+            name = self.table_type
+        return fitting(block_type(name), columns)
+
     @property
     def is_plain(self) -> bool:
         """Whether this is symmetric 8-bit rounding with one scale per row or matrix."""
@@ -109,6 +159,7 @@ class QuantizeSettings(StageSettings):
             self.method == "round"
             and self.bits == 8  # noqa: PLR2004
             and not self.levels
+            and not self.types
             and self.group_size is None
             and self.symmetric
             and not self.scale_search
@@ -117,12 +168,12 @@ class QuantizeSettings(StageSettings):
     @property
     def is_auto(self) -> bool:
         """Whether widths follow from the target."""
-        return bool(self.levels)
+        return bool(self.open_levels)
 
     @property
     def planned(self) -> PlannedPart | None:
         """Widths, if they are open."""
-        return "widths" if self.levels else None
+        return "widths" if self.open_levels else None
 
     @property
     def has_feedback(self) -> bool:
@@ -160,6 +211,8 @@ class QuantizeSettings(StageSettings):
 
     def profile_error(self, profile: Profile) -> str:
         """What the format and its readers do not hold."""
+        if self.types or "ggml" in profile.forms:
+            return self._blocks_error(profile)
         by_matrix = self.mode != ScaleMode.CHANNEL and "int8" not in profile.forms
         by_entropy = self.by_entropy and "range_coded" not in profile.forms
         zero_points = not self.symmetric and not profile.zero_points
@@ -175,6 +228,13 @@ class QuantizeSettings(StageSettings):
             "embedding and head stay as they are there; set embedding: false": tables,
         }
         return next((reason for reason, holds in reasons.items() if holds), "")
+
+    def _blocks_error(self, profile: Profile) -> str:
+        if "ggml" not in profile.forms:
+            return f"block types have no form in {profile.format_name}; they are for profile gguf"
+        if not self.types:
+            return f"matrices are stored in block types there; set types, for instance [{BLOCK_TYPES[-1].name}]"
+        return ""
 
     def shapes_error(self, shapes: ModelShapes, profile: Profile) -> str:
         """Some readers want whole groups."""
@@ -211,14 +271,20 @@ class QuantizeSettings(StageSettings):
             changes["group_size"] = min(self.group_size, toy.group)
         if fixed and self.levels:
             changes |= {"levels": (), "bits": min(self.levels)}
+        if fixed and len(self.types) > 1:
+            changes["types"] = self.types[:1]
         return self.model_copy(update=changes)
 
     def matrix_bytes(self, matrix: Matrix, shapes: ModelShapes, profile: Profile) -> float:
         """Stored bytes of a decoder layer's matrix, where bits are given."""
-        return self.bytes_of(matrix, self.bits, shapes.item_bytes, profile)
+        level = 0 if self.types else self.bits
+        return self.bytes_of(matrix, level, shapes.item_bytes, profile)
 
-    def bytes_of(self, matrix: Matrix, bits: int, item_bytes: float, profile: Profile) -> float:
-        """Stored bytes of a matrix at a width."""
+    def bytes_of(self, matrix: Matrix, level: int, item_bytes: float, profile: Profile) -> float:
+        """Stored bytes of a matrix at a width, or in one of `types`."""
+        if self.types:
+            return self._blocks_bytes(matrix, self.type_of(matrix.n_in, level), item_bytes)
+        bits = level
         if self.is_plain and "int8" in profile.forms:
             scales = 1 if self.mode == ScaleMode.TENSOR else matrix.n_out
             return _padded(matrix.n_in, PADDED_COLUMNS) * matrix.n_out + FLOAT_BYTES * scales
@@ -226,6 +292,11 @@ class QuantizeSettings(StageSettings):
         scales = matrix.n_out * -(-matrix.n_in // size)
         codes = matrix.n_out * _padded(matrix.n_in, CODES_PER_PACK) * bits / 8
         return codes + (profile.scale_bytes or item_bytes) * scales
+
+    def _blocks_bytes(self, matrix: Matrix, kind: BlockType | None, item_bytes: float) -> float:
+        if kind is None:
+            return matrix.elements * item_bytes
+        return float(matrix.n_out * kind.row_bytes(matrix.n_in))
 
     def tables_bytes(self, shapes: ModelShapes, profile: Profile) -> float:
         """Stored bytes of embedding and head."""
@@ -242,6 +313,9 @@ class QuantizeSettings(StageSettings):
         return plain + (coded[0] if self.is_plain else 0)
 
     def _table_bytes(self, table: Matrix, shapes: ModelShapes, profile: Profile) -> float:
+        if self.types:
+            kind = self.type_of(table.n_in, is_table=True)
+            return self._blocks_bytes(table, kind, shapes.item_bytes)
         if self.is_plain:
             return table.elements + FLOAT_BYTES * table.n_out
         return self.matrix_bytes(table, shapes, profile)

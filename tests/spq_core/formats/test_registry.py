@@ -11,6 +11,7 @@ from spq_core.formats.adapted.linear import AdaptedLayout
 from spq_core.formats.conversion import stored_state, to_runtime
 from spq_core.formats.deflated.linear import DeflatedEmbeddingLayout, DeflatedLayout
 from spq_core.formats.dense.layout import DenseLayout
+from spq_core.formats.ggml.coding import pack
 from spq_core.formats.lattice.steps import Steps
 from spq_core.formats.layer import CompressedEmbedding, CompressedLinear
 from spq_core.formats.layouts import COMPOSED_FORMS, LAYOUTS, changed_layouts, parse_layouts
@@ -19,6 +20,7 @@ from spq_core.formats.profiles.registry import PROFILES
 from spq_core.formats.range_coded.coding import encode
 from spq_core.formats.registry import MATRIX_FORMS
 from spq_core.formats.slicing import bias_of, float_weight, keep_columns, keep_rows
+from spq_core.methods.quantization.block_grid import choose_blocks
 from tests.spq_core.formats.deflated.writing import deflate
 
 EXTENDING = (Path(__file__).parents[3] / "docs/extending.md").read_text(encoding="utf-8")
@@ -31,6 +33,7 @@ OTHERS = {
     "base": 0.01,
     "order": "columns",
     "states": 1,
+    "type": "Q5_0",
 }
 EARLIER = {DeflatedLayout, DeflatedEmbeddingLayout}
 """Forms that are read, and written no more."""
@@ -73,6 +76,10 @@ def filled(layout):
         elif part == "scale":
             steps = torch.rand(parameter.shape, generator=generator) + 0.5
             parameter.data = steps.bfloat16().to(parameter.dtype) / 64
+        elif part == "blocks":
+            weight = torch.randn(N_OUT, N_IN, generator=generator) / 8
+            kind = layout.block_type
+            parameter.data = pack(kind, choose_blocks(weight, kind))
         elif part == "zero":
             parameter.data = torch.full_like(parameter, 8)
         elif parameter.is_floating_point():
