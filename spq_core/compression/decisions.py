@@ -7,7 +7,9 @@ them out would cost (`planning.structure`); one price joins them.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Int64
@@ -25,6 +27,7 @@ from spq_core.data.calibration import sensitivity_tokens
 from spq_core.data.windows import evenly
 from spq_core.errors import RecipeError, UnsupportedModelError
 from spq_core.formats.profiles.format import BYTES_PER_MATRIX, FIXED_BYTES
+from spq_core.formats.profiles.registry import profile_named
 from spq_core.models.checkpoint import Checkpoint
 from spq_core.models.skeleton import Skeleton
 from spq_core.planning.budget import Budget, token_weights
@@ -57,6 +60,9 @@ from spq_core.streaming.sensitivity import (
     LayerStatistics,
     measure_sensitivity,
 )
+
+BYTES_PER_TENSOR = 128
+"""Of a single file: name, sizes and alignment, and what a norm takes more in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,12 +253,22 @@ def _by_levels(
     stored = _stored_bytes(survey.skeleton, checkpoint, dtype)
     planned = matrices_of_levels(survey)
     kept = sum(size for name, size in stored.items() if name.removesuffix(".weight") not in planned)
-    fixed = kept + FIXED_BYTES + BYTES_PER_MATRIX * len(survey.options)
+    fixed = kept + _overhead(survey, checkpoint)
     wanted = wanted_bytes - fixed
     levels = chosen_levels(survey, target, wanted, fixed, database, progress)
     if survey.recipe.quantize is not None:
         return Structure(widths=levels)
     return structure_of_levels(survey, levels)
+
+
+def _overhead(survey: Survey, checkpoint: Checkpoint) -> int:
+    """What stands beside tensors."""
+    profile = profile_named(survey.recipe.profile)
+    if not profile.single_file:
+        return FIXED_BYTES + BYTES_PER_MATRIX * len(survey.options)
+    writing: Any = import_module(profile.writing)
+    found: int = writing.metadata_bytes(checkpoint.folder, survey.skeleton.config.to_dict())
+    return found + BYTES_PER_TENSOR * len(survey.skeleton.model.state_dict())
 
 
 def _by_structure_alone(

@@ -19,6 +19,8 @@ from spq_core.errors import EvaluationError
 PACKAGES = {"llama_cpp": "llama-cpp-python", "xllamacpp": "xllamacpp"}
 """Modules by preference, and what they are called on PyPI."""
 SECONDS = 600
+LEAST = -1e4
+"""Of a log-probability: JSON has no infinity."""
 
 
 class LlamaCpp(Protocol):
@@ -125,22 +127,29 @@ class _ByXllamacpp:
             raise EvaluationError(f"{file.name}: llama.cpp cannot load it: {error}") from None
 
     def log_probabilities(self, ids: Sequence[int]) -> Tensor:
-        answer: Any = self._server.handle_completions(
+        # What is sampled does not matter, but half of a character would be waited for.
+        letter = self.tokens("a")[-1]
+        answer = self._asked(
+            "completion",
             {
-                "prompt": list(ids), "n_predict": 1, "n_probs": self._rows, "temperature": 0.0,
-                "cache_prompt": False, "post_sampling_probs": False,
-            }
+                "prompt": list(ids), "n_predict": 1, "n_probs": self._rows, "temperature": 0.0, "cache_prompt": False,
+                "post_sampling_probs": False, "logit_bias": [[letter, 1000.0]],
+            },
         )  # fmt: skip
-        found = torch.full((self._rows,), -torch.inf)
-        for one in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
-            found[one["id"]] = max(one["logprob"], -1e4)
+        found = torch.full((self._rows,), LEAST)
+        for one in answer["completion_probabilities"][0]["top_logprobs"]:
+            found[one["id"]] = max(one["logprob"], LEAST)
         return found
 
     def tokens(self, text: str) -> list[int]:
-        body = json.dumps({"content": text, "add_special": True, "parse_special": True}).encode()
-        request = Request(  # noqa: S310 - an address of this machine
-            f"{self._server.listening_address}/tokenize", body, {"Content-Type": "application/json"}
-        )
-        with urlopen(request, timeout=SECONDS) as answer:  # noqa: S310 - the same
-            found: list[int] = json.load(answer)["tokens"]
+        body = {"content": text, "add_special": True, "parse_special": True}
+        found: list[int] = self._asked("tokenize", body)["tokens"]
         return found
+
+    def _asked(self, what: str, body: dict[str, Any]) -> Any:
+        request = Request(  # noqa: S310 - an address of this machine
+            f"{self._server.listening_address}/{what}", json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )  # fmt: skip
+        with urlopen(request, timeout=SECONDS) as answer:  # noqa: S310 - the same
+            return json.load(answer)

@@ -18,6 +18,8 @@ from spq_core.methods.quantization.gptq import Cells, CellsOf, HessianFactor, gp
 
 STRETCHES = tuple(step / 20 for step in range(-12, 13))
 """Codes by which candidates go beyond the range of codes, or stay within it."""
+SHARES = tuple(1 + step / 40 for step in range(-6, 7))
+"""The same where codes are not evenly spaced, as shares of the range."""
 REFINED = 3
 """Times that codes and steps are fitted to each other in the end."""
 SMALLEST = 1e-7
@@ -68,7 +70,7 @@ def round_to_blocks(
     step, offset = steps_and_offsets(kind, blocks)
     rest = weight if offset is None else weight - offset.repeat_interleave(kind.group, dim=1)
     values = torch.tensor(kind.values, device=weight.device, dtype=torch.float32)
-    choose = (lambda _column, wanted: _nearest(wanted, values)) if kind.values else None
+    choose = (lambda _column, wanted: nearest_value(wanted, values)) if kind.values else None
     codes = gptq_round(rest, feedback, _cells_of(kind, step), choose=choose)
     return blocks._replace(codes=codes)
 
@@ -88,7 +90,7 @@ def _not_zero(step: Tensor) -> Tensor:
     return torch.where(step == 0, torch.full_like(step, SMALLEST), step)
 
 
-def _nearest(wanted: Tensor, values: Tensor) -> Tensor:
+def nearest_value(wanted: Tensor, values: Tensor) -> Tensor:
     """The nearest of ascending values."""
     middles = (values[1:] + values[:-1]) / 2
     return values[torch.bucketize(wanted.contiguous(), middles)]
@@ -97,7 +99,9 @@ def _nearest(wanted: Tensor, values: Tensor) -> Tensor:
 def _codes(groups: Tensor, step: Tensor, offset: Tensor | None, kind: BlockType) -> Tensor:
     wanted = (groups if offset is None else groups - offset[..., None]) / _not_zero(step)[..., None]
     if kind.values:
-        return _nearest(wanted, torch.tensor(kind.values, device=step.device, dtype=torch.float32))
+        return nearest_value(
+            wanted, torch.tensor(kind.values, device=step.device, dtype=torch.float32)
+        )
     return wanted.round_().clamp_(kind.low, kind.high)
 
 
@@ -117,9 +121,12 @@ def _centred_fit(groups: Tensor, importance: Tensor, kind: BlockType) -> _Fit:
     """Both ends of the range may be the longer one's."""
     extreme = groups.gather(2, groups.abs().argmax(dim=2, keepdim=True))[..., 0]
     best = _Fit(extreme, torch.zeros_like(extreme), torch.full_like(extreme, torch.inf))
-    for end in {kind.low, kind.high}:
-        for stretch in STRETCHES:
-            candidate = extreme / (end * (1 + stretch / 4) if kind.values else end + stretch)
+    for end in sorted({kind.low, kind.high}):
+        ranges = (
+            [end * share for share in SHARES] if kind.values else [end + one for one in STRETCHES]
+        )
+        for reach in ranges:
+            candidate = extreme / reach
             best = _better(best, _refitted(groups, importance, candidate, kind))
     for _ in range(REFINED):
         best = _better(best, _refitted(groups, importance, best.step, kind))

@@ -10,6 +10,7 @@ from torch import Tensor
 from spq_core.formats.ggml.coding import pack, widened
 from spq_core.formats.ggml.linear import GgmlEmbedding, GgmlLinear
 from spq_core.formats.ggml.types import BlockType
+from spq_core.methods.quantization.block_descent import descend
 from spq_core.methods.quantization.block_grid import choose_blocks, round_to_blocks
 from spq_core.methods.quantization.codes_stage import (
     Codes,
@@ -23,7 +24,7 @@ from spq_core.methods.quantization.row_blocks import stacks
 
 @dataclass(slots=True)
 class BlockStage(CodesStage):
-    """Wiring only; the mathematics is in `block_grid` and `gptq`."""
+    """Wiring only; the mathematics is in `block_grid`, `gptq` and `block_descent`."""
 
     why_whole: ClassVar[str] = "its rows are not whole blocks of any type of ggml's"
 
@@ -50,6 +51,8 @@ class BlockStage(CodesStage):
         for stack in one_by_one(weights) if feedback is None else stacks(weights):
             rows = torch.cat([weights[index][some] for index, some in stack]).float()
             blocks = round_to_blocks(rows, level, choose_blocks(rows, level, energy), feedback)
+            if feedback is not None and second_moment is not None:
+                blocks = descend(rows, level, blocks, second_moment, settings.damping)
             start = 0
             for index, some in stack:
                 here = slice(start, start + some.stop - some.start)
