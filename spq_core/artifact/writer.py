@@ -53,6 +53,16 @@ def require_unused(folder: Path) -> None:
         raise OutputExistsError(str(folder))
 
 
+def require_writable(profile: Profile, source: Path, skeleton: Skeleton) -> None:
+    """Find out before any work whether a model's tensors and its tokenizer have a place in a profile's file.
+
+    Raises:
+        UnsupportedModelError, TokenizerError: one has not.
+    """
+    if profile.single_file:
+        import_module(profile.writing).require_places(source, skeleton)
+
+
 @dataclass(slots=True)
 class ArtifactWriter:
     """A folder under construction. Use as a context manager: an error removes what was written."""

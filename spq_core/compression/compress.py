@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spq_core.artifact.manifest import MANIFEST_FILE
 from spq_core.artifact.same_text import require_same_tokenizer
-from spq_core.artifact.writer import ArtifactWriter, require_unused
+from spq_core.artifact.writer import ArtifactWriter, require_unused, require_writable
 from spq_core.compression.block_cache import BlockCache
 from spq_core.compression.decisions import Findings, look, make_plan
 from spq_core.compression.kept_findings import findings_name, keep_findings, kept_findings
@@ -45,7 +45,7 @@ from spq_core.planning.budget import empty_budget
 from spq_core.planning.plan import Plan
 from spq_core.progress import Phase, PhaseKind, Progress, Silent
 from spq_core.recipe.document import Recipe
-from spq_core.recipe.suitable import refuse_family
+from spq_core.recipe.suitable import refuse_config, refuse_family
 from spq_core.report import CompressionReport, ModuleReport
 from spq_core.streaming.run_state import RunState, StateFolder, state_folder
 
@@ -109,6 +109,12 @@ def _compressed(
         require_same_tokenizer(source.folder, source.original, source.name)
     require_unused(out)
     refuse_family(recipe, skeleton.family)
+    refuse_config(
+        recipe,
+        skeleton.text_config.to_dict(),
+        has_towers=skeleton.text_config is not skeleton.config,
+    )
+    require_writable(profile_named(recipe.profile), source.folder, skeleton)
     unseen_text = ""
     if text is not None and recipe.target is not None and recipe.target.max_kl is not None:
         text, unseen_text = held_out(text)

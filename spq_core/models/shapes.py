@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from spq_core.errors import UnsupportedModelError
@@ -66,6 +66,10 @@ class ModelShapes:
     """Of `other_bytes`, what belongs to towers for other inputs than text."""
     kv_heads: int
     """Key-value heads of a layer."""
+    text_config: Mapping[str, Any] = field(default_factory=dict)
+    """What config.json says of the part that reads and writes text."""
+    has_towers: bool = False
+    """Whether there are parts for other inputs."""
 
     def in_sixteen_bits(self) -> "ModelShapes":
         """The same model, with its floating-point weights in 16 bits at most."""
@@ -161,6 +165,8 @@ def read_shapes(
             if towers and not name.startswith(text_prefix) and id(one) not in tables
         ),
         kv_heads=_kv_heads(text),
+        text_config=text,
+        has_towers=text is not config,
     )
 
 

@@ -1,6 +1,7 @@
 """Whether a recipe fits a model, before any weight is read. Free of torch."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from spq_core.errors import RecipeError, UnsupportedModelError
 from spq_core.formats.profiles.registry import profile_named
@@ -32,14 +33,33 @@ def refuse_family(recipe: Recipe, family: Family) -> None:
             raise UnsupportedModelError(error)
 
 
+def refuse_config(recipe: Recipe, text_config: Mapping[str, Any], *, has_towers: bool) -> None:
+    """Refuse what readers of the artifact could not run.
+
+    Args:
+        text_config: what config.json says of the part that reads and writes text.
+        has_towers: whether there are parts for other inputs.
+
+    Raises:
+        UnsupportedModelError: with their reason.
+    """
+    profile = profile_named(recipe.profile)
+    objection = profile.refused(text_config)
+    if has_towers and not profile.towers:
+        objection = f"models with towers for other inputs than text are more than one file in {profile.format_name}"
+    if objection:
+        raise UnsupportedModelError(f"profile {profile.name}: {objection}; use profile compact")
+
+
 def require_suitable(recipe: Recipe, shapes: ModelShapes) -> None:
     """Refuse what a model cannot become.
 
     Raises:
-        UnsupportedModelError: see `refuse_family`.
+        UnsupportedModelError: see `refuse_family` and `refuse_config`.
         RecipeError: a stage does not fit the model's matrices.
     """
     refuse_family(recipe, shapes.family)
+    refuse_config(recipe, shapes.text_config, has_towers=shapes.has_towers)
     for stage in recipe.stages:
         if error := stage.shapes_error(shapes, profile_named(recipe.profile)):
             raise RecipeError(error)

@@ -12,8 +12,10 @@ from spq_core.artifact.manifest import CARD_FILE
 from spq_core.evaluation.certainty import compared_with_source, shown, warning
 from spq_core.evaluation.metrics.registry import METRICS, Metric
 from spq_core.evaluation.tasks.table import tasks_table
+from spq_core.formats.profiles.profile import Profile
 from spq_core.formats.profiles.registry import profile_named
 from spq_core.methods.registry import METHODS
+from spq_core.models.weight_files import gguf_files
 
 _MARKUP = re.compile(r"[^A-Za-z0-9 _./:;'()%,+\-]")
 
@@ -31,14 +33,15 @@ def write_card(
     Args:
         result: a finished run, as `RunResult.document` gives it. versions: of the packages it ran with.
     """
-    metadata: dict[str, Any] = {"library_name": "spq", "tags": ["spq", "compressed"]}
+    recipe = result["compression"]["recipe"]
+    profile = profile_named(recipe["profile"])
+    metadata: dict[str, Any] = dict(profile.card)
     if "/" in base_model:
         metadata |= {"base_model": base_model, "base_model_relation": "quantized"}
     if license_id:
         metadata["license"] = license_id
     if result["evaluation"] is not None:
         metadata["model-index"] = _model_index(base_model, result)
-    recipe = result["compression"]["recipe"]
     body = f"""# {_plain(base_model)}, compressed with `{_plain(recipe["metadata"]["name"])}`
 
 {_plain(recipe["metadata"]["description"])}
@@ -50,7 +53,7 @@ Source: {_plain(base_model)}{f", commit `{_plain(revision)}`" if revision else "
 {_verdict(result)}
 ## How to load
 
-{profile_named(recipe["profile"]).loading}
+{_loading(folder, profile)}
 `compression_manifest.json` holds the full recipe, what was done to each matrix, and the sha256 of
 every file.
 
@@ -61,7 +64,7 @@ every file.
 Calibration: {_calibration(result)}.
 
 A fresh process loaded the artifact before it was published: its logits differ from the run's own by
-{result["load_check"]["logits"]:.1e} of their norm ({result["load_check"]["decoding"]:.1e} with the kernels for decoding).
+{result["load_check"]["logits"]:.1e} of their norm ({result["load_check"]["decoding"]:.1e} with the kernels for decoding).{_in_llama_cpp(profile, result["load_check"])}
 
 ```yaml
 {yaml.safe_dump(_recipe(recipe), sort_keys=False, width=1000)}```
@@ -77,6 +80,25 @@ about instructions, safety, or languages other than the text's.
 """
     head = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
     (folder / CARD_FILE).write_text(f"---\n{head}---\n\n{body}", encoding="utf-8")
+
+
+def _loading(folder: Path, profile: Profile) -> str:
+    """With the names of this artifact's file."""
+    files = gguf_files(folder)
+    return profile.loading.replace("FILE.gguf", files[0].name) if files else profile.loading
+
+
+def _in_llama_cpp(profile: Profile, check: Mapping[str, Any]) -> str:
+    """What became of it in the program that it is for."""
+    if not profile.single_file:
+        return ""
+    if not check.get("runtime"):
+        return " No llama.cpp was installed there: the file was read by this project's own reader alone."
+    return (
+        f" llama.cpp ({_plain(check['runtime'])}) loaded the file too, cut text as the source does, and gave the same predictions: "
+        f"log-probabilities differ by {check['runtime_logits']:.1e} of their norm, as it rounds activations to 8 bits. The figures "
+        "above are those of the weights, computed in float32; that rounding comes on top."
+    )
 
 
 def _notes(result: dict[str, Any]) -> str:

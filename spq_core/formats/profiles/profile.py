@@ -11,7 +11,9 @@ imported when it is needed:
         Of profiles that are a single file: make it of the shards and the other files, and remove the shards.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +28,8 @@ class Profile:
     """The module that writes it."""
     loading: str
     """Markdown: how it is loaded, for the model card."""
+    card: Mapping[str, Any]
+    """What hubs and their buttons look for in the head of the model card."""
     forms: frozenset[str]
     """Kinds of layouts that it holds."""
     bits: frozenset[int]
@@ -48,6 +52,10 @@ class Profile:
     """Of a group's scale and zero point; None where scales have the model's dtype."""
     single_file: bool = False
     """Whether weights end up in one file of the readers' own format."""
+    refused: Callable[[Mapping[str, Any]], str] = lambda _config: ""
+    """Why its readers cannot run a model with this configuration of its text part; empty if they can."""
+    towers: bool = True
+    """Whether models with towers for other inputs than text can be written."""
     widened_by_readers: bool = False
     """Whether readers widen codes when they load them."""
 

@@ -81,7 +81,8 @@ def _gemma2(config: Config) -> Keys:
 
 
 def _gemma2_objection(config: Config) -> str:
-    if not config.get("attn_logit_softcapping") or not config.get("final_logit_softcapping"):
+    caps = ("attn_logit_softcapping", "final_logit_softcapping")
+    if any(cap in config and not config[cap] for cap in caps):
         return "its graph of Gemma 2 caps logits, and this model does not"
     return _scaled_by_head(config)
 
@@ -176,7 +177,7 @@ def _cohere_objection(config: Config) -> str:
 
 def _of_one_kind(activation: str) -> Callable[[Config], str]:
     def objection(config: Config) -> str:
-        given = config.get("hidden_act") or config.get("activation_function")
+        given = config.get("hidden_act") or config.get("activation_function") or activation
         if given not in {activation, *_ALIKE.get(activation, ())}:
             return f"its graph has the activation {activation}, and the model {given}"
         return ""

@@ -33,25 +33,26 @@ SCALINGS: dict[str, dict[str, str]] = {
 ROPE_TYPES = frozenset({"default", "linear", "yarn", "llama3", "longrope", "su"})
 
 
+def objection_to(config: Config) -> str:
+    """Why llama.cpp cannot run a model, or computes something else; empty if it does what transformers does."""
+    kind = str(config.get("model_type"))
+    if kind not in ARCHITECTURES:
+        return (
+            f"models of type {kind} are not written for llama.cpp, only {', '.join(ARCHITECTURES)}"
+        )
+    objection = ARCHITECTURES[kind].objection(config) or _rope_objection(config)
+    return objection and f"llama.cpp would compute something else: {objection}"
+
+
 def architecture_of(config: Config) -> Architecture:
     """How llama.cpp runs a model.
 
     Raises:
         UnsupportedModelError: it does not, or otherwise than transformers.
     """
-    kind = str(config.get("model_type"))
-    found = ARCHITECTURES.get(kind)
-    if found is None:
-        known = ", ".join(ARCHITECTURES)
-        raise UnsupportedModelError(
-            f"profile gguf: models of type {kind} are not written for llama.cpp, only {known}; use profile compact"
-        )
-    objection = found.objection(config) or _rope_objection(config)
-    if objection:
-        raise UnsupportedModelError(
-            f"profile gguf: llama.cpp would compute something else: {objection}; use profile compact"
-        )
-    return found
+    if objection := objection_to(config):
+        raise UnsupportedModelError(f"profile gguf: {objection}; use profile compact")
+    return ARCHITECTURES[str(config.get("model_type"))]
 
 
 def model_keys(config: Config) -> Keys:

@@ -21,6 +21,7 @@ COMPACT = Profile(
     format_name="our format",
     writing="spq_core.formats.profiles.compact.writing",
     loading=LOADING,
+    card={"library_name": "spq", "tags": ["spq", "compressed"]},
     forms=frozenset({"dense", "int8", "packed", "coded", "range_coded", "adapted", "low_rank"}),
     bits=frozenset(get_args(Bits)),
     scale_bytes=3,  # a float16 scale and a zero point

@@ -19,6 +19,11 @@ PORTABLE = Profile(
     format_name="compressed-tensors",
     writing="spq_core.formats.profiles.compressed_tensors.writing",
     loading=LOADING,
+    card={
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["compressed-tensors", "spq", "vllm"],
+    },
     forms=frozenset({"dense", "packed"}),
     bits=frozenset({4, 8}),
     equal_layers=True,

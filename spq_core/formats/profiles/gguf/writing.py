@@ -14,7 +14,6 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from spq_core.errors import UnsupportedModelError
 from spq_core.formats.ggml.linear import GgmlEmbeddingLayout, GgmlLayout
 from spq_core.formats.ggml.types import BlockType
 from spq_core.formats.profiles.compact.writing import store_block
@@ -25,6 +24,7 @@ from spq_core.models.gguf.metadata import architecture_of, model_keys
 from spq_core.models.gguf.tensors import GgufNames, added, extra_tensors, row_order
 from spq_core.models.gguf.tokenizer import tokenizer_keys
 from spq_core.models.model_folder import read_json_object
+from spq_core.models.skeleton import Skeleton
 from spq_core.models.tokenizer import load_tokenizer
 from spq_core.models.weight_files import INDEX_FILE, flush_to_disk
 
@@ -44,23 +44,22 @@ VALUE_TYPES = {
 
 def config(stored: StoredModel) -> dict[str, Any]:
     """The source's config.json: what hubs read, and what the model is measured by."""
-    architecture_of(text_config(stored))  # before hours of work are in vain
     return stock_document(stored)
 
 
-def text_config(stored: StoredModel) -> Config:
-    """The configuration of the model as it is stored.
+def require_places(source: Path, skeleton: Skeleton) -> None:
+    """Every tensor has a name in the file, and text would be read as it is.
 
     Raises:
-        UnsupportedModelError: it has towers for other inputs than text.
+        UnsupportedModelError, TokenizerError: not so.
     """
-    skeleton = stored.skeleton
-    if skeleton.text_config is not skeleton.config:
-        raise UnsupportedModelError(
-            "profile gguf: models with towers for other inputs than text are two files there; use profile compact"
-        )
-    found: dict[str, Any] = skeleton.config.to_dict() | stock_document(stored)
-    return found
+    document = skeleton.config.to_dict()
+    names = GgufNames(architecture_of(document), skeleton.n_layers)
+    shared = f"{skeleton.head_path}.weight" if skeleton.tied else None
+    for name in skeleton.model.state_dict():
+        if name != shared:  # a tied head is not in the file
+            names.of(name)
+    _tokenizer(source, document)
 
 
 class _Entry(NamedTuple):
@@ -87,7 +86,7 @@ def finish(folder: Path, stored: StoredModel, source: str, dtype: torch.dtype) -
     if not index.is_file() and list(folder.glob("*.gguf")):
         return
     weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    document = text_config(stored)
+    document: dict[str, Any] = stored.skeleton.config.to_dict() | stock_document(stored)
     architecture = architecture_of(document)
     entries = list(_entries(weight_map, stored, architecture))
     weights = Counter[str]()
