@@ -55,8 +55,8 @@ class Recipe(Document):
     target: Target | None = None
     """What the result must come to; needed where a stage leaves amounts open."""
     profile: ProfileName = "compact"
-    """Who is to read the artifact: our package (`compact`), or stock runtimes by compressed-tensors (`portable`: 8 or
-    4 bits, equal widths, embedding and head as they were)."""
+    """Who is to read the artifact: our package (`compact`), stock runtimes by compressed-tensors (`portable`: 8 or
+    4 bits, equal widths, embedding and head as they were), or llama.cpp (`gguf`: one file, in `types` of ggml's)."""
     floats: Literal["16-bit", "source"] = "16-bit"
     """What stays in floating point: in 16 bits (bfloat16, where the source has float32), or as wide as the
     source stores it."""
