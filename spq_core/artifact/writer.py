@@ -28,6 +28,7 @@ from spq_core.errors import NumericalError, OutputExistsError, SpqError
 from spq_core.formats.exact_parts import exact_names
 from spq_core.formats.layer import Layout
 from spq_core.formats.layouts import parse_layouts
+from spq_core.formats.profiles.format import BYTES_PER_MATRIX, FIXED_BYTES
 from spq_core.formats.profiles.profile import Profile
 from spq_core.formats.profiles.stored_model import StoredModel
 from spq_core.models.finite import all_finite
@@ -61,6 +62,14 @@ def require_writable(profile: Profile, source: Path, skeleton: Skeleton) -> None
     """
     if profile.single_file:
         import_module(profile.writing).require_places(source, skeleton)
+
+
+def overhead_bytes(profile: Profile, source: Path, skeleton: Skeleton, n_matrices: int) -> int:
+    """What stands beside tensors in an artifact, for byte targets."""
+    if not profile.single_file:
+        return FIXED_BYTES + BYTES_PER_MATRIX * n_matrices
+    found: int = import_module(profile.writing).metadata_bytes(source, skeleton)
+    return found
 
 
 @dataclass(slots=True)

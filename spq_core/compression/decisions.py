@@ -7,14 +7,13 @@ them out would cost (`planning.structure`); one price joins them.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
+from spq_core.artifact.writer import overhead_bytes
 from spq_core.compression.level_choice import (
     chosen_levels,
     level_database,
@@ -60,9 +59,6 @@ from spq_core.streaming.sensitivity import (
     LayerStatistics,
     measure_sensitivity,
 )
-
-BYTES_PER_TENSOR = 128
-"""Of a single file: name, sizes and alignment, and what a norm takes more in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,22 +249,13 @@ def _by_levels(
     stored = _stored_bytes(survey.skeleton, checkpoint, dtype)
     planned = matrices_of_levels(survey)
     kept = sum(size for name, size in stored.items() if name.removesuffix(".weight") not in planned)
-    fixed = kept + _overhead(survey, checkpoint)
+    profile = profile_named(survey.recipe.profile)
+    fixed = kept + overhead_bytes(profile, checkpoint.folder, survey.skeleton, len(survey.options))
     wanted = wanted_bytes - fixed
     levels = chosen_levels(survey, target, wanted, fixed, database, progress)
     if survey.recipe.quantize is not None:
         return Structure(widths=levels)
     return structure_of_levels(survey, levels)
-
-
-def _overhead(survey: Survey, checkpoint: Checkpoint) -> int:
-    """What stands beside tensors."""
-    profile = profile_named(survey.recipe.profile)
-    if not profile.single_file:
-        return FIXED_BYTES + BYTES_PER_MATRIX * len(survey.options)
-    writing: Any = import_module(profile.writing)
-    found: int = writing.metadata_bytes(checkpoint.folder, survey.skeleton.config.to_dict())
-    return found + BYTES_PER_TENSOR * len(survey.skeleton.model.state_dict())
 
 
 def _by_structure_alone(

@@ -64,6 +64,11 @@ class GgufModel:
         logits = torch.from_numpy(np.array(self._llama.scores[end - len(ids) : end]))
         return SimpleNamespace(logits=logits[None], past_key_values=self)
 
+    def tokens(self, text: str) -> list[int]:
+        """Of a text, with what is put around every text."""
+        found: list[int] = self._llama.tokenize(text.encode(), add_bos=True, special=True)
+        return found
+
 
 def has_gguf_reader() -> bool:
     """Whether llama-cpp-python is installed."""

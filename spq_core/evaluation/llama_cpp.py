@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.request import Request, urlopen
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from spq_core.errors import EvaluationError
+from spq_core.evaluation.gguf import GgufModel
 
 PACKAGES = {"llama_cpp": "llama-cpp-python", "xllamacpp": "xllamacpp"}
 """Modules by preference, and what they are called on PyPI."""
@@ -73,10 +73,9 @@ def open_llama_cpp(file: Path, rows: int, positions: int) -> LlamaCpp | None:
     module = installed()
     if module is None:
         return None
-    threads = torch.get_num_threads()
     if module == "llama_cpp":
-        return _ByLlamaCppPython(file, positions, threads)
-    return _ByXllamacpp(file, rows, positions, threads)
+        return _ByLlamaCppPython(file, positions)
+    return _ByXllamacpp(file, rows, positions, torch.get_num_threads())
 
 
 def _name(module: str) -> str:
@@ -85,27 +84,14 @@ def _name(module: str) -> str:
 
 
 class _ByLlamaCppPython:
-    def __init__(self, file: Path, positions: int, threads: int) -> None:
-        import llama_cpp  # noqa: PLC0415 - no part of this package
-
+    def __init__(self, file: Path, positions: int) -> None:
         self.name = _name("llama_cpp")
-        try:
-            self._llama = llama_cpp.Llama(
-                str(file), n_ctx=positions, n_batch=positions, n_threads=threads, n_threads_batch=threads,
-                logits_all=True, verbose=False,
-            )  # fmt: skip
-        except ValueError as error:
-            raise EvaluationError(f"{file.name}: llama.cpp cannot load it: {error}") from None
+        self._model = GgufModel(file, positions)
+        self.tokens = self._model.tokens
 
     def log_probabilities(self, ids: Sequence[int]) -> Tensor:
-        self._llama.reset()
-        self._llama.eval(list(ids))
-        logits = np.array(self._llama.scores[len(ids) - 1])
-        return torch.from_numpy(logits).float().log_softmax(0)
-
-    def tokens(self, text: str) -> list[int]:
-        found: list[int] = self._llama.tokenize(text.encode(), add_bos=True, special=True)
-        return found
+        logits: Tensor = self._model(input_ids=torch.tensor([list(ids)])).logits[0, -1]
+        return logits.float().log_softmax(0)
 
 
 class _ByXllamacpp:

@@ -26,9 +26,9 @@ LARGEST_DIFFERENCE = 0.03
 when they are stored; a wrong scale, shape, order or tie shows as a difference near one."""
 LARGEST_DECODING_DIFFERENCE = 0.1
 """With few tokens, kernels round activations to bfloat16."""
-LARGEST_RUNTIME_DIFFERENCE = 0.2
+LARGEST_RUNTIME_DIFFERENCE = 0.3
 """Of log-probabilities around their mean. llama.cpp rounds what matrices receive to 8 bits in blocks of 32, which is a few hundredths
-(SmolLM2: 0.03 to 0.05); wrong names, rows or positions are near one."""
+(SmolLM2: 0.05 in Q4_0, 0.09 in a mixture); wrong names, rows or positions are near one."""
 ROUNDING_MARGIN = 2.0
 """A model that is far from its source can amplify that; so much more than what rounding alone does to the same
 weights is allowed."""

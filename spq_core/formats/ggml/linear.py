@@ -3,13 +3,12 @@
 They compute so that a model can be measured and compared; programs that run GGUF files have kernels of their own.
 """
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from pydantic import model_validator
 from torch import Tensor, nn
-from torch.nn import functional
 
 from spq_core.formats.ggml.coding import unpack, widened
 from spq_core.formats.ggml.types import BlockType, BlockTypeName, block_type
@@ -25,9 +24,7 @@ from spq_core.formats.layer import (
     empty,
     scaled_rows,
 )
-from spq_core.formats.product_dtype import product_dtype
-
-TILE_BYTES = 4 << 20
+from spq_core.formats.tiles import by_tiles
 
 
 class _Blocked(Layout):
@@ -148,16 +145,7 @@ class GgmlLinear(GgmlWeight, CompressedLinear):
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         """Apply the layer in x's dtype."""
-        rows = (
-            max(64, TILE_BYTES // (4 * self.n_in)) if x.device.type == "cpu" else self.out_features
-        )
-        wide = x.to(product_dtype(x))
-        tiles = [
-            functional.linear(wide, self.dequantized(slice(start, start + rows)).to(wide.dtype))
-            for start in range(0, self.out_features, rows)
-        ]
-        product = torch.cat(tiles, dim=-1).to(x.dtype)
-        return product if self.bias is None else product + self.bias.to(product.dtype)
+        return by_tiles(x, self.out_features, self.dequantized, self.bias)
 
 
 class GgmlEmbedding(GgmlWeight, CompressedEmbedding):
@@ -195,8 +183,3 @@ class GgmlEmbedding(GgmlWeight, CompressedEmbedding):
         """Return the rows of `ids`."""
         rows = self.dequantized(ids.flatten()).view(*ids.shape, self.n_in)
         return scaled_rows(rows, self.output_scale, self.dtype_anchor.dtype)
-
-
-def ggml_layers(module: Any) -> bool:
-    """Whether a module holds blocks of ggml's types."""
-    return isinstance(module, GgmlWeight)

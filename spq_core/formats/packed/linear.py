@@ -42,9 +42,8 @@ from spq_core.formats.packing import (
     PackedParts,
     unpack,
 )
-from spq_core.formats.product_dtype import product_dtype
+from spq_core.formats.tiles import by_tiles
 
-TILE_BYTES = 4 << 20
 SIGN = -128
 """Unsigned codes become signed ones by turning their highest bit."""
 
@@ -252,14 +251,7 @@ class PackedLinear(PackedWeight, CompressedLinear):
             made = cuda_decode.int4_rows(flat, self.packed, self.scale, self.zero, self.group_size)
             product = made.view(*x.shape[:-1], n_out)
             return product if self.bias is None else product + self.bias.to(product.dtype)
-        rows = max(64, TILE_BYTES // (4 * self.n_in)) if x.device.type == "cpu" else n_out
-        wide = x.to(product_dtype(x))
-        tiles = [
-            functional.linear(wide, self.dequantized(slice(start, start + rows)).to(wide.dtype))
-            for start in range(0, n_out, rows)
-        ]
-        product = (tiles[0] if len(tiles) == 1 else torch.cat(tiles, dim=-1)).to(x.dtype)
-        return product if self.bias is None else product + self.bias.to(product.dtype)
+        return by_tiles(x, n_out, self.dequantized, self.bias)
 
     def _decodes(self, rows: Tensor) -> bool:
         """Whether the kernel for few rows on a GPU can take the call."""

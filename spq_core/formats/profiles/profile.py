@@ -9,6 +9,10 @@ imported when it is needed:
         The artifact's config.json.
     finish(folder: Path, stored: StoredModel, source: str, dtype: torch.dtype) -> None
         Of profiles that are a single file: make it of the shards and the other files, and remove the shards.
+    require_places(source: Path, skeleton: Skeleton) -> None
+        Of such profiles: refuse a model that has no place in the file, before any work.
+    metadata_bytes(source: Path, skeleton: Skeleton) -> int
+        Of such profiles: what the file takes beside tensors.
 """
 
 from collections.abc import Callable, Mapping

@@ -30,6 +30,8 @@ from spq_core.models.weight_files import INDEX_FILE, flush_to_disk
 
 __all__ = ["config", "finish", "store_block"]
 BLOCKS = ".blocks"
+BYTES_PER_TENSOR = 128
+"""Name, sizes and alignment, and what a norm takes more in float32."""
 POSITIONS = "position_embd.weight"
 RAW: dict[torch.dtype, int] = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 30}
 """ggml's numbers of floating-point types."""
@@ -113,13 +115,14 @@ def finish(folder: Path, stored: StoredModel, source: str, dtype: torch.dtype) -
         (folder / file).unlink(missing_ok=True)
 
 
-def metadata_bytes(folder: Path, document: Config) -> int:
+def metadata_bytes(folder: Path, skeleton: Skeleton) -> int:
     """What a file takes beside tensors, for the most part its tokens.
 
     Args:
         folder: the source's.
     """
-    size = 0
+    document = skeleton.config.to_dict()
+    size = BYTES_PER_TENSOR * len(skeleton.model.state_dict())
     for key, value in (model_keys(document) | _tokenizer(folder, document)).items():
         values = value if isinstance(value, list) else [value]
         size += len(key) + 24
